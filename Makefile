@@ -1,0 +1,34 @@
+# The same few commands at home and in CI. The environment is made once, in .venv.
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help demo test test-kafka lint types clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]'
+	mkdir -p .venv/types && ln -sfn $(CURDIR) .venv/types/headrace
+	touch $@
+
+demo: $(READY)  ## real purchases through a real broker, live on one screen (about two minutes)
+	$(BIN)/headrace demo
+
+test: $(READY)  ## unit, operations and broker tests; the embedded broker is started by the tests
+	$(BIN)/python -m pytest
+
+test-kafka: $(READY)  ## the broker tests again, against Apache Kafka (needs Java 17 and Maven, no Docker)
+	$(BIN)/python -m pytest tests/broker --broker kafka
+
+lint: $(READY)  ## style
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(READY)  ## strict types of model/ and streams/
+	cd .venv/types && MYPYPATH=. ../bin/mypy --config-file headrace/pyproject.toml -p headrace.model -p headrace.streams
+
+clean:  ## remove the environment and caches
+	rm -rf .venv .kafka .mypy_cache .pytest_cache .ruff_cache build *.egg-info

@@ -1,0 +1,51 @@
+"""Every error this package raises on purpose, as one tree.
+
+StreamsError
+├── SettingsError            a setting is wrong or unknown           stop, fix the setting
+├── BrokerUnreachableError   no broker answers at the address        retriable
+├── TopicMismatchError       a topic exists and does not fit         stop, fix the topic
+├── MalformedRecordError     the record can never be applied         dead letter
+├── InputFileError           a file lacks a column or has bad rows   stop, fix the file
+└── CheckpointError          a checkpoint is damaged or does not fit keep the old version
+"""
+
+from typing import ClassVar
+
+
+class StreamsError(Exception):
+    """Base of the tree. ``retriable`` says whether trying again can help."""
+
+    retriable: ClassVar[bool] = False
+
+
+class SettingsError(StreamsError):
+    """A setting is unknown or out of range. Operator action: fix the named setting."""
+
+
+class BrokerUnreachableError(StreamsError):
+    """No broker answers. Operator action: start one at the named address."""
+
+    retriable = True
+
+
+class TopicMismatchError(StreamsError):
+    """An existing topic does not fit. Operator action: recreate it or change the setting."""
+
+
+class MalformedRecordError(StreamsError):
+    """The record can never be applied. Operator action: read it on the dead-letter topic.
+
+    ``reason`` is one of a small fixed set: it labels a counter.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+
+
+class InputFileError(StreamsError):
+    """A file cannot be read as events or items. Operator action: fix the named columns."""
+
+
+class CheckpointError(StreamsError):
+    """A checkpoint fails its checksum or does not fit. The version being served stays."""

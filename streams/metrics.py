@@ -1,0 +1,96 @@
+"""Every metric of both roles, in base units, with few labels.
+
+Each role is its own process and serves this registry on ``/metrics``; a metric that a role does
+not use stays at zero there.
+"""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_NAMESPACE = "headrace"
+_LATENCY_BUCKETS_S = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+)  # fmt: skip - around the targets: 50 ms an adaptation, 100 ms an event to its list
+_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+
+
+def _counter(name: str, text: str, *labels: str) -> Counter:
+    return Counter(name, text, labels, namespace=_NAMESPACE)
+
+
+def _gauge(name: str, text: str, *labels: str) -> Gauge:
+    return Gauge(name, text, labels, namespace=_NAMESPACE)
+
+
+def _histogram(
+    name: str, text: str, *labels: str, buckets: tuple[float, ...] = _LATENCY_BUCKETS_S
+) -> Histogram:
+    return Histogram(name, text, labels, namespace=_NAMESPACE, buckets=buckets)
+
+
+# ------------------------------------------------------------------------------------ both roles
+EVENTS = _counter("events_total", "Events applied to state.")
+REPLAYED = _counter("replayed_events_total", "Events skipped because the state held them already.")
+DEAD_LETTERS = _counter("dead_letters_total", "Records set aside.", "reason")
+LAG = _gauge("consumer_lag_events", "End offset less committed offset.", "partition")
+USERS = _gauge("users", "Users held in state.")
+ITEMS = _gauge("items", "Items in the vocabulary.")
+READY = _gauge("ready", "1 when the role serves: model loaded, state recovered.")
+MODEL_VERSION = _gauge("model_version", "Version of the meta-parameters in use.")
+MODEL_PUBLISHED = _gauge(
+    "model_published_timestamp_seconds", "When the version in use was published, Unix time."
+)
+
+# ----------------------------------------------------------------------------------------- adapt
+LISTS = _counter("lists_total", "Lists written.")
+MICRO_BATCH_EVENTS = _histogram(
+    "micro_batch_events", "Events in a micro-batch.", buckets=_SIZE_BUCKETS
+)
+MICRO_BATCH_USERS = _histogram(
+    "micro_batch_users", "Users in a micro-batch.", buckets=_SIZE_BUCKETS
+)
+STAGE_SECONDS = _histogram(
+    "stage_duration_seconds", "Wall time of a micro-batch in a stage.", "stage"
+)
+EVENT_TO_LIST_SECONDS = _histogram(
+    "event_to_list_seconds", "From the event's record time to its acknowledged list."
+)
+ADAPT_SECONDS = _histogram(
+    "adapt_duration_seconds", "Wall time of the inner loop and ranking of a micro-batch."
+)
+DELTAS_APPLIED = _counter("deltas_applied_total", "Deltas of item signals applied.")
+DELTA_AGE = _gauge("delta_age_seconds", "Age of the newest delta when it was applied.")
+CHECKPOINTS_REFUSED = _counter("checkpoints_refused_total", "Versions that failed a check.")
+HIT_RATIO = _gauge(
+    "prequential_hit_ratio",
+    "Share of recent events whose item stood among the first 10 beforehand.",
+    "contender",
+)
+NDCG = _gauge("prequential_ndcg", "NDCG@10 of recent events, judged beforehand.", "contender")
+CANDIDATE_RECALL = _gauge("candidate_recall", "Share of recent events whose item was a candidate.")
+SERVED_HITS = _counter(
+    "attributed_events_total", "Events that carry the rec_id of a list (feedback)."
+)
+
+# ----------------------------------------------------------------------------------------- learn
+TASKS = _counter("tasks_total", "Tasks the outer loop has learned from.")
+REPLAY_TASKS = _gauge("replay_tasks", "Tasks kept for rehearsal.")
+OUTER_LOOP_SECONDS = _histogram("outer_loop_duration_seconds", "Wall time of one outer-loop step.")
+QUERY_LOSS = _gauge("query_loss", "Mean query loss of recent outer-loop steps, in nats.")
+DELTAS_PUBLISHED = _counter("deltas_published_total", "Deltas of item signals published.")
+DELTA_BYTES = _counter("delta_bytes_total", "Bytes of deltas published.")
+VERSIONS_PUBLISHED = _counter("versions_published_total", "Model versions published.")
+CHECKPOINT_SECONDS = _histogram("checkpoint_duration_seconds", "Wall time to write a checkpoint.")
+CHECKPOINT_BYTES = _gauge("checkpoint_bytes", "Size of the newest checkpoint.")

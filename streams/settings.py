@@ -1,0 +1,187 @@
+"""Every setting of every role: the one place that reads the environment.
+
+Later sources win: defaults, the TOML file named by ``HEADRACE_SETTINGS`` or ``--settings``, the
+environment (``HEADRACE_<FIELD>``), flags. An unknown name is an error that names the nearest one.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from headrace.streams.errors import SettingsError
+
+PREFIX = "HEADRACE_"
+FILE_VARIABLE = "HEADRACE_SETTINGS"
+
+
+class Settings(BaseSettings):
+    """Everything the roles and tools take from outside."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    # -------------------------------------------------------------------------------- Kafka
+    bootstrap: str = Field("127.0.0.1:9092", description="Brokers, host:port, comma-separated.")
+    topic_prefix: str = Field("headrace", description="Topics are named PREFIX.events and so on.")
+    partitions: int = Field(4, ge=1, le=10_000, description="Partitions of the topics by user.")
+    replication: int = Field(1, ge=1, le=10, description="Copies of each topic; 3 in production.")
+    group: str = Field(
+        "headrace", description="Consumer groups are named GROUP-adapt, GROUP-learn."
+    )
+    session_timeout_s: float = Field(
+        10.0, ge=6, le=300, description="Silence after which a worker's partitions move on."
+    )
+    rebalance_limit_s: float = Field(
+        60.0, ge=10, description="A worker whose rebalance or recovery lasts longer ends itself."
+    )
+    pause_limit_s: float = Field(
+        2.0, gt=0, description="A worker that was stopped for longer ends itself: it may be stale."
+    )
+    compression: Literal["none", "gzip", "lz4", "zstd"] = Field(
+        "none", description="Compression of what the roles write."
+    )
+
+    # ---------------------------------------------------------------------------- micro-batches
+    micro_batch_events: int = Field(
+        256, ge=1, le=65_536, description="Events that complete a micro-batch."
+    )
+    micro_batch_wait_s: float = Field(
+        0.05, ge=0, le=60, description="Longest an event waits for its micro-batch to fill."
+    )
+
+    # ---------------------------------------------------------------------------------- state
+    history_length: int = Field(
+        100, ge=2, le=10_000, description="Recent interactions kept of each user."
+    )
+    max_users: int = Field(
+        1_000_000, ge=1, description="Users a worker holds; the least recent go first."
+    )
+    max_items: int = Field(
+        200_000, ge=16, description="Items in the vocabulary; the least used go first."
+    )
+    neighbours: int = Field(128, ge=8, le=1024, description="Neighbours counted for each item.")
+    data_dir: Path = Field(
+        Path("headrace-data"), description="Folder for what a role keeps on local disk."
+    )
+    model_store: str = Field(
+        "", description="Folder or fsspec URL of the checkpoints; DATA_DIR/models if empty."
+    )
+    versions_kept: int = Field(5, ge=2, description="Checkpoints kept in the store.")
+
+    # ---------------------------------------------------------------------------------- lists
+    list_length: int = Field(20, ge=1, le=200, description="Items in a list.")
+    leave_out: dict[str, int] = Field(
+        default_factory=dict,
+        description="For an action, how many of the user's latest items with that action stay out"
+        " of the list (-1 for all that are remembered). The very last item always does.",
+    )
+
+    # ---------------------------------------------------------------------------------- model
+    encoder_width: int = Field(32, ge=4, le=4096, description="Width D of the encoder.")
+    encoder_blocks: int = Field(1, ge=1, le=64, description="Blocks of the encoder.")
+    encoder_heads: int = Field(2, ge=1, le=64, description="Attention heads of a block.")
+    encoder_length: int = Field(32, ge=2, le=2048, description="Interactions T the encoder sees.")
+    inner_steps: int = Field(2, ge=0, le=16, description="Gradient steps on the user vector.")
+    first_order: bool = Field(True, description="Leave second derivatives out of the outer loop.")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of the tensor library.")
+    seed: int = Field(0, ge=0, description="Seed of everything random.")
+
+    # ---------------------------------------------------------------------------------- learn
+    delta_interval_s: float = Field(
+        1.0, gt=0, le=60, description="Item signals and the scoring network travel this often."
+    )
+    version_events: int = Field(
+        10_000, ge=1, description="A model version is published after this many events ..."
+    )
+    version_interval_s: float = Field(
+        30.0, gt=0, description="... or after this long, if there were events at all."
+    )
+    replay_tasks: int = Field(
+        8_192, ge=256, le=1_000_000, description="Tasks kept for rehearsal (12 kB each)."
+    )
+    replay_batches: int = Field(
+        2, ge=0, le=64, description="Rehearsed meta-batches for each new one."
+    )
+    learn_users: int = Field(100_000, ge=1, description="Users whose history the learn role keeps.")
+
+    # ---------------------------------------------------------------------------------- operating
+    http_host: str = Field("127.0.0.1", description="Address of /metrics and /health.")
+    adapt_port: int = Field(8601, ge=0, le=65_535, description="Port of the adapt role's metrics.")
+    learn_port: int = Field(8602, ge=0, le=65_535, description="Port of the learn role's metrics.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Logging.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the hook's signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the hook's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the hook's signature
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings
+
+    def topic(self, plural_noun: str) -> str:
+        """Return the full name of a topic, for instance of ``events``."""
+        return f"{self.topic_prefix}.{plural_noun}"
+
+    @property
+    def store_url(self) -> str:
+        """Where checkpoints live."""
+        return self.model_store or str(self.data_dir / "models")
+
+
+def load(flags: Mapping[str, Any] | None = None, *, file: str | None = None) -> Settings:
+    """Read the settings once, from file, environment and ``flags`` (``None`` values are unset).
+
+    Raises:
+        SettingsError: a name is unknown or a value is out of range; the text names the fix.
+    """
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    from_environment = {
+        name.removeprefix(PREFIX).lower()
+        for name in os.environ
+        if name.startswith(PREFIX) and name != FILE_VARIABLE
+    }
+    from_file = _read_file(file or os.environ.get(FILE_VARIABLE))
+    for name in [*given, *from_environment, *from_file]:
+        _check_name(name)
+    # The environment outranks the file, so the file only fills what the environment leaves open.
+    filled = {k: v for k, v in from_file.items() if k not in from_environment}
+    try:
+        return Settings(**(filled | given))
+    except ValidationError as exc:
+        raise SettingsError(_explain(exc)) from None
+
+
+def _read_file(path: str | None) -> dict[str, Any]:
+    if not path:
+        return {}
+    try:
+        return tomllib.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise SettingsError(f"settings file {path} does not exist") from None
+    except tomllib.TOMLDecodeError as exc:
+        raise SettingsError(f"settings file {path} is not TOML: {exc}") from None
+
+
+def _check_name(name: str) -> None:
+    if name in Settings.model_fields:
+        return
+    nearest = difflib.get_close_matches(name, Settings.model_fields, n=1, cutoff=0.0)[0]
+    raise SettingsError(f"unknown setting {name!r}; did you mean {nearest!r}?")
+
+
+def _explain(exc: ValidationError) -> str:
+    parts = []
+    for error in exc.errors():
+        name = str(error["loc"][0])
+        about = Settings.model_fields[name].description if name in Settings.model_fields else ""
+        parts.append(f"{name}={error.get('input')!r}: {error['msg']}. {about}")
+    return "; ".join(parts)

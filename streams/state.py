@@ -1,0 +1,90 @@
+"""One user's state: what the adapt role keeps in its changelog and the learn role in memory.
+
+The state is a fold over the user's events. Each user lives in one partition, so the offset of the
+last event folded makes a replay harmless: an event at or below it is already in.
+"""
+
+from dataclasses import dataclass, field
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from headrace.streams.wire import Event
+
+STATE_VERSION = 1
+
+
+@dataclass(slots=True)
+class UserState:
+    """Bounded recent interactions of one user and the gradients of their judged events."""
+
+    last_offset: int = -1
+    n_events: int = 0  # ever applied, beyond what is remembered
+    n_repeats: int = 0  # of them, items the user already had
+    items: list[str] = field(default_factory=list)  # oldest first, at most history_length
+    actions: list[str] = field(default_factory=list)
+    times_ms: list[int] = field(default_factory=list)
+    gradients: npt.NDArray[np.float32] | None = None  # (decays, fast weights), decayed sums
+    n_judged: npt.NDArray[np.float32] | None = None  # (decays,), decayed counts of the same
+
+    def apply(self, event: Event, *, offset: int, history_length: int) -> bool:
+        """Fold one event in; return False, changing nothing, if it is in already."""
+        if offset <= self.last_offset:
+            return False
+        self.last_offset = offset
+        self.n_events += 1
+        self.n_repeats += event.item in self.items
+        self.items.append(event.item)
+        self.actions.append(event.action)
+        self.times_ms.append(event.time_ms)
+        if len(self.items) > history_length:
+            for column in (self.items, self.actions, self.times_ms):
+                del column[0]
+        return True
+
+    def encode(self) -> bytes:
+        """Write the state for the changelog. The offset stands first: recovery compares it."""
+        packed: bytes = msgpack.packb(
+            [
+                self.last_offset,
+                STATE_VERSION,
+                self.n_events,
+                self.n_repeats,
+                self.items,
+                self.actions,
+                self.times_ms,
+                None if self.gradients is None else self.gradients.tobytes(),
+                None if self.n_judged is None else self.n_judged.tobytes(),
+            ]
+        )
+        return packed
+
+    @classmethod
+    def decode(cls, value: bytes) -> "UserState":
+        """Read a state back.
+
+        Raises:
+            ValueError: the bytes are not a state, or of a newer version.
+        """
+        offset, version, n_events, n_repeats, items, actions, times_ms, gradients, n_judged = (
+            msgpack.unpackb(value)
+        )
+        if version > STATE_VERSION:
+            raise ValueError(f"state version {version} is newer than {STATE_VERSION}: upgrade")
+        state = cls(offset, n_events, n_repeats, items, actions, times_ms)
+        if gradients is not None:
+            state.n_judged = np.frombuffer(n_judged, np.float32).copy()
+            state.gradients = (
+                np.frombuffer(gradients, np.float32).reshape(len(state.n_judged), -1).copy()
+            )
+        return state
+
+
+def offset_of(value: bytes) -> int:
+    """Return the last offset of an encoded state without decoding the rest."""
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(value)
+    unpacker.read_array_header()
+    offset: int = unpacker.unpack()
+    return offset

@@ -1,0 +1,285 @@
+"""Bytes to events and back: the one place that knows the wire forms.
+
+Values are msgpack maps; JSON is read too, so that a person can type one. Every map carries its
+schema version under ``v``; readers ignore keys they do not know, so that a newer writer does not
+break an older reader.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import msgpack
+
+from headrace.streams.errors import MalformedRecordError
+
+SCHEMA_VERSION = 1
+MAX_ID_BYTES = 256  # longer ids are almost always a whole payload in the wrong field
+MAX_VALUE_BYTES = 1_000_000  # the broker's own default limit (message.max.bytes)
+MAX_TIME_MS = 253_402_300_799_999  # 9999-12-31, the last instant most clients can print
+MAX_CATEGORIES = 16
+MAX_VECTOR_WIDTH = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One interaction: a user did something to an item."""
+
+    user: str
+    item: str
+    time_ms: int
+    action: str = "click"
+    event_id: str | None = None
+    rec_id: str | None = None
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One catalogue record. ``active=False`` withdraws the item from every later list."""
+
+    item: str
+    title: str = ""
+    categories: tuple[str, ...] = ()  # from the widest to the finest
+    price: float | None = None
+    text: str = ""
+    vectors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    active: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The record a list answers to."""
+
+    topic: str
+    partition: int
+    offset: int
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """Why an item is in a list: the signal with the largest share of its score.
+
+    ``because`` is the item of the user's own history that spoke loudest for it, if one did.
+    """
+
+    signal: str
+    share: float
+    because: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommendation:
+    """One refreshed list. ``rec_id`` is the same when a replay emits the list again."""
+
+    user: str
+    rec_id: str
+    items: tuple[str, ...]
+    scores: tuple[float, ...]
+    reasons: tuple[Reason, ...]
+    model_version: int
+    source: Source
+    generated_ms: int
+
+
+def rec_id_of(user: str, source: Source) -> str:
+    """Return the list's id: the same user, partition and offset give the same id."""
+    return f"{user}-{source.partition}-{source.offset}"
+
+
+# ------------------------------------------------------------------------------------- decoding
+
+
+def decode_event(value: bytes | None, *, key: bytes | None, record_time_ms: int) -> Event:
+    """Read one event. The key stands in for a missing ``user``, the record's time for ``time_ms``.
+
+    Raises:
+        MalformedRecordError: the record can never be applied.
+    """
+    fields = _decode_map(value)
+    if "user" not in fields and key:
+        fields["user"] = _text_of_key(key)
+    context = fields.get("context") or {}
+    if not isinstance(context, dict):
+        raise MalformedRecordError("wrong_type", "context must be a map")
+    return Event(
+        user=_id_of(fields, "user"),
+        item=_id_of(fields, "item"),
+        time_ms=_time_of(fields.get("time_ms", record_time_ms)),
+        action=_action_of(fields.get("action", "click")),
+        event_id=_optional_text(fields, "event_id"),
+        rec_id=_optional_text(fields, "rec_id"),
+        context=context,
+    )
+
+
+def decode_item(value: bytes | None, *, key: bytes | None) -> Item:
+    """Read one catalogue record; a tombstone (no value) withdraws the item named by the key.
+
+    Raises:
+        MalformedRecordError: the record can never be applied.
+    """
+    if value is None and key:
+        return Item(item=_text_of_key(key), active=False)
+    fields = _decode_map(value)
+    if "item" not in fields and key:
+        fields["item"] = _text_of_key(key)
+    active = fields.get("active", True)
+    if not isinstance(active, bool):
+        raise MalformedRecordError("wrong_type", "active must be true or false")
+    return Item(
+        item=_id_of(fields, "item"),
+        title=str(fields.get("title") or ""),
+        categories=_categories_of(fields.get("categories")),
+        price=_price_of(fields.get("price")),
+        text=str(fields.get("text") or ""),
+        vectors=_vectors_of(fields.get("vectors")),
+        active=active,
+    )
+
+
+def decode_recommendation(value: bytes | None) -> Recommendation:
+    """Read one list.
+
+    Raises:
+        MalformedRecordError: the record is not a list of ours.
+    """
+    fields = _decode_map(value)
+    try:
+        return Recommendation(
+            user=fields["user"],
+            rec_id=fields["rec_id"],
+            items=tuple(fields["items"]),
+            scores=tuple(fields["scores"]),
+            reasons=tuple(
+                Reason(signal=r["signal"], share=r["share"], because=r.get("because"))
+                for r in fields["reasons"]
+            ),
+            model_version=fields["model_version"],
+            source=Source(**{k: fields["source"][k] for k in Source.__slots__}),
+            generated_ms=fields["generated_ms"],
+        )
+    except (KeyError, TypeError) as exc:
+        raise MalformedRecordError("missing_field", f"not a recommendation: {exc}") from exc
+
+
+def _decode_map(value: bytes | None) -> dict[str, Any]:
+    if not value:
+        raise MalformedRecordError("empty", "the record has no value")
+    if len(value) > MAX_VALUE_BYTES:
+        raise MalformedRecordError("too_large", f"{len(value)} bytes, at most {MAX_VALUE_BYTES}")
+    try:
+        if value.lstrip()[:1] == b"{":
+            fields = json.loads(value)
+        else:
+            fields = msgpack.unpackb(value, raw=False, strict_map_key=False)
+    except (ValueError, RecursionError, msgpack.UnpackException) as exc:
+        raise MalformedRecordError("undecodable", f"neither msgpack nor JSON: {exc}") from exc
+    if not isinstance(fields, dict):
+        raise MalformedRecordError("wrong_type", f"a map is expected, not {type(fields).__name__}")
+    version = fields.get("v", SCHEMA_VERSION)
+    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+        raise MalformedRecordError("unknown_schema", f"v={version!r}, known up to {SCHEMA_VERSION}")
+    return fields
+
+
+def _text_of_key(key: bytes) -> str:
+    try:
+        return key.decode()
+    except UnicodeDecodeError as exc:
+        raise MalformedRecordError("undecodable", "the key is not UTF-8") from exc
+
+
+def _id_of(fields: Mapping[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # shops number their users and items; "7" and 7 are the same one
+    if value is None or value == "":
+        raise MalformedRecordError("missing_field", name)
+    if not isinstance(value, str):
+        raise MalformedRecordError("wrong_type", f"{name} must be text or a whole number")
+    if len(value.encode(errors="replace")) > MAX_ID_BYTES:
+        raise MalformedRecordError("too_large", f"{name} is over {MAX_ID_BYTES} bytes")
+    return value
+
+
+def _time_of(value: object) -> int:
+    if isinstance(value, float) and math.isfinite(value):
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise MalformedRecordError("wrong_type", "time_ms must be whole milliseconds since 1970")
+    if not 0 <= value <= MAX_TIME_MS:
+        raise MalformedRecordError("out_of_range", f"time_ms={value}")
+    return value
+
+
+def _action_of(value: object) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= 64:
+        raise MalformedRecordError("wrong_type", "action must be a word of at most 64 letters")
+    return value
+
+
+def _optional_text(fields: Mapping[str, Any], name: str) -> str | None:
+    value = fields.get(name)
+    return None if value is None else _id_of(fields, name)
+
+
+def _categories_of(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list | tuple) or not all(isinstance(c, str) for c in value):
+        raise MalformedRecordError("wrong_type", "categories must be a list of words")
+    return tuple(value[:MAX_CATEGORIES])
+
+
+def _price_of(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise MalformedRecordError("wrong_type", "price must be a finite number")
+    return float(value)
+
+
+def _vectors_of(value: object) -> dict[str, tuple[float, ...]]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise MalformedRecordError("wrong_type", "vectors must map a name to numbers")
+    vectors = {}
+    for name, numbers in value.items():
+        if not isinstance(numbers, list | tuple) or len(numbers) > MAX_VECTOR_WIDTH:
+            raise MalformedRecordError("wrong_type", f"vector {name!r} must be a list of numbers")
+        if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
+            raise MalformedRecordError("out_of_range", f"vector {name!r} holds a non-finite number")
+        vectors[str(name)] = tuple(float(x) for x in numbers)
+    return vectors
+
+
+# ------------------------------------------------------------------------------------- encoding
+
+
+def encode(record: Event | Item | Recommendation) -> bytes:
+    """Write one record as a msgpack map with its schema version."""
+    fields = {"v": SCHEMA_VERSION} | {
+        name: value for name, value in asdict(record).items() if value is not None
+    }
+    packed: bytes = msgpack.packb(fields)
+    return packed
+
+
+def dead_letter_headers(
+    *, reason: str, detail: str, topic: str, partition: int, offset: int
+) -> dict[str, bytes]:
+    """Return the headers of a dead letter; its key and value are the original's, untouched."""
+    return {
+        "headrace.reason": reason.encode(),
+        "headrace.detail": detail[:500].encode(),
+        "headrace.topic": topic.encode(),
+        "headrace.partition": str(partition).encode(),
+        "headrace.offset": str(offset).encode(),
+    }
