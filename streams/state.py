@@ -14,13 +14,16 @@ from headrace.streams.wire import Event
 
 STATE_VERSION = 1
 
+# Shown or undone, not engaged with: the event is applied, but it is no interaction.
+NOT_ENGAGED = frozenset({"impression", "return"})
+
 
 @dataclass(slots=True)
 class UserState:
     """Bounded recent interactions of one user and the gradients of their judged events."""
 
     last_offset: int = -1
-    n_events: int = 0  # ever applied, beyond what is remembered
+    n_events: int = 0  # interactions ever, beyond what is remembered
     n_repeats: int = 0  # of them, items the user already had
     items: list[str] = field(default_factory=list)  # oldest first, at most history_length
     actions: list[str] = field(default_factory=list)
@@ -33,6 +36,8 @@ class UserState:
         if offset <= self.last_offset:
             return False
         self.last_offset = offset
+        if event.action in NOT_ENGAGED:
+            return True
         self.n_events += 1
         self.n_repeats += event.item in self.items
         self.items.append(event.item)

@@ -1,0 +1,158 @@
+"""Inner loop: adapt all users of a micro-batch at once, each to their own support set.
+
+Fast weights are one row per user, so that one set of batched products adapts B users:
+
+- the user vector's shift takes ``inner_steps`` gradient steps on the support loss: each interaction
+  of the history is predicted from those before it, against negatives that all users share;
+- the scoring network's shift is one preconditioned step along the user's own gradients of the
+  listwise loss, summed as each of their events was judged, before it was applied.
+
+Initial values, step sizes, the preconditioner, how fast old support fades and how much support it
+takes before anything moves are meta-parameters. Gradients are written in closed form: they equal
+autograd's (tests/unit/test_inner_loop.py) and serve without a graph.
+
+Sources: Finn et al. 2017, MAML (arXiv:1703.03400); Li et al. 2017, Meta-SGD (arXiv:1707.09835);
+Raghu et al. 2019, ANIL (arXiv:1909.09157), which adapts the last layer only, as here.
+
+Letters: B tasks, T interactions, D width, M negatives, P fast weights of the scorer.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from headrace.model.config import ModelConfig
+from headrace.model.encoder import Encoded, Encoder
+from headrace.model.scorer import N_INPUTS
+
+# Gradients of judged events are summed twice: over some five recent ones and some fifty.
+GRADIENT_DECAYS = (0.8, 0.98)
+N_DECAYS = len(GRADIENT_DECAYS)
+GRADIENT_LIMIT = 4.0  # in standard deviations of an input: one odd event must not rule a user
+_PRECONDITIONER_WIDTH = 32
+
+
+def n_scorer_weights(config: ModelConfig) -> int:
+    """Return P: the shifts of the linear part and of the first layer."""
+    return N_INPUTS + config.hidden
+
+
+class GradientSums(NamedTuple):
+    """A user's judged events, as decayed sums."""
+
+    sums: Tensor  # (B, decays, P)
+    counts: Tensor  # (B, decays)
+
+
+class FastWeights(NamedTuple):
+    """One row per user."""
+
+    user: Tensor  # (B, D) shift of the user vector
+    linear: Tensor | None  # (B, I) shift of the scorer's linear part
+    hidden: Tensor | None  # (B, W) shift of the scorer's first layer
+
+
+class UserLoop(nn.Module):
+    """The inner loop of the user vector."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.inner_steps = config.inner_steps
+        self.start = nn.Parameter(torch.zeros(config.width))
+        self.raw_step = nn.Parameter(torch.zeros(max(1, config.inner_steps)))
+        self.raw_fade = nn.Parameter(torch.tensor(-2.5))  # softplus: 8 % an interaction
+        self.raw_patience = nn.Parameter(torch.tensor(1.5))  # softplus: 1.7 interactions
+
+    def forward(
+        self, encoder: Encoder, encoded: Encoded, negatives: Tensor, *, first_order: bool
+    ) -> Tensor:
+        """Return the (B, D) shift after ``inner_steps`` steps; the start itself without support.
+
+        ``negatives`` is (M,) int64. With ``first_order`` no derivative is taken of a gradient.
+        """
+        shift = self.start.expand(len(encoded.items), -1)  # (B, D)
+        support = Support.of(encoder, encoded, negatives, fade=F.softplus(self.raw_fade))
+        weight = support.weights.sum(1, keepdim=True)  # (B, 1)
+        trust = weight / (weight + F.softplus(self.raw_patience))
+        for step in range(self.inner_steps):
+            gradient = support.gradient(shift)
+            if first_order:
+                gradient = gradient.detach()
+            shift = shift - F.softplus(self.raw_step[step]) * trust * gradient
+        return shift
+
+
+class Support(NamedTuple):
+    """What the user vector's inner loop learns from: each interaction given those before it."""
+
+    hidden: Tensor  # (B, S, D) S = T - 1
+    targets: Tensor  # (B, S, D) embedding of what came next
+    target_bias: Tensor  # (B, S)
+    negatives: Tensor  # (M, D)
+    negative_bias: Tensor  # (M,)
+    is_target: Tensor  # (B, S, M) the negative is what came next: not a negative there
+    weights: Tensor  # (B, S) fading with age, zero where there is no interaction
+
+    @classmethod
+    def of(
+        cls, encoder: Encoder, encoded: Encoded, negatives: Tensor, *, fade: Tensor
+    ) -> "Support":
+        """Take the support set out of encoded histories."""
+        given, asked = encoded.items[:, :-1], encoded.items[:, 1:]  # (B, S)
+        age = torch.arange(asked.shape[1] - 1, -1, -1, device=asked.device)
+        known = ((given >= 0) & (asked >= 0)).float()
+        index = asked.clamp(min=0)
+        return cls(
+            hidden=encoded.hidden[:, :-1],
+            targets=encoder.items[index],
+            target_bias=encoder.bias[index],
+            negatives=encoder.items[negatives],
+            negative_bias=encoder.bias[negatives],
+            is_target=asked[:, :, None] == negatives,
+            weights=known * torch.exp(-fade * age),
+        )
+
+    def loss(self, shift: Tensor) -> Tensor:
+        """Return the (B,) weighted mean cross-entropy; zero without support."""
+        target, negative = self._logits(shift)
+        loss = torch.logsumexp(torch.cat([target[..., None], negative], -1), -1) - target  # (B, S)
+        return (self.weights * loss).sum(1) / self.weights.sum(1).clamp(min=1e-6)
+
+    def gradient(self, shift: Tensor) -> Tensor:
+        """Return the (B, D) gradient of ``loss``, in closed form: expected minus observed."""
+        target, negative = self._logits(shift)
+        p = torch.softmax(torch.cat([target[..., None], negative], -1), -1)  # (B, S, 1 + M)
+        weights = self.weights / self.weights.sum(1, keepdim=True).clamp(min=1e-6)
+        pull = torch.einsum("bs,bsd->bd", weights * (p[..., 0] - 1), self.targets)
+        push = torch.einsum("bs,bsm->bm", weights, p[..., 1:]) @ self.negatives
+        return pull + push
+
+    def _logits(self, shift: Tensor) -> tuple[Tensor, Tensor]:
+        user = self.hidden + shift[:, None]  # (B, S, D)
+        target = (user * self.targets).sum(-1) + self.target_bias  # (B, S)
+        negative = user @ self.negatives.T + self.negative_bias  # (B, S, M)
+        return target, negative.masked_fill(self.is_target, float("-inf"))
+
+
+class ScorerLoop(nn.Module):
+    """The preconditioned step of the scoring network."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.n_weights = n_scorer_weights(config)
+        self.read = nn.Linear(N_DECAYS * self.n_weights + 1, _PRECONDITIONER_WIDTH)
+        self.write = nn.Linear(_PRECONDITIONER_WIDTH, self.n_weights, bias=False)
+        nn.init.zeros_(self.write.weight)  # nothing moves until the outer loop learned how
+        self.raw_patience = nn.Parameter(torch.tensor(3.0))  # softplus: 3 judged events
+
+    def forward(self, gradients: GradientSums) -> tuple[Tensor, Tensor]:
+        """Return the (B, I) and (B, W) shifts; zero for users without judged events."""
+        counts = gradients.counts
+        mean = gradients.sums / (counts + 3)[..., None]  # (B, decays, P) shrunk: few are noise
+        seen = counts[:, -1:]
+        read = self.read(torch.cat([mean.flatten(1), torch.log1p(seen)], 1))
+        trust = seen / (seen + F.softplus(self.raw_patience))
+        shift = self.write(torch.tanh(read)) * trust  # (B, P)
+        return shift[:, :N_INPUTS], shift[:, N_INPUTS:]

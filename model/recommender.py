@@ -1,0 +1,232 @@
+"""Recommender: meta-parameters and item signals put to work on a micro-batch.
+
+The same passes serve and train: ``prepare`` (candidates, encoder), ``judge`` (where each event's
+item stood, and the user's gradients, at the initial weights), ``adapt`` (fast weights), ``score``.
+
+Letters: B tasks, C candidates, I inputs, D width, K list length.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from headrace.model.candidates import Candidates, Gatherer, Histories
+from headrace.model.config import ModelConfig
+from headrace.model.encoder import EMBEDDING_STD, Encoded, Encoder
+from headrace.model.inner_loop import (
+    GRADIENT_LIMIT,
+    FastWeights,
+    GradientSums,
+    ScorerLoop,
+    UserLoop,
+)
+from headrace.model.scorer import Scorer
+from headrace.model.signals import Floats, Ints, ItemSignals, Longs
+
+MISS = 1_000_000  # rank of an item that was no candidate
+_AFFINITY_LIMITS = (-12.0, 6.0)
+
+
+class MetaParameters(nn.Module):
+    """All that users share and gradients move.
+
+    ``scorer`` and ``scorer_loop`` are the small part that travels with every delta; the rest moves
+    with model versions.
+    """
+
+    negatives: Tensor
+
+    def __init__(self, config: ModelConfig, *, capacity: int = 1024) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config, capacity)
+        self.user_loop = UserLoop(config)
+        self.scorer = Scorer(config.hidden)
+        self.scorer_loop = ScorerLoop(config)
+        self.register_buffer("negatives", torch.zeros(config.negatives, dtype=torch.int64))
+
+    @property
+    def capacity(self) -> int:
+        """Return how many items have an embedding."""
+        return len(self.encoder.bias)
+
+    def small_state(self) -> dict[str, Tensor]:
+        """Return the state of the part that travels with every delta."""
+        return {k: v for k, v in self.state_dict().items() if k.startswith("scorer")}
+
+    def grow(self, capacity: int) -> None:
+        """Give embeddings to item indexes below ``capacity``; the old ones keep theirs."""
+        old, width = self.encoder.items.shape
+        device = self.encoder.items.device
+        new = torch.randn(capacity - old, width, device=device) * EMBEDDING_STD
+        self.encoder.items = nn.Parameter(torch.cat([self.encoder.items.data, new]))
+        self.encoder.bias = nn.Parameter(F.pad(self.encoder.bias.data, (0, capacity - old)))
+
+
+class Prepared(NamedTuple):
+    """A micro-batch ready to be scored, on the model's device."""
+
+    candidates: Candidates
+    items: Tensor  # (B, C) int64, padding as 0
+    is_padding: Tensor  # (B, C)
+    signals: Tensor  # (B, C, F)
+    context: Tensor  # (B, X)
+    encoded: Encoded
+
+    def rows(self, index: slice) -> "Prepared":
+        """Return some of the tasks."""
+        c, e = self.candidates, self.encoded
+        return Prepared(
+            Candidates(c.items[index], c.signals[index], c.context[index], c.because[index]),
+            self.items[index],
+            self.is_padding[index],
+            self.signals[index],
+            self.context[index],
+            Encoded(e.hidden[index], e.items[index], e.latest[index]),
+        )
+
+
+class Judgement(NamedTuple):
+    """What a judged event told, before it was applied."""
+
+    ranks: Longs  # (B,) 1-based rank of the event's item at the initial weights, MISS if none
+    positions: Longs  # (B,) place of the item among the candidates, -1 if it is none
+    gradients: Floats  # (B, P) ascent direction of the listwise log-likelihood; zero on a miss
+
+
+class Recommender:
+    """Scores the users of a micro-batch with one version of the meta-parameters."""
+
+    def __init__(self, meta: MetaParameters, signals: ItemSignals, *, device: str = "cpu") -> None:
+        self.meta = meta.to(device)
+        self.signals = signals
+        self.device = torch.device(device)
+        self._gatherer = Gatherer()
+
+    def gather(self, histories: Histories) -> Candidates:
+        """Return the candidates of each user and their counted signals."""
+        return self._gatherer.gather(self.signals, histories)
+
+    def prepare(self, histories: Histories, candidates: Candidates | None = None) -> Prepared:
+        """Gather candidates, unless given, and encode the histories."""
+        candidates = candidates or self.gather(histories)
+        items = self._tensor(candidates.items.astype(np.int64))
+        return Prepared(
+            candidates,
+            items.clamp(min=0),
+            items < 0,
+            self._tensor(candidates.signals),
+            self._tensor(candidates.context),
+            self.encode(histories),
+        )
+
+    def encode(self, histories: Histories) -> Encoded:
+        """Run the encoder; an item too new to have an embedding counts as unknown."""
+        n = self.meta.config.length
+        items = np.where(histories.items < self.meta.capacity, histories.items, -1)
+        encoded: Encoded = self.meta.encoder(
+            self._tensor(items[:, :n].astype(np.int64)),
+            self._tensor(histories.actions[:, :n].astype(np.int64)),
+            self._tensor(histories.times_s[:, :n]),
+        )
+        return encoded
+
+    def inputs(self, prepared: Prepared, user_shift: Tensor) -> Tensor:
+        """Return the (B, C, I) inputs of the scorer: counted signals and affinity."""
+        encoder, negatives = self.meta.encoder, self.meta.negatives
+        user = prepared.encoded.latest + user_shift  # (B, D)
+        known = prepared.items < self.meta.capacity
+        items = prepared.items * known
+        logits = torch.einsum("bcd,bd->bc", encoder.items[items], user) + encoder.bias[items]
+        negative = user @ encoder.items[negatives].T + encoder.bias[negatives]  # (B, M)
+        affinity = logits - torch.logsumexp(negative, 1, keepdim=True) + np.log(len(negatives))
+        affinity = affinity.clamp(*_AFFINITY_LIMITS) * known
+        return torch.cat([prepared.signals, affinity[..., None]], -1)
+
+    def score(self, prepared: Prepared, fast: FastWeights) -> Tensor:
+        """Return the (B, C) scores; padding scores minus infinity."""
+        return self.score_inputs(self.inputs(prepared, fast.user), prepared, fast)
+
+    def score_inputs(self, inputs: Tensor, prepared: Prepared, fast: FastWeights) -> Tensor:
+        """Return the (B, C) scores of (B, C, I) inputs made before."""
+        scores: Tensor = self.meta.scorer(
+            inputs,
+            prepared.context,
+            linear_shift=fast.linear,
+            hidden_shift=fast.hidden,
+        )
+        return scores.masked_fill(prepared.is_padding, float("-inf"))
+
+    def initial(self, n_users: int) -> FastWeights:
+        """Return the fast weights before any inner step: the frozen meta-parameters."""
+        return FastWeights(self.meta.user_loop.start.expand(n_users, -1), None, None)
+
+    def adapt(
+        self, prepared: Prepared, gradients: GradientSums, *, first_order: bool = True
+    ) -> FastWeights:
+        """Run the inner loop for all users at once."""
+        user = self.meta.user_loop(
+            self.meta.encoder, prepared.encoded, self.meta.negatives, first_order=first_order
+        )
+        return FastWeights(user, *self.meta.scorer_loop(gradients))
+
+    def judge(self, prepared: Prepared, targets: Ints) -> Judgement:
+        """Find where each event's item stands, and each user's gradients, at the initial weights.
+
+        Args:
+            prepared: the tasks before the events.
+            targets: (B,) item index of each event's item; negative ones are a miss.
+        """
+        b = len(targets)
+        positions = position_of(prepared.candidates.items, targets)
+        hit = self._tensor(positions >= 0)
+        with torch.no_grad():
+            start = self.initial(b)
+            inputs = self.inputs(prepared, start.user)
+        linear = torch.zeros(b, inputs.shape[-1], device=self.device, requires_grad=True)
+        hidden = torch.zeros(b, self.meta.config.hidden, device=self.device, requires_grad=True)
+        scores = self.meta.scorer(
+            inputs, prepared.context, linear_shift=linear, hidden_shift=hidden
+        ).masked_fill(prepared.is_padding, float("-inf"))
+        place = self._tensor(positions).clamp(min=0)[:, None]
+        likelihood = torch.log_softmax(scores, 1).gather(1, place).squeeze(1)
+        # Users do not interact: row b of the sum's gradient is user b's own.
+        rows = torch.autograd.grad(torch.where(hit, likelihood, 0.0).sum(), (linear, hidden))
+        gradients = torch.cat(rows, 1).nan_to_num(0.0).clamp(-GRADIENT_LIMIT, GRADIENT_LIMIT)
+        return Judgement(ranks_of(scores.detach(), positions), positions, gradients.cpu().numpy())
+
+    def explain(self, prepared: Prepared, fast: FastWeights, top: Tensor) -> Tensor:
+        """Return each input's share of the score of the (B, K) candidates ``top``: (B, K, I).
+
+        Input times gradient, against the mean input: exact for the linear part.
+        """
+        with torch.no_grad():
+            inputs = self.inputs(prepared, fast.user)
+            chosen = inputs.gather(1, top[..., None].expand(-1, -1, inputs.shape[-1]))
+        chosen.requires_grad_(True)
+        scores = self.meta.scorer(
+            chosen, prepared.context, linear_shift=fast.linear, hidden_shift=fast.hidden
+        )
+        (gradient,) = torch.autograd.grad(scores.sum(), chosen)
+        share: Tensor = gradient * (chosen.detach() - self.meta.scorer.mean)
+        return share
+
+    def _tensor(self, array: npt.NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+def position_of(items: Ints, targets: Ints) -> Longs:
+    """Return the (B,) place of each target in its row of (B, C) ``items``, -1 if absent."""
+    found = items == np.where(targets < 0, -2, targets)[:, None]
+    return np.where(found.any(1), found.argmax(1), -1)
+
+
+def ranks_of(scores: Tensor, positions: Longs) -> Longs:
+    """Return the (B,) 1-based rank of each place: one more than those scored strictly higher."""
+    place = torch.from_numpy(np.maximum(positions, 0)).to(scores.device)[:, None]
+    ranks = (scores > scores.gather(1, place)).sum(1) + 1
+    return np.where(positions >= 0, ranks.cpu().numpy(), MISS)

@@ -1,0 +1,62 @@
+"""Scorer: a linear part and a small network over each candidate's inputs.
+
+The inputs of a candidate are its counted signals and its affinity, the encoder's score. A user's
+fast weights shift the linear part and the network's first layer.
+
+Letters: B tasks, C candidates, I inputs, X context, W hidden width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from headrace.model.candidates import N_CONTEXTS, N_SIGNALS, SIGNALS
+
+INPUTS = (*SIGNALS, "affinity")
+N_INPUTS = N_SIGNALS + 1  # I
+LINEAR_START = 0.1  # every signal is a reason to like an item until learned otherwise
+
+
+class Scorer(nn.Module):
+    """Scores candidates from their inputs, one user's fast weights at a time or none."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.linear = nn.Parameter(torch.full((N_INPUTS,), LINEAR_START))
+        self.first = nn.Linear(N_INPUTS, hidden)
+        self.context = nn.Linear(N_CONTEXTS, hidden, bias=False)
+        self.second = nn.Linear(hidden, hidden)
+        self.last = nn.Linear(hidden, 1, bias=False)
+        nn.init.zeros_(self.last.weight)  # the network starts silent: the linear part leads
+        self.register_buffer("mean", torch.zeros(N_INPUTS))
+        self.register_buffer("std", torch.ones(N_INPUTS))
+
+    def forward(
+        self,
+        inputs: Tensor,
+        context: Tensor,
+        *,
+        linear_shift: Tensor | None = None,
+        hidden_shift: Tensor | None = None,
+    ) -> Tensor:
+        """Return the (B, C) scores.
+
+        Args:
+            inputs: (B, C, I).
+            context: (B, X).
+            linear_shift: (B, I) fast weights of the linear part, on standardised inputs.
+            hidden_shift: (B, W) fast weights of the first layer.
+        """
+        standard = ((inputs - self.mean) / self.std).clamp(-4, 6)  # a few outliers rule otherwise
+        first = self.first(standard) + self.context(context)[:, None]  # (B, C, W)
+        if hidden_shift is not None:
+            first = first + hidden_shift[:, None]
+        network = self.last(F.gelu(self.second(F.gelu(first)))).squeeze(-1)  # (B, C)
+        scores: Tensor = inputs @ self.linear + network
+        if linear_shift is not None:
+            scores = scores + torch.einsum("bci,bi->bc", standard, linear_shift)
+        return scores

@@ -1,0 +1,353 @@
+"""Item signals: what is counted about items, shared by all users.
+
+For each item a bounded row of neighbours with one weight per relation, and its popularity at
+several half-lives. The learn role counts; adapt workers hold replicas that follow by deltas of
+absolute values, so that a delta applied twice changes nothing.
+
+Time is the event clock: one tick per counted event. A quiet night does not make a shop's items
+old, and a replayed stream gives the same signals as the live one.
+
+Letters: N items, K neighbours kept of an item, R relations, P popularity half-lives.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+Longs = npt.NDArray[np.int64]
+
+# Relations between an earlier item of a user and a later one.
+NEXT, NEAR, SESSION, RECENT, ALSO = range(5)
+N_RELATIONS = 5
+NEAR_WINDOW = 5  # NEAR and RECENT look this many interactions back
+NEAR_FADE = 0.8  # and count a step further back this much less
+SESSION_WINDOW = 20
+SESSION_GAP_S = 3600  # an hour without an interaction ends a session
+ALSO_WINDOW = 30
+RECENT_LIFE = 10_000.0  # ticks after which what RECENT counted weighs 1/e
+
+# Popularity: all time, and decaying by 1/e over this many ticks.
+POPULARITY_LIVES = np.array([np.inf, 20_000.0, 1_900.0, 225.0], np.float64)
+ALL_TIME, SLOW, MEDIUM, FAST = range(4)
+N_POPULARITIES = 4
+
+_LANDMARK_LIMIT = 40.0  # e^40 keeps float32 far from overflow between two rebasings
+
+
+class ItemArrays(NamedTuple):
+    """The counted arrays; a plain tuple so that compiled loops can take it whole."""
+
+    ids: Ints  # (N, K) item index of each neighbour
+    weights: Floats  # (N, K, R)
+    filled: Ints  # (N,) neighbours in use
+    totals: Floats  # (N, R) sum of all weights ever counted from this item
+    popularity: Floats  # (N, P) decayed counts as of ``touched``
+    touched: npt.NDArray[np.float64]  # (N,) tick of the item's last event
+    first: npt.NDArray[np.float64]  # (N,) tick of its first event
+    last_time_s: Longs  # (N,) event time of its last event
+    repeats: Floats  # (N,) events of users who already had it
+    category: Ints  # (N,) finest category, -1 if unknown
+    dirty: npt.NDArray[np.bool_]  # (N, K) neighbours changed since the last delta
+    dirty_items: npt.NDArray[np.bool_]  # (N,) items changed since the last delta
+
+
+def _empty(n: int, k: int) -> ItemArrays:
+    return ItemArrays(
+        ids=np.full((n, k), -1, np.int32),
+        weights=np.zeros((n, k, N_RELATIONS), np.float32),
+        filled=np.zeros(n, np.int32),
+        totals=np.zeros((n, N_RELATIONS), np.float32),
+        popularity=np.zeros((n, N_POPULARITIES), np.float32),
+        touched=np.zeros(n, np.float64),
+        first=np.zeros(n, np.float64),
+        last_time_s=np.zeros(n, np.int64),
+        repeats=np.zeros(n, np.float32),
+        category=np.full(n, -1, np.int32),
+        dirty=np.zeros((n, k), np.bool_),
+        dirty_items=np.zeros(n, np.bool_),
+    )
+
+
+# Travel with a delta or a checkpoint for each changed item, as they are.
+_PER_ITEM = (
+    "filled", "totals", "popularity", "touched", "first", "last_time_s", "repeats", "category",
+)  # fmt: skip
+
+
+class ItemSignals:
+    """Counted signals of up to the vocabulary's items; grows as items come."""
+
+    def __init__(self, neighbours: int, *, capacity: int = 1024) -> None:
+        self.arrays = _empty(capacity, neighbours)
+        self.clock = 0.0  # ticks: events counted so far
+        self.landmark = 0.0  # tick at which a RECENT count weighs 1
+        self.now_s = 0  # latest event time counted
+        self.popular: Ints = np.zeros(0, np.int32)  # candidates for everybody, best first
+
+    @property
+    def neighbours(self) -> int:
+        """Return K."""
+        return int(self.arrays.ids.shape[1])
+
+    @property
+    def capacity(self) -> int:
+        """Return N, in use or not."""
+        return len(self.arrays.filled)
+
+    def reserve(self, n_items: int) -> None:
+        """Make room for item indexes below ``n_items``, doubling so that growth is cheap."""
+        if n_items <= self.capacity:
+            return
+        n, old = max(n_items, 2 * self.capacity), self.capacity
+        grown = _empty(n, self.neighbours)
+        for name in ItemArrays._fields:
+            getattr(grown, name)[:old] = getattr(self.arrays, name)
+        self.arrays = grown
+
+    def count(
+        self,
+        items: Ints,
+        times_s: Longs,
+        history: Ints,
+        history_times_s: Longs,
+    ) -> None:
+        """Count events in order.
+
+        Args:
+            items: (n,) item index of each event; negative ones are skipped.
+            times_s: (n,) event time.
+            history: (n, T) item indexes the user had before the event, newest first, -1 padded.
+            history_times_s: (n, T) their event times.
+        """
+        self.clock = _count(
+            self.arrays,
+            self.clock,
+            self.landmark,
+            items,
+            times_s,
+            history,
+            history_times_s,
+        )
+        if len(times_s):
+            self.now_s = max(self.now_s, int(times_s.max()))
+
+    def recent_scale(self) -> float:
+        """Return the factor that turns stored RECENT weights into today's."""
+        return float(np.exp((self.landmark - self.clock) / RECENT_LIFE))
+
+    def popularity_now(self, n_items: int) -> Floats:
+        """Return the (n, P) popularity of the first ``n_items`` items as of the clock."""
+        age = self.clock - self.arrays.touched[:n_items, None]
+        fade = np.exp(-age / POPULARITY_LIVES)
+        return (self.arrays.popularity[:n_items] * fade).astype(np.float32)
+
+    def refresh_popular(self, n_items: int, *, quotas: tuple[int, ...] = (60, 0, 60, 40)) -> None:
+        """Choose the candidates for everybody: the first of each popularity, without doubles."""
+        popularity = self.popularity_now(n_items)
+        chosen: list[npt.NDArray[np.int64]] = []
+        for life, quota in enumerate(quotas):
+            column = popularity[:, life]
+            k = min(quota, n_items)
+            if k:
+                top = np.argpartition(-column, k - 1)[:k]
+                top = top[np.argsort(-column[top], kind="stable")]
+                chosen.append(top[column[top] > 0])
+        flat = np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
+        _, first_seen = np.unique(flat, return_index=True)
+        self.popular = flat[np.sort(first_seen)].astype(np.int32)
+
+    # ------------------------------------------------------------------- deltas and checkpoints
+
+    def take_delta(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return what changed since the last call, as absolute values, and forget that it did."""
+        a = self.arrays
+        items = np.flatnonzero(a.dirty_items)
+        rows, slots = np.nonzero(a.dirty[items])
+        rows = items[rows]
+        delta: dict[str, npt.NDArray[np.generic]] = {
+            "items": items.astype(np.int32),
+            "rows": rows.astype(np.int32),
+            "slots": slots.astype(np.int16),
+            "ids": a.ids[rows, slots],
+            "weights": a.weights[rows, slots],
+            **{name: getattr(a, name)[items] for name in _PER_ITEM},
+            **self._clocks(),
+        }
+        a.dirty[items] = False
+        a.dirty_items[items] = False
+        return delta
+
+    def apply_delta(self, delta: dict[str, npt.NDArray[np.generic]]) -> None:
+        """Take over changed values; applying the same delta again changes nothing."""
+        items = delta["items"].astype(np.int64)
+        if len(items):
+            self.reserve(int(items.max()) + 1)
+        a = self.arrays
+        rows, slots = delta["rows"].astype(np.int64), delta["slots"].astype(np.int64)
+        a.ids[rows, slots] = delta["ids"]
+        a.weights[rows, slots] = delta["weights"]
+        for name in _PER_ITEM:
+            getattr(a, name)[items] = delta[name]
+        self._set_clocks(delta)
+
+    def snapshot(self, n_items: int) -> dict[str, npt.NDArray[np.generic]]:
+        """Return everything as one delta from nothing: a checkpoint holds only filled places."""
+        a = self.arrays
+        rows, slots = np.nonzero(np.arange(self.neighbours) < a.filled[:n_items, None])
+        return {
+            "items": np.arange(n_items, dtype=np.int32),
+            "rows": rows.astype(np.int32),
+            "slots": slots.astype(np.int16),
+            "ids": a.ids[rows, slots],
+            "weights": a.weights[rows, slots],
+            **{name: getattr(a, name)[:n_items].copy() for name in _PER_ITEM},
+            **self._clocks(),
+        }
+
+    def _clocks(self) -> dict[str, npt.NDArray[np.generic]]:
+        return {
+            "clock": np.array([self.clock, self.landmark], np.float64),
+            "now_s": np.array([self.now_s], np.int64),
+        }
+
+    def _set_clocks(self, delta: dict[str, npt.NDArray[np.generic]]) -> None:
+        self.clock, self.landmark = (float(tick) for tick in delta["clock"])
+        self.now_s = int(delta["now_s"][0])
+
+    def rebase(self) -> bool:
+        """Move the landmark if RECENT weights grew large; True if so: replicas must reload."""
+        if (self.clock - self.landmark) / RECENT_LIFE < _LANDMARK_LIMIT:
+            return False
+        scale = np.float32(self.recent_scale())
+        self.arrays.weights[:, :, RECENT] *= scale
+        self.arrays.totals[:, RECENT] *= scale
+        self.landmark = self.clock
+        return True
+
+    def forget(self, indexes: npt.NDArray[np.integer]) -> None:
+        """Forget items whose index is about to be given to others: replicas must reload."""
+        a = self.arrays
+        _forget_neighbours(a, np.isin(np.arange(self.capacity), indexes))
+        blank = _empty(1, self.neighbours)
+        for name in ItemArrays._fields:
+            getattr(a, name)[indexes] = getattr(blank, name)[0]
+
+
+@njit(cache=True, nogil=True)
+def _add(a: ItemArrays, item: int, other: int, relation: int, amount: float) -> None:
+    """Add to the weight of a neighbour, taking the place of the weakest if the row is full."""
+    ids = a.ids[item]
+    place = -1
+    for j in range(a.filled[item]):
+        if ids[j] == other:
+            place = j
+            break
+    if place < 0:
+        if a.filled[item] < len(ids):
+            place = a.filled[item]
+            a.filled[item] += 1
+        else:
+            place, weakest = 0, np.inf
+            for j in range(len(ids)):
+                w = a.weights[item, j]
+                strength = w[NEXT] + w[NEAR] + 0.1 * w[ALSO]  # ALSO counts ten times as often
+                if strength < weakest:
+                    place, weakest = j, strength
+        ids[place] = other
+        a.weights[item, place] = 0
+    a.weights[item, place, relation] += amount
+    a.totals[item, relation] += amount
+    a.dirty[item, place] = True
+    a.dirty_items[item] = True
+
+
+@njit(cache=True, nogil=True)
+def _touch(a: ItemArrays, item: int, clock: float, time_s: int) -> None:
+    """Count one event of the item in its popularities."""
+    if a.popularity[item, ALL_TIME] == 0:
+        a.first[item] = clock
+    for p in range(N_POPULARITIES):
+        fade = np.exp((a.touched[item] - clock) / POPULARITY_LIVES[p])
+        a.popularity[item, p] = a.popularity[item, p] * fade + 1
+    a.touched[item] = clock
+    a.last_time_s[item] = time_s
+    a.dirty_items[item] = True
+
+
+@njit(cache=True, nogil=True)
+def _count(
+    a: ItemArrays,
+    clock: float,
+    landmark: float,
+    items: Ints,
+    times_s: Longs,
+    history: Ints,
+    history_times_s: Longs,
+) -> float:
+    for i in range(len(items)):
+        x = items[i]
+        if x < 0:
+            continue
+        had = history[i]
+        if had[0] != x:  # a repeated click says nothing about neighbours
+            _count_neighbours(
+                a, x, times_s[i], had, history_times_s[i], np.exp((clock - landmark) / RECENT_LIFE)
+            )
+        _touch(a, x, clock, times_s[i])
+        clock += 1
+    return clock
+
+
+@njit(cache=True, nogil=True)
+def _count_neighbours(
+    a: ItemArrays, x: int, time_s: int, had: Ints, had_times_s: Longs, recent: float
+) -> None:
+    n = min(len(had), ALSO_WINDOW)
+    is_repeat = False
+    for k in range(n):
+        is_repeat |= had[k] == x
+    in_session = True
+    later_s = time_s
+    for k in range(n):
+        y = had[k]
+        if y < 0:
+            continue
+        in_session &= later_s - had_times_s[k] <= SESSION_GAP_S
+        later_s = had_times_s[k]
+        if y == x:
+            continue
+        if k == 0:
+            _add(a, y, x, NEXT, 1.0)
+        if k < NEAR_WINDOW:
+            nearness = NEAR_FADE**k
+            _add(a, y, x, NEAR, nearness)
+            _add(a, x, y, NEAR, 0.5 * nearness)
+            _add(a, y, x, RECENT, nearness * recent)
+        if in_session and k < SESSION_WINDOW:
+            _add(a, y, x, SESSION, 1.0)
+            _add(a, x, y, SESSION, 1.0)
+        if not is_repeat:
+            _add(a, y, x, ALSO, 1.0)
+            _add(a, x, y, ALSO, 1.0)
+    if is_repeat:
+        a.repeats[x] += 1
+
+
+@njit(cache=True, nogil=True)
+def _forget_neighbours(a: ItemArrays, is_gone: npt.NDArray[np.bool_]) -> None:
+    """Close the gaps that forgotten items leave in the rows of others."""
+    for item in range(len(a.filled)):
+        kept = 0
+        for j in range(a.filled[item]):
+            if not is_gone[a.ids[item, j]]:
+                a.ids[item, kept] = a.ids[item, j]
+                a.weights[item, kept] = a.weights[item, j]
+                kept += 1
+        for j in range(kept, a.filled[item]):
+            a.ids[item, j] = -1
+            a.weights[item, j] = 0
+        a.filled[item] = kept

@@ -1,0 +1,158 @@
+"""Evaluate a recorded stream prequentially: the service's model and passes, without Kafka.
+
+Each event is ranked, then applied, then learned from. Users' own state moves at once; what all
+users share reaches the ranking side as late as in a service with 200 events a second.
+"""
+
+import copy
+import resource
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from headrace.model.baselines import baseline_ranks
+from headrace.model.candidates import Candidates, stack
+from headrace.model.ranking_metrics import hr_at, mrr_at, ndcg_at
+from headrace.model.recommender import MISS, Recommender
+from headrace.model.signals import Longs
+from headrace.streams.learner import Learner
+from headrace.streams.prequential import Folded, adapted_ranks, judge
+from headrace.streams.settings import Settings
+from headrace.streams.state import NOT_ENGAGED
+from headrace.streams.wire import Event
+
+Progress = Callable[[int], None]
+Block = list[tuple[str, int, Event]]  # (user, position in the stream, event)
+
+UNSCORED = 0  # rank of an event that repeats its user's previous item
+EVENTS_PER_DELTA = 200  # a second of a service with 200 events a second
+EVENTS_PER_VERSION = 10_000
+K = 10
+
+
+class Evaluation:
+    """A learner, and the recommender that serves what the learner published."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        events_per_delta: int = EVENTS_PER_DELTA,
+        events_per_version: int = EVENTS_PER_VERSION,
+        has_lag: bool = True,
+    ) -> None:
+        self.learner = Learner(settings)
+        self.events_per_delta = events_per_delta
+        self.events_per_version = events_per_version
+        self.has_lag = has_lag
+        self.served = self.learner.recommender
+        if has_lag:
+            # Between two deltas nothing is counted, so the served signals are the learner's own.
+            self.served = Recommender(
+                copy.deepcopy(self.served.meta),
+                self.served.signals,
+                device=str(self.served.device),
+            )
+        self._since_version = 0
+
+    def run(self, events: pl.DataFrame, *, on_progress: Progress) -> dict[str, Longs]:
+        """Return the (n,) ranks of each contender: MISS, UNSCORED, or 1 and more."""
+        blocks = [
+            self._block(block, on_progress) for block in _blocks(events, self.events_per_delta)
+        ]
+        return {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}
+
+    def _block(self, block: Block, on_progress: Progress) -> dict[str, Longs]:
+        """Rank, apply and learn the events between two deltas, then publish."""
+        learner = self.learner
+        learner.admit([event for _, _, event in block])
+        states, folded = learner.fold(block)
+        candidates = None if self.has_lag else self._gather_at_once(folded)
+        judged = judge(self.served, folded, states, candidates=candidates)
+        ranks = {name: np.full(len(block), UNSCORED, np.int64) for name in ("adapted", "frozen")}
+        if judged is not None:
+            ranks["adapted"][folded.is_task] = adapted_ranks(self.served, judged)
+            ranks["frozen"][folded.is_task] = judged.judgement.ranks
+        learner.absorb(folded, judged.tasks if judged else None, is_counted=not self.has_lag)
+        self._publish(len(block))
+        on_progress(len(block))
+        return ranks
+
+    def _gather_at_once(self, folded: Folded) -> Candidates:
+        """Gather each task's candidates with every event before it counted."""
+        found: list[Candidates] = []
+        for i in range(len(folded.targets)):
+            row = slice(i, i + 1)
+            if folded.is_task[i]:
+                found.append(self.served.gather(folded.before.rows(row)))
+            self.learner.count(folded, row)
+        return stack(found) if found else self.served.gather(folded.tasks_before())
+
+    def _publish(self, n_events: int) -> None:
+        """Hand the small weights over with each delta, all of them with each version."""
+        if not self.has_lag:
+            return
+        source, target = self.learner.recommender.meta, self.served.meta
+        self._since_version += n_events
+        if self._since_version < self.events_per_version:
+            target.load_state_dict(source.small_state(), strict=False)
+            return
+        self._since_version = 0
+        self.learner.outer_loop.choose_negatives(len(self.learner.vocabulary))
+        self.served.meta = copy.deepcopy(source)
+
+
+def evaluate(
+    events: pl.DataFrame,
+    settings: Settings,
+    *,
+    stream: str,
+    has_lag: bool = True,
+    on_progress: Progress = lambda _: None,
+) -> dict[str, Any]:
+    """Return the report of one stream; ``events`` as read by ``files.read_events``."""
+    events = events.filter(~pl.col("action").is_in(list(NOT_ENGAGED)))
+    started = time.perf_counter()
+    ranks = Evaluation(settings, has_lag=has_lag).run(events, on_progress=on_progress)
+    seconds = time.perf_counter() - started
+    users, items = (
+        events[name].rank("dense").to_numpy().astype(np.int32) - 1 for name in ("user", "item")
+    )
+    ranks |= baseline_ranks(users, items)
+    scored = np.zeros(len(events), np.bool_)
+    scored[len(events) // 2 :] = True
+    scored &= ranks["frozen"] != UNSCORED
+    return {
+        "stream": stream,
+        "events": len(events),
+        "scored": int(scored.sum()),
+        "items": events["item"].n_unique(),
+        "seed": settings.seed,
+        "lag": has_lag,
+        "seconds": round(seconds, 1),
+        "events_per_second": round(len(events) / seconds, 1),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "candidate_recall": round(float((ranks["frozen"][scored] < MISS).mean()), 4),
+        "contenders": {name: _summary(r[scored]) for name, r in ranks.items()},
+    }
+
+
+def _summary(ranks: Longs) -> dict[str, float]:
+    return {
+        "hr10": round(hr_at(ranks, K), 4),
+        "ndcg10": round(ndcg_at(ranks, K), 4),
+        "mrr10": round(mrr_at(ranks, K), 4),
+    }
+
+
+def _blocks(events: pl.DataFrame, size: int) -> Iterator[Block]:
+    columns = [events[name].to_list() for name in ("user", "item", "action", "time_ms")]
+    for start in range(0, len(events), size):
+        rows = zip(*(column[start : start + size] for column in columns), strict=True)
+        yield [
+            (user, start + i, Event(user=user, item=item, action=action, time_ms=time_ms))
+            for i, (user, item, action, time_ms) in enumerate(rows)
+        ]

@@ -1,0 +1,164 @@
+"""Learner: the single writer of what all users share. No Kafka, no clock.
+
+Vocabulary, item signals, the users' histories that counting needs, and the outer loop.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from headrace.model.config import ModelConfig
+from headrace.model.outer_loop import OuterLoop, OuterLoopConfig, Tasks
+from headrace.model.recommender import MetaParameters, Recommender
+from headrace.model.signals import ItemSignals
+from headrace.model.vocabulary import Vocabulary
+from headrace.streams.prequential import Folded, fold, judge
+from headrace.streams.settings import Settings
+from headrace.streams.state import NOT_ENGAGED, UserState
+from headrace.streams.wire import Event
+
+EVICT_SHARE = 0.05  # of a full vocabulary, at a version: evicting rewrites every neighbour row
+
+
+class Learned(NamedTuple):
+    """What one step did."""
+
+    n_events: int  # new to their users' states
+    n_tasks: int
+    query_loss: float  # nats, NaN without tasks
+
+
+def model_config(settings: Settings) -> ModelConfig:
+    """Return the shape of the model that the settings ask for."""
+    return ModelConfig(
+        width=settings.encoder_width,
+        blocks=settings.encoder_blocks,
+        heads=settings.encoder_heads,
+        length=settings.encoder_length,
+        inner_steps=settings.inner_steps,
+    )
+
+
+def pick_device(settings: Settings) -> str:
+    """Return the device to compute on."""
+    if settings.device != "auto":
+        return settings.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Learner:
+    """Learns from events in order; see ``learn``."""
+
+    def __init__(self, settings: Settings) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings = settings
+        self.vocabulary = Vocabulary(settings.max_items)
+        self.recommender = Recommender(
+            MetaParameters(model_config(settings)),
+            ItemSignals(settings.neighbours),
+            device=pick_device(settings),
+        )
+        self.outer_loop = self.new_outer_loop()
+        self.users: OrderedDict[str, UserState] = OrderedDict()  # least recent first
+        self.n_events = 0
+        self._categories: dict[str, int] = {}
+
+    def new_outer_loop(self) -> OuterLoop:
+        """Return an outer loop over the recommender's meta-parameters."""
+        return OuterLoop(
+            self.recommender,
+            OuterLoopConfig(
+                first_order=self.settings.first_order,
+                replay_batches=self.settings.replay_batches,
+                replay_tasks=self.settings.replay_tasks,
+            ),
+            seed=self.settings.seed,
+        )
+
+    @property
+    def signals(self) -> ItemSignals:
+        """The item signals being counted."""
+        return self.recommender.signals
+
+    def learn(self, events: Sequence[tuple[str, int, Event]]) -> Learned:
+        """Learn from (user key, offset, event) triples, new to the users' states and in order.
+
+        1. Admit items. 2. Fold the events, keeping each history before. 3. Judge the tasks among
+        them. 4. Count all in the item signals. 5. Step the outer loop.
+        """
+        self.admit([event for _, _, event in events])  # 1
+        states, folded = self.fold(events)  # 2
+        judged = judge(self.recommender, folded, states)  # 3
+        return self.absorb(folded, judged.tasks if judged else None)  # 4, 5
+
+    def absorb(self, folded: Folded, tasks: Tasks | None, *, is_counted: bool = False) -> Learned:
+        """Count folded events, unless they are, and step the outer loop on the tasks among them."""
+        if not is_counted:
+            self.count(folded, slice(None))
+        self.signals.refresh_popular(len(self.vocabulary))
+        self.n_events += len(folded.targets)
+        if tasks is None:
+            return Learned(len(folded.targets), 0, float("nan"))
+        loss = self.outer_loop.learn(tasks, n_items=len(self.vocabulary))
+        return Learned(len(folded.targets), len(tasks), loss)
+
+    def count(self, folded: Folded, rows: slice) -> None:
+        """Count some of the folded events in the item signals."""
+        self.signals.count(
+            folded.targets[rows],
+            folded.times_s[rows],
+            folded.before.items[rows],
+            folded.before.times_s[rows],
+        )
+
+    def admit(self, events: Sequence[Event]) -> None:
+        """Give the events' items an index, while there is room, and room in the arrays."""
+        for event in events:
+            if event.action not in NOT_ENGAGED:
+                self.vocabulary.admit(event.item)
+        n = len(self.vocabulary)
+        self.signals.reserve(n)
+        if n > self.recommender.meta.capacity:
+            self.outer_loop.grow(self.signals.capacity)
+
+    def fold(self, events: Sequence[tuple[str, int, Event]]) -> tuple[list[UserState], Folded]:
+        """Apply events to the users' states that the learner keeps; return those states."""
+        owners: dict[str, int] = {}
+        rows = [(owners.setdefault(key, len(owners)), offset, e) for key, offset, e in events]
+        states = [self._user(key) for key in owners]
+        length = self.settings.history_length
+        return states, fold(states, rows, self.vocabulary, history_length=length)
+
+    def _user(self, key: str) -> UserState:
+        state = self.users.setdefault(key, UserState())
+        self.users.move_to_end(key)
+        return state
+
+    def forget_users(self) -> None:
+        """Drop the least recent users beyond the bound."""
+        while len(self.users) > self.settings.learn_users:
+            self.users.popitem(last=False)
+
+    def categorise(self, item: str, category: str) -> None:
+        """Note the finest category of an item that has an index."""
+        index = self.vocabulary.index(item)
+        if index >= 0:
+            number = self._categories.setdefault(category, len(self._categories))
+            self.signals.arrays.category[index] = number
+            self.signals.arrays.dirty_items[index] = True
+
+    def make_room(self) -> bool:
+        """Evict the least popular items of a full vocabulary; True if replicas must reload."""
+        if self.vocabulary.n_items < self.vocabulary.max_items:
+            return self.signals.rebase()
+        n = max(1, int(EVICT_SHARE * self.vocabulary.max_items))
+        slow = self.signals.popularity_now(len(self.vocabulary))[:, 1]
+        gone = np.argsort(slow, kind="stable")[:n]
+        self.signals.forget(gone)
+        self.vocabulary.evict(gone.tolist())
+        self.signals.refresh_popular(len(self.vocabulary))
+        self.signals.rebase()
+        return True

@@ -1,0 +1,181 @@
+"""Judge each event before it is applied: the pass that adapt, learn and evaluate have in common.
+
+The pass turns the events of a micro-batch into tasks. One user's events are judged each from the
+history before it; their gradients are taken at the initial weights, so all events of a micro-batch
+are judged in one batched call, and each task still sees the sums of exactly the events before it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from headrace.model.candidates import HISTORY, Candidates, Histories
+from headrace.model.inner_loop import GRADIENT_DECAYS, N_DECAYS, GradientSums, n_scorer_weights
+from headrace.model.outer_loop import Tasks
+from headrace.model.recommender import MISS, Judgement, Prepared, Recommender, ranks_of
+from headrace.model.signals import Floats, Ints, Longs
+from headrace.model.vocabulary import Vocabulary
+from headrace.streams.state import NOT_ENGAGED, UserState
+from headrace.streams.wire import Event
+
+# Positions are part of every checkpoint: append, never reorder.
+ACTIONS = ("other", "view", "click", "add_to_cart", "purchase", "rating", "favorite", "search")
+_ACTION_INDEX = {action: i for i, action in enumerate(ACTIONS)} | {"cart": 3, "review": 5}
+_DECAYS = np.array(GRADIENT_DECAYS, np.float32)
+
+
+class Folded(NamedTuple):
+    """Events folded into their users' states, and what each was before that."""
+
+    before: Histories  # (n,) histories before each event
+    after: Histories  # (users,) histories after all
+    targets: Ints  # (n,) item index of each event, -1 for what is no interaction
+    times_s: Longs  # (n,)
+    owners: Longs  # (n,) position of the event's user in the micro-batch
+    is_task: np.ndarray[tuple[int], np.dtype[np.bool_]]  # (n,) an interaction, and not a repeat
+
+    def tasks_before(self) -> Histories:
+        """Return the histories of the events that are tasks."""
+        return self.before.rows(self.is_task)
+
+
+class Rows:
+    """Collects histories as the model sees them, in the order they are added."""
+
+    def __init__(self, vocabulary: Vocabulary, size: int) -> None:
+        self._vocabulary = vocabulary
+        self.n = 0
+        self.histories = Histories(
+            np.full((size, HISTORY), -1, np.int32),
+            np.zeros((size, HISTORY), np.int64),
+            np.zeros((size, HISTORY), np.int32),
+            np.zeros(size, np.int64),
+            np.zeros(size, np.int64),
+        )
+
+    def add(self, state: UserState) -> None:
+        """Append the state as it is now."""
+        h, i = self.histories, self.n
+        n = min(HISTORY, len(state.items))
+        if n:
+            h.items[i, :n] = self._vocabulary.indexes(state.items[: -n - 1 : -1])
+            h.times_s[i, :n] = [t // 1000 for t in state.times_ms[: -n - 1 : -1]]
+            h.actions[i, :n] = [_ACTION_INDEX.get(a, 0) for a in state.actions[: -n - 1 : -1]]
+        h.n_events[i] = state.n_events
+        h.n_repeats[i] = state.n_repeats
+        self.n += 1
+
+
+def fold(
+    states: Sequence[UserState],
+    events: Sequence[tuple[int, int, Event]],
+    vocabulary: Vocabulary,
+    *,
+    history_length: int,
+) -> Folded:
+    """Apply events to their users' states, keeping what was before each.
+
+    ``events`` are (position of the user's state, offset, event), new to the states and in order.
+    """
+    n = len(events)
+    before, after = Rows(vocabulary, n), Rows(vocabulary, len(states))
+    targets, owners = np.full(n, -1, np.int32), np.zeros(n, np.int64)
+    times_s, is_task = np.zeros(n, np.int64), np.zeros(n, np.bool_)
+    for i, (owner, offset, event) in enumerate(events):
+        state = states[owner]
+        before.add(state)
+        owners[i] = owner
+        times_s[i] = event.time_ms // 1000
+        if event.action not in NOT_ENGAGED:
+            targets[i] = vocabulary.index(event.item)
+            is_task[i] = not state.items or state.items[-1] != event.item
+        state.apply(event, offset=offset, history_length=history_length)
+    for state in states:
+        after.add(state)
+    return Folded(before.histories, after.histories, targets, times_s, owners, is_task)
+
+
+class Judged(NamedTuple):
+    """Tasks, and where their items stood."""
+
+    tasks: Tasks
+    prepared: Prepared
+    judgement: Judgement
+
+
+def judge(
+    recommender: Recommender,
+    folded: Folded,
+    states: Sequence[UserState],
+    *,
+    candidates: Candidates | None = None,
+) -> Judged | None:
+    """Judge the tasks among the events and add their gradients to the users' states.
+
+    Returns None if there are none. ``candidates`` saves gathering them again.
+    """
+    if not folded.is_task.any():
+        return None
+    histories = folded.tasks_before()
+    with torch.no_grad():
+        prepared = recommender.prepare(histories, candidates)
+    targets = folded.targets[folded.is_task]
+    judgement = recommender.judge(prepared, targets)
+    owners = folded.owners[folded.is_task]
+    sums, counts = accumulate(states, owners, judgement)
+    tasks = Tasks(
+        histories, prepared.candidates, targets, judgement.positions.astype(np.int32), sums, counts
+    )
+    return Judged(tasks, prepared, judgement)
+
+
+def accumulate(
+    states: Sequence[UserState], owners: Longs, judgement: Judgement
+) -> tuple[Floats, Floats]:
+    """Add each hit's gradient to its user's sums; return the sums as they were before each task.
+
+    Returns (B, decays, P) sums and (B, decays) counts.
+    """
+    gradients = judgement.gradients
+    sums = np.zeros((len(owners), N_DECAYS, gradients.shape[1]), np.float32)
+    counts = np.zeros((len(owners), N_DECAYS), np.float32)
+    for i, owner in enumerate(owners):
+        state = states[owner]
+        if state.gradients is not None and state.n_judged is not None:
+            sums[i], counts[i] = state.gradients, state.n_judged
+        if judgement.ranks[i] < MISS:
+            state.gradients = sums[i] * _DECAYS[:, None] + gradients[i]
+            state.n_judged = counts[i] * _DECAYS + 1
+    return sums, counts
+
+
+def gradient_sums(recommender: Recommender, states: Sequence[UserState]) -> GradientSums:
+    """Return the states' sums as tensors; users without judged events have zeros.
+
+    Sums of another width come from a model of another shape: they are left out.
+    """
+    width = n_scorer_weights(recommender.meta.config)
+    sums = np.zeros((len(states), N_DECAYS, width), np.float32)
+    counts = np.zeros((len(states), N_DECAYS), np.float32)
+    for i, state in enumerate(states):
+        if state.gradients is not None and state.gradients.shape == sums.shape[1:]:
+            sums[i], counts[i] = state.gradients, state.n_judged
+    return to_tensors(recommender, sums, counts)
+
+
+def to_tensors(recommender: Recommender, sums: Floats, counts: Floats) -> GradientSums:
+    """Move sums to the recommender's device."""
+    device = recommender.device
+    return GradientSums(torch.from_numpy(sums).to(device), torch.from_numpy(counts).to(device))
+
+
+def adapted_ranks(recommender: Recommender, judged: Judged) -> Longs:
+    """Return where each task's item stood for its adapted user."""
+    tasks = judged.tasks
+    with torch.no_grad():
+        fast = recommender.adapt(
+            judged.prepared, to_tensors(recommender, tasks.gradient_sums, tasks.gradient_counts)
+        )
+        return ranks_of(recommender.score(judged.prepared, fast), tasks.positions.astype(np.int64))
