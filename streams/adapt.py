@@ -1,0 +1,54 @@
+"""The adapt role: events in, each user's state and refreshed list out."""
+
+import asyncio
+
+from headrace.streams.delivery import Delivery
+from headrace.streams.engine import Engine
+from headrace.streams.faust_app import make_app
+from headrace.streams.guards import PauseGuard, Watchdog
+from headrace.streams.intake import IntakeOptions
+from headrace.streams.observe import observe_intake
+from headrace.streams.process import Readiness, Role, run_role
+from headrace.streams.settings import Settings
+from headrace.streams.user_states import UserStates
+from headrace.streams.writer import Writer
+
+TABLE = "users"
+
+
+def run(settings: Settings, engine: Engine, *, readiness: Readiness | None = None) -> None:
+    """Run the role until SIGTERM or SIGINT. The topics must exist.
+
+    A failure ends the process with a code of guards.py and without a commit; start it again.
+    """
+    asyncio.run(_run(settings, engine, readiness or Readiness()))
+
+
+async def _run(settings: Settings, engine: Engine, readiness: Readiness) -> None:
+    options = IntakeOptions(
+        topics=frozenset({settings.topic("events")}), batch_records=settings.micro_batch_events
+    )
+    app = make_app(settings, "adapt", options)
+    table = app.Table(TABLE, partitions=settings.partitions, key_type=bytes, value_type=bytes)
+    states = UserStates(table.data.data, max_users=settings.max_users)
+    writer = Writer(
+        app.producer,
+        lists=settings.topic("recommendations"),
+        changelog=table.changelog_topic_name,
+        dead_letters=settings.topic("dead-letters"),
+    )
+    guard = PauseGuard(settings.pause_limit_s)
+    delivery = Delivery(settings, app, engine, states=states, writer=writer, guard=guard)
+    options.settle = delivery.settle
+    app.take_batches(settings.topic("events"), delivery.take)
+    await run_role(
+        Role(
+            app=app,
+            work=[delivery.submit_forever(), delivery.finish_forever()],
+            drain=delivery.drain,
+            update_gauges=lambda: observe_intake(app.intake, n_users=len(states)),
+            guard=guard,
+            watchdog=Watchdog(settings.rebalance_limit_s),
+            readiness=readiness,
+        )
+    )

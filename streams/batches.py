@@ -1,0 +1,90 @@
+"""Record batches, their receipts, and the watermark that says how far a partition is done."""
+
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import faust
+from faust.types.tuples import TP, ConsumerMessage
+
+
+@dataclass(slots=True, eq=False)
+class Receipt:
+    """Stands for one delivered batch until it is acknowledged."""
+
+    tp: TP
+    next_offset: int  # what to commit once this and all before it are acknowledged
+    epoch: int
+    sequence: int  # counts the batches of this partition in this epoch, from 0
+    acknowledged: bool = False
+
+
+@dataclass(slots=True)
+class RecordBatch:
+    """Records of one partition in offset order."""
+
+    records: Sequence[Any]  # aiokafka.ConsumerRecord
+    receipt: Receipt
+
+    @property
+    def tp(self) -> TP:
+        """The topic and partition all records are from."""
+        return self.receipt.tp
+
+
+class BatchMessage(ConsumerMessage):  # type: ignore[misc]
+    """One Faust message that carries a whole batch."""
+
+    __slots__ = ("batch",)
+
+    def __init__(self, batch: RecordBatch, generation: int) -> None:
+        last = batch.records[-1]
+        super().__init__(
+            *(last.topic, last.partition, last.offset, last.timestamp / 1000.0),
+            *(last.timestamp_type, None, b"", b"", None, 0, 0, batch.tp),
+            generation_id=generation,
+        )
+        self.batch = batch
+
+
+class BatchSchema(faust.Schema):  # type: ignore[misc]
+    """Hands the batch through undecoded: one bad record must not stop the rest."""
+
+    def loads_key(self, app: Any, message: Any, **_: Any) -> None:
+        """Return no key: each record has its own."""
+
+    def loads_value(self, app: Any, message: BatchMessage, **_: Any) -> RecordBatch:  # noqa: ARG002
+        """Return the batch itself."""
+        return message.batch
+
+
+class Watermarks:
+    """The commit offset of each partition: the end of its unbroken run of acknowledged batches."""
+
+    def __init__(self) -> None:
+        self._receipts: defaultdict[TP, deque[Receipt]] = defaultdict(deque)
+        self._sequences: defaultdict[TP, int] = defaultdict(int)
+
+    def deliver(self, tp: TP, next_offset: int, epoch: int) -> Receipt:
+        """Note a batch as delivered and return its receipt."""
+        receipt = Receipt(tp, next_offset, epoch, self._sequences[tp])
+        self._sequences[tp] += 1
+        self._receipts[tp].append(receipt)
+        return receipt
+
+    def partitions(self) -> list[TP]:
+        """Return the partitions that have something new to commit."""
+        return [tp for tp, run in self._receipts.items() if run and run[0].acknowledged]
+
+    def take(self, tp: TP) -> int | None:
+        """Return the offset to commit, or ``None`` if no batch finished since the last call."""
+        receipts, offset = self._receipts[tp], None
+        while receipts and receipts[0].acknowledged:
+            offset = receipts.popleft().next_offset
+        return offset
+
+    def forget(self) -> None:
+        """Start over: everything not yet committed will be delivered again."""
+        self._receipts.clear()
+        self._sequences.clear()

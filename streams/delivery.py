@@ -1,0 +1,196 @@
+"""Delivery of the adapt role: from record batches to written lists, nothing lost or doubled.
+
+    take -> fill a micro-batch -> compute (one thread) -> finish, strictly first in, first out
+
+A crash anywhere replays from the last commit; events that a state holds already are skipped.
+"""
+
+import asyncio
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from faust.types.tuples import TP
+
+from headrace.streams.batches import RecordBatch
+from headrace.streams.compute import Computed, compute
+from headrace.streams.engine import Engine
+from headrace.streams.faust_app import IntakeApp
+from headrace.streams.guards import PauseGuard
+from headrace.streams.micro_batch import MicroBatch
+from headrace.streams.observe import observe
+from headrace.streams.settings import Settings
+from headrace.streams.user_states import UserStates
+from headrace.streams.writer import Writer
+
+logger = logging.getLogger(__name__)
+
+IN_FLIGHT = 3  # one being computed, one waiting, one being written: more only adds latency
+
+
+class LostBatchError(RuntimeError):
+    """A batch did not reach the role. Operator action: none, the restart replays it."""
+
+
+@dataclass(slots=True)
+class Job:
+    """A micro-batch on its way through the compute thread."""
+
+    micro_batch: MicroBatch
+    computation: asyncio.Future[Computed]
+
+
+class Delivery:
+    """The pipeline between the intake and the writer. All but ``compute`` is on the event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        app: IntakeApp,
+        engine: Engine,
+        *,
+        states: UserStates,
+        writer: Writer,
+        guard: PauseGuard,
+    ) -> None:
+        self._settings = settings
+        self._app = app
+        self._engine = engine
+        self._states = states
+        self._writer = writer
+        self._guard = guard
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._jobs: asyncio.Queue[Job] = asyncio.Queue()
+        self._slots = asyncio.Semaphore(IN_FLIGHT)  # the back-pressure
+        self._writing = asyncio.Lock()
+        self._epoch = -1
+        self._sequences: dict[TP, int] = {}
+        self._is_draining = False
+        self._filling: MicroBatch | None = None
+        self._has_opened, self._is_full = asyncio.Event(), asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+
+    # ------------------------------------------------------------------------------- filling
+
+    async def take(self, batch: RecordBatch) -> None:
+        """Add a batch to the micro-batch being filled; wait while that is full.
+
+        A stale batch is left out: it will be delivered again, here or elsewhere.
+        """
+        is_current = self._app.intake.is_current
+        if batch.receipt.epoch != self._epoch and is_current(batch.receipt):
+            await self._enter_epoch(batch.receipt.epoch)
+        if not is_current(batch.receipt):
+            return
+        self._check_sequence(batch)
+        await self._has_room.wait()
+        if self._is_draining or not is_current(batch.receipt):
+            return
+        if self._filling is None:
+            self._filling = MicroBatch(time.monotonic())
+            self._has_opened.set()
+        self._filling.add(batch, now_ms=int(time.time() * 1000))
+        if self._filling.n_records >= self._settings.micro_batch_events:
+            self._has_room.clear()
+            self._is_full.set()
+
+    async def _enter_epoch(self, epoch: int) -> None:
+        """Pass the barrier between two epochs.
+
+        1. Let everything in flight finish or be dropped. 2. Wait for the rebalance and recovery to
+        end. 3. Forget what was overlaid. Batches of the new epoch arrive before its recovery has
+        ended: without the barrier they would be applied to states of the epoch before.
+        """
+        self._empty()
+        await self._jobs.join()  # 1
+        await self._app.serving.wait()  # 2
+        self._states.forget()  # 3
+        self._sequences.clear()
+        self._epoch = epoch
+
+    def _check_sequence(self, batch: RecordBatch) -> None:
+        """Refuse to go on if a batch went missing on the way: its commit would never come."""
+        expected = self._sequences.get(batch.tp, 0)
+        if batch.receipt.sequence != expected:
+            raise LostBatchError(f"{batch.tp}: batch {batch.receipt.sequence} came, not {expected}")
+        self._sequences[batch.tp] = expected + 1
+
+    def _empty(self) -> MicroBatch | None:
+        """Take the micro-batch being filled away and make room for the next."""
+        filled, self._filling = self._filling, None
+        self._has_opened.clear()
+        self._is_full.clear()
+        self._has_room.set()
+        return filled
+
+    # ------------------------------------------------------------------------------ computing
+
+    async def submit_forever(self) -> None:
+        """Submit each micro-batch when it is full or its wait is over, and a slot is free."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._has_opened.wait()
+            try:
+                async with asyncio.timeout(self._settings.micro_batch_wait_s):
+                    await self._is_full.wait()
+            except TimeoutError:
+                pass
+            await self._slots.acquire()  # until then it goes on filling
+            micro_batch = self._empty()
+            if micro_batch is None:  # dropped at a barrier meanwhile
+                self._slots.release()
+                continue
+            computation = loop.run_in_executor(
+                self._thread, compute, self._engine, self._states, micro_batch
+            )
+            self._jobs.put_nowait(Job(micro_batch, computation))
+
+    # ------------------------------------------------------------------------------ finishing
+
+    async def finish_forever(self) -> None:
+        """Finish micro-batches in the order they were submitted."""
+        while True:
+            job = await self._jobs.get()
+            await self._finish(job.micro_batch, await job.computation)
+            self._jobs.task_done()
+            self._slots.release()
+
+    async def _finish(self, micro_batch: MicroBatch, computed: Computed) -> None:
+        """Write a computed micro-batch, then acknowledge it.
+
+        1. Check that this worker still owns its partitions, in this epoch, and was not paused.
+        2. Send lists, states, tombstones and dead letters. 3. Await the broker. 4. Take the states
+        over into the table. 5. Acknowledge. Revocation waits for the lock, so no write is under
+        way when the next owner starts to recover.
+        """
+        async with self._writing:
+            if self._owns(micro_batch):  # 1
+                self._guard.check()
+                evicted = self._states.overflow(computed.states)
+                await self._writer.write(micro_batch, computed, evicted)  # 2, 3
+                self._states.write(computed.states, evicted)  # 4
+                for batch in micro_batch.batches:  # 5
+                    self._app.intake.acknowledge(batch.receipt)
+                observe(micro_batch, computed, now_s=time.monotonic(), now_ms=time.time() * 1000)
+            else:
+                logger.info("dropped a stale micro-batch of %d records", micro_batch.n_records)
+            self._states.release(micro_batch, computed.states)
+
+    def _owns(self, micro_batch: MicroBatch) -> bool:
+        return all(self._app.intake.is_current(batch.receipt) for batch in micro_batch.batches)
+
+    # ------------------------------------------------------------------------------- stopping
+
+    async def settle(self) -> None:
+        """Wait for the write that is under way, if any."""
+        async with self._writing:
+            pass
+
+    async def drain(self) -> None:
+        """Take nothing more and wait until what was submitted is finished."""
+        self._is_draining = True
+        self._empty()
+        await self._jobs.join()
+        self._thread.shutdown(wait=False)

@@ -1,0 +1,186 @@
+"""The Faust app both roles run in: every Faust setting, and the three classes that differ.
+
+Differences to stock Faust: intake by record batches (intake.py), a stream buffer that keeps them
+when flow resumes, and a table store that recovers the state with the larger offset.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import faust
+from faust.stores import memory
+from faust.types.tuples import TP
+from mode.utils.queues import ThrowableQueue
+
+from headrace.streams.batches import BatchMessage, BatchSchema, RecordBatch
+from headrace.streams.guards import EXIT_FAILED, end_process
+from headrace.streams.intake import IntakeConsumer, IntakeOptions, IntakeTransport
+from headrace.streams.micro_batch import StateKey
+from headrace.streams.settings import Settings
+from headrace.streams.state import offset_of
+
+logger = logging.getLogger(__name__)
+
+BUFFERED_BATCHES = 32  # in the agent's buffer; enough to never starve, little to drop
+HEARTBEATS_PER_SESSION = 5  # Kafka advises at least three
+COMMIT_INTERVAL_S = 0.5  # what a crash replays
+PRODUCER_LINGER_S = 0.002
+PRODUCER_BATCH_BYTES = 262_144
+PRODUCER_REQUEST_LIMIT_S = 30.0  # Faust's default is 20 minutes
+LARGEST_RECORD_BYTES = 1_048_576  # the broker's own default, less its batch header
+
+
+class BatchQueue(ThrowableQueue):  # type: ignore[misc]
+    """An agent's buffer that keeps its record batches when flow resumes.
+
+    faust-streaming #596: at the end of recovery ``flow_control.resume()`` clears the buffers after
+    the fetcher has delivered events of the new generation to them, and they are lost. Stale
+    batches need no clearing: they are recognised by their epoch.
+    """
+
+    def clear(self) -> None:
+        """Clear everything but record batches."""
+        if not any(isinstance(event.message, BatchMessage) for event in self._queue):
+            super().clear()
+
+
+class StateStore(memory.Store):  # type: ignore[misc]
+    """User states by ``StateKey``, least recently written first.
+
+    Recovery keeps the state with the larger offset, so the late write of a worker that was
+    paused and replaced cannot undo what its successor wrote before.
+    """
+
+    def __post_init__(self) -> None:
+        """Create the mapping; Faust's stores are built in two steps."""
+        self.data: OrderedDict[StateKey, bytes] = OrderedDict()
+
+    def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:  # noqa: ARG002
+        """Apply changelog records in order."""
+        for event in batch:
+            message = event.message
+            key: StateKey = (message.partition, message.key)
+            if message.value is None:
+                self.data.pop(key, None)
+            elif self._is_newer(key, message):
+                self.data[key] = message.value
+                self.data.move_to_end(key)
+
+    def _is_newer(self, key: StateKey, message: Any) -> bool:
+        held = self.data.get(key)
+        try:
+            return held is None or offset_of(message.value) >= offset_of(held)
+        except ValueError:
+            logger.error(
+                "skipped a changelog record that is no state topic=%s partition=%d offset=%d",
+                *(message.topic, message.partition, message.offset),
+            )
+            return False
+
+    async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:  # noqa: ARG002
+        """Drop the states of partitions that went to other workers."""
+        partitions = {tp.partition for tp in active_tps}
+        for key in [key for key in self.data if key[0] not in partitions]:
+            del self.data[key]
+
+
+class StateTable(faust.Table):  # type: ignore[misc]
+    """A table whose store is a ``StateStore``."""
+
+    def _new_store(self) -> StateStore:
+        return StateStore("memory://", self.app, self, table_name=self.name, loop=self.loop)
+
+
+class IntakeApp(faust.App):  # type: ignore[misc]
+    """A Faust app that takes record batches in and knows when it is serving."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.serving = asyncio.Event()
+        """Set while positions are assigned and tables recovered; the readiness of the role."""
+        self._rebalances_begun = 0
+        self._rebalances_assigned = 0
+
+    @property
+    def intake(self) -> IntakeConsumer:
+        """The consumer, by the name of what it offers the roles."""
+        consumer: IntakeConsumer = self.consumer
+        return consumer
+
+    def take_batches(self, topic: str, take: Callable[[RecordBatch], Awaitable[None]]) -> None:
+        """Await ``take`` with each batch of ``topic``, in order. It says when one is done."""
+
+        async def hand_over(stream: Any) -> None:
+            stream.enable_acks = False  # a batch is acknowledged when its results are written
+            try:
+                async for event in stream.events():
+                    await take(event.message.batch)
+            except Exception:
+                logger.exception("ended: a batch of %s could not be taken", topic)
+                end_process(EXIT_FAILED)
+
+        self.agent(self.topic(topic, schema=BatchSchema()), name="intake")(hand_over)
+
+    def FlowControlQueue(self, maxsize: int | None = None, *, clear_on_resume: bool = False) -> Any:  # noqa: N802
+        """Build the buffer of an agent or of the changelogs."""
+        return BatchQueue(
+            maxsize=maxsize, flow_control=self.flow_control, clear_on_resume=clear_on_resume
+        )
+
+    def on_rebalance_start(self) -> None:
+        """Stop serving. Faust calls this from the consumer's thread."""
+        self._rebalances_begun += 1
+        self.serving.clear()
+        super().on_rebalance_start()
+
+    async def _on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self._rebalances_assigned = self._rebalances_begun
+        await super()._on_partitions_assigned(assigned, generation_id)
+
+    def on_rebalance_end(self) -> None:
+        """Serve again: positions are set and tables recovered."""
+        super().on_rebalance_end()
+        # Faust ends a rebalance without asking whether the next one has begun meanwhile.
+        if self._rebalances_assigned == self._rebalances_begun:
+            self.serving.set()
+
+
+def make_app(settings: Settings, role: str, options: IntakeOptions) -> IntakeApp:
+    """Build the app of a role, inside a running event loop."""
+    data_dir = settings.data_dir / role
+    data_dir.mkdir(parents=True, exist_ok=True)  # Faust creates its folder without parents
+    session_s = settings.session_timeout_s
+    app = IntakeApp(
+        f"{settings.group}-{role}",
+        broker="kafka://" + settings.bootstrap.replace(",", ";"),
+        datadir=str(data_dir),
+        store="memory://",
+        id_format="{id}",
+        key_serializer="raw",
+        value_serializer="raw",
+        Table=StateTable,
+        topic_partitions=settings.partitions,
+        topic_replication_factor=settings.replication,
+        topic_disable_leader=True,
+        table_standby_replicas=0,  # standby records are lost when flow resumes
+        consumer_auto_offset_reset="earliest",
+        broker_session_timeout=session_s,
+        broker_heartbeat_interval=session_s / HEARTBEATS_PER_SESSION,
+        broker_rebalance_timeout=min(2 * session_s, settings.rebalance_limit_s),
+        broker_commit_interval=COMMIT_INTERVAL_S,
+        producer_linger=PRODUCER_LINGER_S,
+        producer_max_batch_size=PRODUCER_BATCH_BYTES,
+        producer_max_request_size=LARGEST_RECORD_BYTES,
+        producer_request_timeout=PRODUCER_REQUEST_LIMIT_S,
+        producer_compression_type=None if settings.compression == "none" else settings.compression,
+        stream_buffer_maxsize=BUFFERED_BATCHES,
+        stream_wait_empty=False,  # with it, Faust waits for events that were never acknowledged
+        agent_supervisor="mode.supervisors.CrashingSupervisor",  # the default loses what failed
+        web_enabled=False,
+        web_in_thread=False,
+    )
+    app.transport = IntakeTransport(app.conf.broker_consumer, app, options)
+    return app

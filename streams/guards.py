@@ -1,0 +1,91 @@
+"""Guards that end the process when going on could write something stale, or not go on at all.
+
+A supervisor (systemd, Kubernetes, ``headrace`` itself) starts it again, and the replay from the
+committed offsets repairs. Nothing is committed on the way out.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+logger = logging.getLogger(__name__)
+
+EXIT_FAILED: Final = 70  # EX_SOFTWARE: an exception that is not a bad record
+EXIT_PAUSED: Final = 75  # EX_TEMPFAIL: this process stood still and may have been replaced
+EXIT_STUCK: Final = 76  # a rebalance or recovery did not end
+
+# Stands still neither in SIGSTOP nor in a suspended machine, where the system has such a clock.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def now_s() -> float:
+    """Return seconds on a clock that counts every pause of the process."""
+    return time.clock_gettime(_CLOCK)
+
+
+def end_process(code: int) -> NoReturn:
+    """End at once: no handler may commit, flush or send anything more."""
+    logging.shutdown()
+    os._exit(code)
+
+
+class PauseGuard:
+    """Ends a process that stood still for longer than ``limit_s``.
+
+    After such a pause another worker may own the partitions, and the prefetched records would be
+    applied to states that are no longer the newest. The gap is that of a ticker: a stalled broker
+    delays results as well, but is no pause.
+    """
+
+    def __init__(
+        self,
+        limit_s: float,
+        *,
+        clock: Callable[[], float] = now_s,
+        end: Callable[[int], object] = end_process,
+    ) -> None:
+        self._limit_s = limit_s
+        self._clock = clock
+        self._end = end
+        self._ticked_at = clock()
+
+    def check(self) -> None:
+        """End the process if the last tick is too long ago."""
+        gap_s = self._clock() - self._ticked_at
+        if gap_s > self._limit_s:
+            logger.error("ended: the process stood still for %.1f s and may be stale", gap_s)
+            self._end(EXIT_PAUSED)
+
+    def tick(self) -> None:
+        """Check, then note that the process runs."""
+        self.check()
+        self._ticked_at = self._clock()
+
+
+class Watchdog:
+    """Ends a process that does not get back to serving within ``limit_s``.
+
+    Recovery was seen to hang when a second worker joined: nothing is lost, nothing moves.
+    """
+
+    def __init__(
+        self,
+        limit_s: float,
+        *,
+        clock: Callable[[], float] = now_s,
+        end: Callable[[int], object] = end_process,
+    ) -> None:
+        self._limit_s = limit_s
+        self._clock = clock
+        self._end = end
+        self._served_at = clock()
+
+    def tick(self, *, is_serving: bool) -> None:
+        """Note whether the role serves; end the process if it has not for too long."""
+        if is_serving:
+            self._served_at = self._clock()
+        elif (waited_s := self._clock() - self._served_at) > self._limit_s:
+            logger.error("ended: rebalance or recovery has lasted for %.0f s", waited_s)
+            self._end(EXIT_STUCK)

@@ -1,0 +1,130 @@
+"""Records to micro-batches: decode, set bad records aside, coalesce per user. No Kafka in here."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from headrace.streams.batches import RecordBatch
+from headrace.streams.errors import MalformedRecordError
+from headrace.streams.wire import Event, Source, dead_letter_headers, decode_event
+
+StateKey = tuple[int, bytes]
+"""Partition of the events and key of the user: clients that hash keys differently can put one
+user into two partitions, and offsets of two partitions must never be compared."""
+
+Headers = list[tuple[str, bytes | None]]
+
+
+@dataclass(slots=True, kw_only=True)
+class DeadLetter:
+    """A record that can never be applied, as it came, and why."""
+
+    reason: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+@dataclass(slots=True, kw_only=True)
+class Arrivals:
+    """What one user did in a micro-batch."""
+
+    user: str
+    events: list[tuple[int, Event]]  # (offset, event), in offset order
+    source: Source  # the last record
+    oldest_record_ms: int  # record time of the first, from which freshness counts
+
+
+@dataclass(slots=True)
+class MicroBatch:
+    """Record batches that are computed, written and acknowledged together."""
+
+    opened_s: float  # when its first batch arrived
+    batches: list[RecordBatch] = field(default_factory=list)
+    users: dict[StateKey, Arrivals] = field(default_factory=dict)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    n_records: int = 0
+
+    def add(self, batch: RecordBatch, *, now_ms: int) -> None:
+        """Decode a batch and coalesce its events with those of the same users."""
+        self.batches.append(batch)
+        self.n_records += len(batch.records)
+        for record in batch.records:
+            record_ms = record.timestamp if (record.timestamp or 0) > 0 else now_ms
+            try:
+                event, key = _decode(record, record_ms)
+            except MalformedRecordError as exc:
+                self.dead_letters.append(dead_letter_of(record, exc))
+            else:
+                self._coalesce(record, record_ms, event, key)
+
+    def _coalesce(self, record: Any, record_ms: int, event: Event, key: bytes) -> None:
+        source = Source(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            time_ms=event.time_ms,
+        )
+        arrivals = self.users.get((record.partition, key))
+        if arrivals is None:
+            self.users[record.partition, key] = Arrivals(
+                user=event.user,
+                events=[(record.offset, event)],
+                source=source,
+                oldest_record_ms=record_ms,
+            )
+        else:
+            arrivals.events.append((record.offset, event))
+            arrivals.source = source
+
+
+def _decode(record: Any, record_ms: int) -> tuple[Event, bytes]:
+    """Return the event and its user's key.
+
+    Raises:
+        MalformedRecordError: the record can never be applied.
+    """
+    try:
+        event = decode_event(record.value, key=record.key, record_time_ms=record_ms)
+        for text in (event.item, event.action):
+            text.encode()  # JSON can smuggle lone surrogates in, which no writer can encode again
+        return event, event.user.encode()
+    except MalformedRecordError:
+        raise
+    except Exception as exc:
+        # Decoding depends on the record alone: whatever it raises, it would raise at every replay,
+        # and one record must never stop a partition for good.
+        raise MalformedRecordError("undecodable", f"{type(exc).__name__}: {exc}") from exc
+
+
+def dead_letter_of(record: Any, why: MalformedRecordError) -> DeadLetter:
+    """Return the dead letter of a record: its own key, value and headers, and where it stood."""
+    coordinates = dead_letter_headers(
+        reason=why.reason,
+        detail=str(why).encode(errors="backslashreplace").decode(),
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+    )
+    return DeadLetter(
+        reason=why.reason,
+        key=record.key,
+        value=record.value,
+        headers=[*record.headers, *coordinates.items()],
+    )
+
+
+def in_rounds(keys: Iterable[StateKey]) -> list[list[StateKey]]:
+    """Split ``keys`` so that no round holds one user twice, in the order given.
+
+    A user has two states if clients that hash keys differently wrote to two partitions.
+    """
+    rounds: list[dict[bytes, StateKey]] = []
+    for key in keys:
+        for taken in rounds:
+            if key[1] not in taken:
+                taken[key[1]] = key
+                break
+        else:
+            rounds.append({key[1]: key})
+    return [list(taken.values()) for taken in rounds]

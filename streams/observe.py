@@ -1,0 +1,34 @@
+"""Delivery's part of the metrics: what was written, and how long it took."""
+
+from headrace.streams import metrics
+from headrace.streams.compute import Computed
+from headrace.streams.intake import IntakeConsumer
+from headrace.streams.micro_batch import MicroBatch
+
+
+def observe(micro_batch: MicroBatch, computed: Computed, *, now_s: float, now_ms: float) -> None:
+    """Count a micro-batch once the broker has acknowledged everything it wrote."""
+    metrics.EVENTS.inc(computed.n_applied)
+    metrics.REPLAYED.inc(computed.n_replayed)
+    metrics.LISTS.inc(len(computed.lists))
+    for letter in micro_batch.dead_letters:
+        metrics.DEAD_LETTERS.labels(letter.reason).inc()
+    metrics.MICRO_BATCH_EVENTS.observe(micro_batch.n_records)
+    metrics.MICRO_BATCH_USERS.observe(len(micro_batch.users))
+    for stage, seconds in (
+        ("queue", computed.started_s - micro_batch.opened_s),
+        ("compute", computed.ended_s - computed.started_s),
+        ("write", now_s - computed.ended_s),
+    ):
+        metrics.STAGE_SECONDS.labels(stage).observe(seconds)
+    for key in computed.lists:
+        age_ms = now_ms - micro_batch.users[key].oldest_record_ms
+        metrics.EVENT_TO_LIST_SECONDS.observe(max(age_ms, 0) / 1000)
+
+
+def observe_intake(consumer: IntakeConsumer, *, n_users: int) -> None:
+    """Set the gauges of what this worker holds and how far behind it is."""
+    metrics.USERS.set(n_users)
+    metrics.LAG.clear()  # partitions that went to other workers report there
+    for partition, n_events in consumer.lag().items():
+        metrics.LAG.labels(str(partition)).set(n_events)

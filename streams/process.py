@@ -1,0 +1,104 @@
+"""The life of a role's process: start, tick, stop in order, or end at once when something fails."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from headrace.streams import metrics
+from headrace.streams.faust_app import IntakeApp
+from headrace.streams.guards import EXIT_FAILED, PauseGuard, Watchdog, end_process
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.2  # a tenth of the smallest sensible pause limit
+GAUGES_EVERY_TICKS = 5
+DRAIN_LIMIT_S = 5.0  # for micro-batches in flight at a stop; what is left is replayed
+STOP_LIMIT_S = 10.0  # for Faust; everything that matters is committed by then
+
+
+@dataclass(slots=True)
+class Readiness:
+    """Whether the role can serve: the model is there and every state is recovered."""
+
+    is_model_ready: Callable[[], bool] = lambda: True
+    is_recovered: Callable[[], bool] = lambda: False  # set by the role when it starts
+
+    def __call__(self) -> bool:
+        """Return the answer of ``/health/ready``."""
+        return self.is_recovered() and self.is_model_ready()
+
+
+@dataclass(slots=True, kw_only=True)
+class Role:
+    """What ``run_role`` needs to know of a role."""
+
+    app: IntakeApp
+    work: Sequence[Coroutine[Any, Any, None]]  # run until the process stops
+    drain: Callable[[], Awaitable[None]]  # awaited before the last commit
+    update_gauges: Callable[[], None]
+    guard: PauseGuard
+    watchdog: Watchdog
+    readiness: Readiness
+
+
+async def run_role(role: Role) -> None:
+    """Run until SIGTERM or SIGINT; end the process with its own code if anything fails."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    role.readiness.is_recovered = role.app.serving.is_set
+    start = asyncio.create_task(role.app.start())
+    stopping = asyncio.create_task(stop.wait())
+    running = {asyncio.create_task(work) for work in (*role.work, _tick_forever(role))}
+    pending = {start, stopping, *running}
+    while not stopping.done():
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            if task.exception() is not None:
+                logger.error("ended: the role failed", exc_info=task.exception())
+                end_process(EXIT_FAILED)
+    await _stop(role)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+
+
+async def _tick_forever(role: Role) -> None:
+    """Feed the guards and the gauges.
+
+    Raises:
+        RuntimeError: Faust has crashed.
+    """
+    ticks = 0
+    while True:
+        role.guard.tick()
+        is_serving = role.app.serving.is_set()
+        role.watchdog.tick(is_serving=is_serving)
+        metrics.READY.set(role.readiness())
+        if role.app.crashed:
+            raise RuntimeError("the stream app crashed") from role.app.crash_reason
+        if is_serving and ticks % GAUGES_EVERY_TICKS == 0:
+            role.update_gauges()
+        ticks += 1
+        await asyncio.sleep(TICK_S)
+
+
+async def _stop(role: Role) -> None:
+    """Stop in order: 1. finish what is in flight. 2. Commit. 3. Leave the group."""
+    metrics.READY.set(0)
+    try:
+        async with asyncio.timeout(DRAIN_LIMIT_S):
+            await role.drain()  # 1
+            await role.app.intake.commit()  # 2
+    except TimeoutError:
+        logger.warning("stopped with work in flight; it will be replayed")
+    try:
+        async with asyncio.timeout(STOP_LIMIT_S):
+            await role.app.stop()  # 3
+    except TimeoutError:
+        logger.warning("stopped without waiting for the stream app any longer")
+    logger.info("stopped")

@@ -1,0 +1,70 @@
+"""Every user's state as the compute thread sees it: the newest, written or still in flight."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping
+from itertools import islice
+
+from headrace.streams.micro_batch import StateKey
+from headrace.streams.state import UserState
+
+EVICTED_AT_ONCE = 1_000  # bounds one micro-batch's tombstones after partitions moved here
+
+
+class UserStates:
+    """The table's states, overlaid by those computed but not yet written.
+
+    Micro-batch n+1 is computed while n is being written. It must see n's states, and nobody else
+    may: they leave the overlay when n is written or dropped. The compute thread reads and
+    overlays, the event loop writes and releases.
+    """
+
+    def __init__(self, table: OrderedDict[StateKey, bytes], *, max_users: int) -> None:
+        self._table = table
+        self._max_users = max_users
+        self._overlay: dict[StateKey, tuple[object, UserState]] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def read(self, key: StateKey) -> UserState:
+        """Return the newest state of a user, or a new one."""
+        entry = self._overlay.get(key)
+        if entry is not None:
+            return entry[1]
+        encoded = self._table.get(key)
+        return UserState() if encoded is None else UserState.decode(encoded)
+
+    def overlay(self, owner: object, states: Mapping[StateKey, UserState]) -> None:
+        """Let the next micro-batch see what ``owner`` computed."""
+        with self._lock:
+            self._overlay.update((key, (owner, state)) for key, state in states.items())
+
+    def release(self, owner: object, keys: Iterable[StateKey]) -> None:
+        """Forget ``owner``'s states, save where a later micro-batch has replaced them."""
+        with self._lock:
+            for key in keys:
+                entry = self._overlay.get(key)
+                if entry is not None and entry[0] is owner:
+                    del self._overlay[key]
+
+    def forget(self) -> None:
+        """Forget everything in flight: a new epoch starts from the table."""
+        with self._lock:
+            self._overlay.clear()
+
+    def overflow(self, incoming: Collection[StateKey]) -> list[StateKey]:
+        """Return the least recently written users to evict so that ``incoming`` fit."""
+        n_new = sum(key not in self._table for key in incoming)
+        excess = len(self._table) + n_new - self._max_users
+        at_most = max(min(excess, n_new + EVICTED_AT_ONCE), 0)
+        return list(islice((key for key in self._table if key not in incoming), at_most))
+
+    def write(self, encoded: Mapping[StateKey, bytes], evicted: Iterable[StateKey]) -> None:
+        """Take over states whose changelog records the broker has acknowledged."""
+        for key, value in encoded.items():
+            self._table[key] = value
+            self._table.move_to_end(key)
+        for key in evicted:
+            self._table.pop(key, None)
