@@ -1,0 +1,114 @@
+"""The topics of a deployment: names, partitions, clean-up, all made before a role starts.
+
+Topics by user have PARTITIONS partitions, and so has the changelog of the adapt role's users: a
+user's state lives in the partition its events come from. What everyone reads has one.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from kafka.admin import ConfigResource
+
+from headrace.streams.clients import admin
+from headrace.streams.errors import StreamsError, TopicMismatchError
+from headrace.streams.settings import Settings
+
+KEPT = {"cleanup.policy": "delete"}
+COMPACTED = {"cleanup.policy": "compact"}
+KEPT_6_H = KEPT | {
+    "retention.ms": str(6 * 60 * 60 * 1000)
+}  # a model version carries all deltas before it
+TOPIC_EXISTS = 36  # TOPIC_ALREADY_EXISTS, Kafka protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """What a topic must be like."""
+
+    name: str
+    partitions: int
+    configs: dict[str, str]
+
+
+def users_changelog(settings: Settings) -> str:
+    """Return the changelog of the adapt role's users, as Faust names it."""
+    return f"{settings.group}-adapt-users-changelog"
+
+
+def topics_of(settings: Settings) -> list[Topic]:
+    """Return every topic of the deployment."""
+    by_user = settings.partitions
+    return [
+        Topic(settings.topic("events"), by_user, KEPT),
+        Topic(settings.topic("items"), 1, COMPACTED),
+        Topic(settings.topic("recommendations"), by_user, COMPACTED),
+        Topic(settings.topic("models"), 1, COMPACTED),
+        Topic(settings.topic("deltas"), 1, KEPT_6_H),
+        Topic(settings.topic("dead-letters"), by_user, KEPT),
+        Topic(users_changelog(settings), by_user, COMPACTED),
+    ]
+
+
+def create_topics(settings: Settings) -> list[str]:
+    """Create what is missing, check what is there; return the names created.
+
+    Raises:
+        BrokerUnreachableError: no broker answers.
+        TopicMismatchError: a topic exists and does not fit; nothing has been changed.
+    """
+    wanted = topics_of(settings)
+    with admin(settings.bootstrap) as client:
+        existing = set(client.list_topics())
+        _check(client, [topic for topic in wanted if topic.name in existing])
+        created = _create(client, [t for t in wanted if t.name not in existing], settings)
+        client.wait_for_topics([topic.name for topic in wanted])
+        # Two that start at once may both have found a topic missing: one of them made it.
+        made_by_other = [t for t in wanted if t.name not in existing and t.name not in created]
+        _check(client, made_by_other)
+    return created
+
+
+def _create(client: Any, missing: list[Topic], settings: Settings) -> list[str]:
+    if not missing:
+        return []
+    answer = client.create_topics(
+        {
+            topic.name: {
+                "num_partitions": topic.partitions,
+                "replication_factor": settings.replication,
+                "configs": topic.configs,
+            }
+            for topic in missing
+        },
+        raise_errors=False,
+    )
+    created = []
+    for result in answer["topics"]:
+        if result["error_code"] == 0:
+            created.append(result["name"])
+        elif result["error_code"] != TOPIC_EXISTS:
+            raise StreamsError(f"cannot create topic {result['name']}: {result['error_message']}")
+    return created
+
+
+def _check(client: Any, topics: list[Topic]) -> None:
+    if not topics:
+        return
+    names = [topic.name for topic in topics]
+    partitions = {t["name"]: len(t["partitions"]) for t in client.describe_topics(names)}
+    resources = [ConfigResource("TOPIC", name) for name in names]
+    configs = client.describe_configs(resources, config_filter="all")["topic"]
+    for topic in topics:
+        if partitions[topic.name] != topic.partitions:
+            raise TopicMismatchError(
+                f"topic {topic.name} has {partitions[topic.name]} partitions, expected"
+                f" {topic.partitions}: set partitions={partitions[topic.name]}, or use another"
+                " topic_prefix and group (the partitions of a topic in use must never change)"
+            )
+        for name, expected in topic.configs.items():
+            found = configs[topic.name].get(name, {}).get("value")
+            if found != expected:
+                raise TopicMismatchError(
+                    f"topic {topic.name} has {name}={found}, expected {expected}:"
+                    f" set it with kafka-configs.sh, or delete the topic"
+                )
