@@ -1,0 +1,112 @@
+"""`/metrics` and `/health` of a role, from threads of their own: a busy event loop stays visible.
+
+`/health/live` says whether to restart the process, `/health/ready` whether it serves. Nothing else
+is there to be asked, and nothing is changed by asking.
+"""
+
+import errno
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from socketserver import ThreadingMixIn
+from typing import Any, ClassVar
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+from prometheus_client import make_wsgi_app
+
+from headrace.streams.errors import SettingsError
+
+logger = logging.getLogger(__name__)
+
+SILENCE_LIMIT_S = 5.0  # for a client that connects and says nothing; probes give up sooner
+STOP_POLL_S = 0.1  # how long ``close`` waits at most for the listener to notice
+NOT_LIVE = "not live: the role has stopped working; restart it"
+NOT_READY = "not ready: no model version is loaded yet, or states are still being recovered"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpHandle:
+    """A running server."""
+
+    server: WSGIServer
+    thread: threading.Thread
+
+    @property
+    def port(self) -> int:
+        """The port it listens on; chosen by the system if 0 was asked for."""
+        return self.server.server_port
+
+    def close(self) -> None:
+        """Stop listening and free the port."""
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+def serve(
+    host: str, port: int, *, is_live: Callable[[], bool], is_ready: Callable[[], bool]
+) -> HttpHandle:
+    """Serve until the handle is closed or the process ends. The checks run in other threads.
+
+    Raises:
+        SettingsError: nothing can listen there; the text names the setting.
+    """
+    app = _route(is_live, is_ready)
+    try:
+        server = make_server(host, port, app, server_class=_Server, handler_class=_Handler)
+    except OSError as exc:
+        is_port = exc.errno in (errno.EADDRINUSE, errno.EACCES)
+        setting = "adapt_port or learn_port" if is_port else "http_host"
+        raise SettingsError(
+            f"cannot listen on {host}:{port}: {exc.strerror or exc}; set another {setting}"
+        ) from exc
+    thread = threading.Thread(
+        target=server.serve_forever, args=(STOP_POLL_S,), name="http", daemon=True
+    )
+    thread.start()
+    logger.info("serving /metrics and /health on %s:%d", host, server.server_port)
+    return HttpHandle(server, thread)
+
+
+def _route(is_live: Callable[[], bool], is_ready: Callable[[], bool]) -> WSGIApplication:
+    metrics_app: WSGIApplication = make_wsgi_app()
+    checks = {"/health/live": (is_live, NOT_LIVE), "/health/ready": (is_ready, NOT_READY)}
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            return metrics_app(environ, start_response)
+        if path not in checks:
+            return _answer(start_response, "404 Not Found", "not found")
+        is_well, reason = checks[path]
+        if is_well():
+            return _answer(start_response, "200 OK", "ok")
+        return _answer(start_response, "503 Service Unavailable", reason)
+
+    return app
+
+
+def _answer(start_response: StartResponse, status: str, line: str) -> list[bytes]:
+    body = f"{line}\n".encode()
+    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
+    start_response(status, headers)
+    return [body]
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """One thread a request, so that a slow reader of metrics does not fail a probe."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """Note a client that hung up or said nothing; the role is not touched by it."""
+        logger.debug("dropped a request of %s", client_address, exc_info=True)
+
+
+class _Handler(WSGIRequestHandler):
+    timeout: ClassVar[float] = SILENCE_LIMIT_S
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
+        """Leave requests out of the log: there is one every few seconds."""

@@ -1,0 +1,134 @@
+"""Rules of the roles' HTTP server: what it answers, to whom, and when."""
+
+import asyncio
+import ipaddress
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from headrace.streams import metrics
+from headrace.streams.errors import SettingsError
+from headrace.streams.http import NOT_LIVE, NOT_READY, HttpHandle, serve
+from headrace.streams.settings import Settings
+
+LIMIT_S = 10
+
+
+class Role:
+    """What a role tells about itself; a test changes it."""
+
+    def __init__(self) -> None:
+        self.live = True
+        self.ready = True
+
+    def is_live(self) -> bool:
+        return self.live
+
+    def is_ready(self) -> bool:
+        return self.ready
+
+
+@pytest.fixture
+def role() -> Role:
+    return Role()
+
+
+@pytest.fixture
+def handle(role: Role) -> Iterator[HttpHandle]:
+    with closing(serve("127.0.0.1", 0, is_live=role.is_live, is_ready=role.is_ready)) as running:
+        yield running
+
+
+def get(handle: HttpHandle, path: str) -> tuple[int, str]:
+    url = f"http://127.0.0.1:{handle.port}{path}"
+    try:
+        with urllib.request.urlopen(url, timeout=LIMIT_S) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.code, refusal.read().decode()
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+def test_a_well_role_answers_200(handle: HttpHandle, path: str) -> None:
+    assert get(handle, path) == (200, "ok\n")
+
+
+def test_a_role_that_is_not_ready_is_still_live(handle: HttpHandle, role: Role) -> None:
+    role.ready = False
+    assert get(handle, "/health/ready") == (503, f"{NOT_READY}\n")
+    assert get(handle, "/health/live")[0] == 200
+    role.ready = True
+    assert get(handle, "/health/ready")[0] == 200
+
+
+def test_a_role_that_is_not_live_says_so_in_one_line(handle: HttpHandle, role: Role) -> None:
+    role.live = False
+    assert get(handle, "/health/live") == (503, f"{NOT_LIVE}\n")
+    assert NOT_LIVE.count("\n") == NOT_READY.count("\n") == 0
+
+
+def test_a_check_that_fails_is_no_sign_of_health() -> None:
+    def broken() -> bool:
+        raise RuntimeError("the check itself broke")
+
+    with closing(serve("127.0.0.1", 0, is_live=broken, is_ready=broken)) as handle:
+        assert get(handle, "/health/live")[0] == 500
+
+
+def test_metrics_are_the_registry_now(handle: HttpHandle) -> None:
+    metrics.DEAD_LETTERS.labels("test_http").inc(3)
+    status, text = get(handle, "/metrics")
+    metrics.DEAD_LETTERS.remove("test_http")
+    assert status == 200
+    assert 'headrace_dead_letters_total{reason="test_http"} 3.0' in text
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/health/", "/metrics/", "/metrics/x", "/%2e%2e"])
+def test_nothing_else_is_served(handle: HttpHandle, path: str) -> None:
+    assert get(handle, path) == (404, "not found\n")
+
+
+def test_it_answers_while_the_event_loop_is_busy(handle: HttpHandle) -> None:
+    async def hold_the_loop_until_answered() -> tuple[int, str]:
+        return get(handle, "/health/live")  # no await: the loop can do nothing meanwhile
+
+    assert asyncio.run(hold_the_loop_until_answered())[0] == 200
+
+
+def test_a_silent_client_does_not_keep_others_waiting(handle: HttpHandle) -> None:
+    with socket.create_connection(("127.0.0.1", handle.port), timeout=LIMIT_S):
+        assert get(handle, "/health/live")[0] == 200
+
+
+def test_the_default_address_is_this_machine_only() -> None:
+    assert ipaddress.ip_address(Settings.model_fields["http_host"].default).is_loopback
+
+
+def test_it_listens_on_the_given_address_only(handle: HttpHandle) -> None:
+    # 127.0.0.2 is this machine too: a server on all addresses would answer there.
+    with pytest.raises(OSError, match=r".+"):
+        socket.create_connection(("127.0.0.2", handle.port), timeout=LIMIT_S).close()
+
+
+def test_a_taken_port_names_the_setting(handle: HttpHandle, role: Role) -> None:
+    with pytest.raises(SettingsError, match=rf"127\.0\.0\.1:{handle.port}: .+ adapt_port or learn"):
+        serve("127.0.0.1", handle.port, is_live=role.is_live, is_ready=role.is_ready)
+
+
+def test_an_address_of_another_machine_names_the_setting(role: Role) -> None:
+    # 192.0.2.0/24 is set aside for examples: no machine has such an address.
+    with pytest.raises(SettingsError, match="http_host"):
+        serve("192.0.2.1", 0, is_live=role.is_live, is_ready=role.is_ready)
+
+
+def test_closing_frees_the_port(role: Role) -> None:
+    first = serve("127.0.0.1", 0, is_live=role.is_live, is_ready=role.is_ready)
+    port = first.port
+    first.close()
+    assert not first.thread.is_alive()
+    serve("127.0.0.1", port, is_live=role.is_live, is_ready=role.is_ready).close()

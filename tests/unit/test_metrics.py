@@ -1,0 +1,75 @@
+"""Rules of the metrics: names, units, help texts, few labels, buckets around the targets."""
+
+import pytest
+from prometheus_client import Counter, Gauge, Histogram
+
+from headrace.streams import metrics
+
+AnyMetric = Counter | Gauge | Histogram
+
+DECLARED: dict[str, AnyMetric] = {
+    name: value for name, value in vars(metrics).items() if isinstance(value, AnyMetric)
+}
+BASE_UNITS = ("_seconds", "_bytes", "_ratio")
+FORBIDDEN_UNITS = ("_ms", "_milliseconds", "_kb", "_mb", "_percent", "_minutes")
+LABELS = {  # every label and why its values are few
+    "DEAD_LETTERS": ("reason",),  # a fixed set, see MalformedRecordError
+    "LAG": ("partition",),  # cleared when partitions move
+    "STAGE_SECONDS": ("stage",),
+    "HIT_RATIO": ("contender",),
+    "NDCG": ("contender",),
+}
+
+
+def family_name(metric: AnyMetric) -> str:
+    return next(iter(metric.describe())).name
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_names_begin_with_the_project_and_carry_no_odd_unit(name: str) -> None:
+    family = family_name(DECLARED[name])
+    assert family.startswith("headrace_")
+    assert not family.endswith(FORBIDDEN_UNITS)
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_help_is_a_sentence(name: str) -> None:
+    text = next(iter(DECLARED[name].describe())).documentation
+    assert text[0].isupper() or text[0].isdigit()
+    assert text.endswith(".")
+
+
+def test_only_counters_are_totals() -> None:
+    # prometheus_client keeps _total off the family's name and adds it to a counter's samples.
+    totals = [name for name, metric in DECLARED.items() if family_name(metric).endswith("_total")]
+    assert totals == []
+
+
+@pytest.mark.parametrize("name", [n for n, m in DECLARED.items() if isinstance(m, Histogram)])
+def test_histograms_of_time_are_in_seconds(name: str) -> None:
+    is_time = "SECONDS" in name
+    assert family_name(DECLARED[name]).endswith("_seconds") == is_time
+
+
+@pytest.mark.parametrize("name", [n for n, m in DECLARED.items() if n not in LABELS])
+def test_a_metric_without_labels_exists_from_the_start(name: str) -> None:
+    # An absent series cannot be told from a role that is down; with labels it cannot be avoided.
+    samples = next(iter(DECLARED[name].collect())).samples
+    assert {key for s in samples for key in s.labels} <= {"le"}
+    assert samples
+
+
+@pytest.mark.parametrize(("name", "labels"), LABELS.items())
+def test_labels_are_the_few_we_chose(name: str, labels: tuple[str, ...]) -> None:
+    values = ["test_metrics"] * len(labels)
+    DECLARED[name].labels(*values)
+    samples = next(iter(DECLARED[name].collect())).samples
+    DECLARED[name].remove(*values)
+    assert {key for s in samples for key in s.labels} - {"le"} == set(labels)
+
+
+@pytest.mark.parametrize("target_s", [0.05, 0.1, 1.0])
+def test_a_bucket_ends_at_each_target(target_s: float) -> None:
+    # A percentile is exact only at a bucket's edge: 50 ms adapting, 100 ms to the list, 1 s alert.
+    samples = next(iter(metrics.EVENT_TO_LIST_SECONDS.collect())).samples
+    assert target_s in {float(s.labels["le"]) for s in samples if "le" in s.labels}
