@@ -18,6 +18,7 @@ from headrace.streams.errors import BrokerUnreachableError, SettingsError
 HOST = "127.0.0.1"  # loopback only: the broker knows no passwords
 START_LIMIT_S = 20.0  # ready in 0.2 s; the rest is for a machine that is busy elsewhere
 STOP_LIMIT_S = 5.0
+PROBE_PAUSE_S = 0.02
 
 
 class EmbeddedBroker:
@@ -94,11 +95,12 @@ def wait_until_ready(bootstrap: str, child: Child, *, limit_s: float) -> None:
     deadline = time.monotonic() + limit_s
     while child.poll() is None and time.monotonic() < deadline:
         try:
-            with admin(bootstrap, connect_limit_s=1.0) as client:
+            with admin(bootstrap) as client:
                 client.list_topics()
         except BrokerUnreachableError:
-            continue
-        return
+            time.sleep(PROBE_PAUSE_S)
+        else:
+            return
     raise BrokerUnreachableError(f"the broker did not start at {bootstrap}: {child.log_tail()}")
 
 

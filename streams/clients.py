@@ -4,54 +4,77 @@ Reading never joins a group: partitions are assigned by hand and nothing is comm
 tool can look at a topic without disturbing a role.
 """
 
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.cluster import collect_hosts
+from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError
 
-from headrace.streams.errors import BrokerUnreachableError, StreamsError
+from headrace.streams.errors import BrokerUnreachableError, SettingsError, StreamsError
 
-CONNECT_LIMIT_S = (
-    5.0  # a broker that lives answers within milliseconds; the rest is for a slow start
-)
+CONNECT_LIMIT_S = 5.0  # a broker that lives answers within milliseconds
 SEND_LIMIT_S = 60.0  # a leader election takes up to about 15 s, and the producer retries through it
 POLL_WAIT_S = 0.2
 
 
-@contextmanager
-def _our_errors(bootstrap: str) -> Iterator[None]:
+def _require_listener(bootstrap: str) -> None:
+    """Fail at once when nothing listens at any of the addresses.
+
+    kafka-python would retry until its limit, and leaves a socket open for each attempt.
+    """
     try:
-        yield
+        hosts = collect_hosts(bootstrap)
+    except ValueError as exc:
+        raise SettingsError(f"bootstrap={bootstrap!r} is not HOST:PORT[,HOST:PORT...]") from exc
+    failure: OSError | None = None
+    for host, port, _ in hosts:
+        try:
+            socket.create_connection((host, port), CONNECT_LIMIT_S).close()
+        except OSError as exc:
+            failure = exc
+        else:
+            return
+    raise _unreachable(bootstrap) from failure
+
+
+def _unreachable(bootstrap: str) -> BrokerUnreachableError:
+    return BrokerUnreachableError(
+        f"no broker answers at {bootstrap}: start one with `headrace broker`,"
+        " or name another with --bootstrap HOST:PORT"
+    )
+
+
+@contextmanager
+def _client(kind: Any, bootstrap: str, **options: Any) -> Iterator[Any]:
+    """Yield a client of ``kind`` and close it; Kafka's errors become ours."""
+    _require_listener(bootstrap)
+    limit_ms = int(CONNECT_LIMIT_S * 1000)
+    try:
+        client = kind(bootstrap_servers=bootstrap, bootstrap_timeout_ms=limit_ms, **options)
     except KafkaTimeoutError as exc:
-        if "bootstrap" not in str(exc):
-            raise BrokerUnreachableError(
-                f"the broker at {bootstrap} stopped answering: {exc}"
-            ) from exc
-        raise BrokerUnreachableError(
-            f"no broker answers at {bootstrap}: start one with `headrace broker`,"
-            " or name another with --bootstrap HOST:PORT"
-        ) from exc
+        raise _unreachable(bootstrap) from exc
+    try:
+        yield client
+    except RetriableError as exc:
+        raise BrokerUnreachableError(f"the broker at {bootstrap} failed: {exc}") from exc
     except KafkaError as exc:
         raise StreamsError(f"the broker at {bootstrap} refused: {exc}") from exc
+    finally:
+        client.close()
 
 
 @contextmanager
-def admin(bootstrap: str, *, connect_limit_s: float = CONNECT_LIMIT_S) -> Iterator[Any]:
+def admin(bootstrap: str) -> Iterator[Any]:
     """Yield an admin client.
 
     Raises:
         BrokerUnreachableError: no broker answers within the limit.
     """
-    with _our_errors(bootstrap):
-        client = KafkaAdminClient(
-            bootstrap_servers=bootstrap, bootstrap_timeout_ms=int(connect_limit_s * 1000)
-        )
-        try:
-            yield client
-        finally:
-            client.close()
+    with _client(KafkaAdminClient, bootstrap) as client:
+        yield client
 
 
 @contextmanager
@@ -61,18 +84,14 @@ def producer(bootstrap: str, *, compression: str = "none") -> Iterator[Any]:
     Raises:
         BrokerUnreachableError: no broker answers within the limit.
     """
-    with _our_errors(bootstrap):
-        client = KafkaProducer(
-            bootstrap_servers=bootstrap,
-            bootstrap_timeout_ms=int(CONNECT_LIMIT_S * 1000),
-            delivery_timeout_ms=int(SEND_LIMIT_S * 1000),
-            compression_type=None if compression == "none" else compression,
-            linger_ms=5,
-        )
-        try:
-            yield client
-        finally:
-            client.close(timeout=SEND_LIMIT_S)
+    with _client(
+        KafkaProducer,
+        bootstrap,
+        delivery_timeout_ms=int(SEND_LIMIT_S * 1000),
+        compression_type=None if compression == "none" else compression,
+        linger_ms=5,
+    ) as client:
+        yield client
 
 
 class Reader:
@@ -129,13 +148,5 @@ def reader(bootstrap: str, topic: str) -> Iterator[Reader]:
         BrokerUnreachableError: no broker answers within the limit.
         StreamsError: the topic does not exist.
     """
-    with _our_errors(bootstrap):
-        consumer = KafkaConsumer(
-            bootstrap_servers=bootstrap,
-            bootstrap_timeout_ms=int(CONNECT_LIMIT_S * 1000),
-            enable_auto_commit=False,
-        )
-        try:
-            yield Reader(consumer, topic)
-        finally:
-            consumer.close()
+    with _client(KafkaConsumer, bootstrap, enable_auto_commit=False) as consumer:
+        yield Reader(consumer, topic)

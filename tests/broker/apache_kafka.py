@@ -1,0 +1,79 @@
+"""One node of Apache Kafka for the tests: jars from Maven, kept in .kafka/, no Docker."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from headrace.streams.broker import HOST, free_port, wait_until_ready
+from headrace.streams.child import Child
+from headrace.streams.errors import BrokerUnreachableError
+
+HERE = Path(__file__).parent / "kafka"
+CACHE = Path(__file__).parents[2] / ".kafka"
+DOWNLOAD_LIMIT_S = 240.0  # 43 MB once; 3 s from a warm Maven cache
+FORMAT_LIMIT_S = 60.0  # a JVM's start
+START_LIMIT_S = 90.0  # 3 s alone, seen to take 25 s on a loaded machine
+STOP_LIMIT_S = 20.0
+# Short runs do not repay the second compiler and a parallel collector: 3 s to start, not 6 s.
+JVM = ["-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+
+
+@contextmanager
+def apache_kafka(folder: Path) -> Iterator[tuple[str, Child]]:
+    """Yield the address and the process of a broker whose data live in ``folder``.
+
+    1. Get the jars. 2. Format the storage. 3. Start. 4. Wait for a metadata answer.
+    """
+    jars = f"{_jars()}/*"  # 1
+    port, controller_port = free_port(), free_port()
+    properties = folder / "server.properties"
+    properties.write_text(
+        (HERE / "server.properties")
+        .read_text()
+        .format(port=port, controller_port=controller_port, data=folder / "data")
+    )
+    storage_tool = ["java", "-cp", jars, "kafka.tools.StorageTool"]
+    cluster = _run([*storage_tool, "random-uuid"], FORMAT_LIMIT_S).split()[-1]
+    _run([*storage_tool, "format", "-t", cluster, "-c", str(properties)], FORMAT_LIMIT_S)  # 2
+    log4j = f"-Dlog4j2.configurationFile={HERE / 'log4j2.yaml'}"
+    child = Child(["java", *JVM, "-cp", jars, log4j, "kafka.Kafka", str(properties)])  # 3
+    try:
+        wait_until_ready(f"{HOST}:{port}", child, limit_s=START_LIMIT_S)  # 4
+        yield f"{HOST}:{port}", child
+    finally:
+        child.stop(limit_s=STOP_LIMIT_S)
+
+
+def _jars() -> Path:
+    """Return the folder of jars; it appears under its name only when it is complete."""
+    jars = CACHE / "libs"
+    if jars.exists():
+        return jars
+    partial = CACHE / f"libs.{os.getpid()}"
+    try:
+        copy = ["mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies"]
+        options = [f"-DoutputDirectory={partial}", "-DincludeScope=runtime"]
+        _run([*copy, *options], DOWNLOAD_LIMIT_S)
+        if not jars.exists():
+            partial.rename(jars)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return jars
+
+
+def _run(command: list[str], limit_s: float) -> str:
+    """Return what the command prints; a failure says what it printed."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=limit_s, check=True, cwd=HERE
+        )
+    except FileNotFoundError as exc:
+        raise BrokerUnreachableError(
+            f"{command[0]} is not installed: Kafka needs Java 17 and Maven"
+        ) from exc
+    except subprocess.CalledProcessError as exc:
+        raise BrokerUnreachableError(f"{command[:4]} failed: {exc.stdout}{exc.stderr}") from exc
+    return done.stdout

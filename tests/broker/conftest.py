@@ -1,0 +1,62 @@
+"""A real broker for every test in this folder: started here, never looked for, never skipped."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from apache_kafka import apache_kafka
+
+from headrace.streams.broker import EmbeddedBroker
+from headrace.streams.child import Child
+from headrace.streams.settings import Settings
+
+BROKER = pytest.StashKey[Child]()
+
+
+@pytest.fixture(scope="session")
+def bootstrap(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """Start the broker named by ``--broker`` and yield its address, host:port."""
+    with ExitStack() as stack:
+        if request.config.getoption("--broker") == "kafka":
+            folder = tmp_path_factory.mktemp("kafka")
+            address, child = stack.enter_context(apache_kafka(folder))
+        else:
+            broker = stack.enter_context(EmbeddedBroker())
+            address, child = broker.bootstrap, broker.child
+        request.config.stash[BROKER] = child
+        yield address
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """Return a prefix no other test has, so that tests share a broker and nothing else."""
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def settings(bootstrap: str, topic_prefix: str, tmp_path: Path) -> Settings:
+    """Return settings for this test alone."""
+    return Settings(
+        bootstrap=bootstrap,
+        topic_prefix=topic_prefix,
+        group=topic_prefix,
+        session_timeout_s=6,  # a fresh group waits for half of it on the embedded broker
+        data_dir=tmp_path / "data",
+        adapt_port=0,
+        learn_port=0,
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Show what the broker said last beside a failure."""
+    report = yield
+    child = item.config.stash.get(BROKER, None)
+    if call.excinfo is not None and child is not None:
+        state = "running" if child.poll() is None else f"ended with {child.poll()}"
+        report.sections.append((f"broker ({state})", child.log_tail()))
+    return report

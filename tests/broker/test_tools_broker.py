@@ -1,0 +1,60 @@
+"""The embedded broker's life: ready when entered, gone when left, whoever dies."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+
+from headrace.streams.broker import EmbeddedBroker
+from headrace.streams.clients import admin
+from headrace.streams.errors import BrokerUnreachableError, SettingsError
+
+LIMIT_S = 30
+
+HOLDER = """
+from headrace.streams.broker import EmbeddedBroker
+import sys
+with EmbeddedBroker() as broker:
+    print(broker.child.pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_broker_answers_when_entered_and_is_gone_when_left() -> None:
+    with EmbeddedBroker() as broker:
+        with admin(broker.bootstrap) as client:
+            assert client.list_topics() == []
+        assert "listening on" in broker.child.log_tail()
+    assert broker.child.poll() == 0
+
+
+def test_taken_port_is_an_error_that_names_it() -> None:
+    with EmbeddedBroker() as broker, pytest.raises(SettingsError, match=str(broker.port)):
+        EmbeddedBroker(broker.port).__enter__()
+
+
+def test_missing_binary_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALF_TANSU_BIN", "/nonexistent")
+    with pytest.raises(BrokerUnreachableError, match="run Apache Kafka"):
+        EmbeddedBroker().__enter__()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
+def test_broker_ends_with_a_parent_that_is_killed(ending: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        broker = os.pidfd_open(int(parent.stdout.readline()))
+        try:
+            parent.send_signal(ending)
+            # A pid descriptor becomes readable when its process has ended.
+            assert select.select([broker], [], [], LIMIT_S)[0] == [broker]
+        finally:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(broker, signal.SIGKILL)
+            os.close(broker)

@@ -1,0 +1,64 @@
+"""Topics on a real broker: what is created, what is accepted, what is refused."""
+
+import pytest
+from kafka.admin import ConfigResource
+
+from headrace.streams.broker import free_port
+from headrace.streams.clients import admin
+from headrace.streams.errors import BrokerUnreachableError, TopicMismatchError
+from headrace.streams.settings import Settings
+from headrace.streams.topics import create_topics, topics_of, users_changelog
+
+
+def test_topics_have_their_partitions_and_clean_up(settings: Settings) -> None:
+    created = create_topics(settings)
+    names = ["events", "items", "recommendations", "models", "deltas", "dead-letters"]
+    assert created == [*(settings.topic(name) for name in names), users_changelog(settings)]
+    with admin(settings.bootstrap) as client:
+        described = {t["name"]: len(t["partitions"]) for t in client.describe_topics(created)}
+        resources = [ConfigResource("TOPIC", name) for name in created]
+        configs = client.describe_configs(resources, config_filter="all")["topic"]
+    assert [described[name] for name in created] == [4, 1, 4, 1, 1, 4, 4]
+    compacted = [configs[name]["cleanup.policy"]["value"] == "compact" for name in created]
+    assert compacted == [False, True, True, True, False, False, True]
+    assert configs[settings.topic("deltas")]["retention.ms"]["value"] == "21600000"
+
+
+def test_creating_twice_changes_nothing(settings: Settings) -> None:
+    assert len(create_topics(settings)) == 7
+    assert create_topics(settings) == []
+
+
+def test_only_what_is_missing_is_created(settings: Settings) -> None:
+    create_topics(settings)
+    other_group = settings.model_copy(update={"group": f"{settings.group}-b"})
+    assert create_topics(other_group) == [users_changelog(other_group)]
+
+
+def test_other_partition_count_is_refused_with_both_numbers(settings: Settings) -> None:
+    create_topics(settings)
+    with pytest.raises(TopicMismatchError, match=r"events has 4 partitions, expected 8"):
+        create_topics(settings.model_copy(update={"partitions": 8}))
+
+
+def test_changelog_without_compaction_is_refused(settings: Settings) -> None:
+    changelog = users_changelog(settings)
+    with admin(settings.bootstrap) as client:
+        spec = {
+            "num_partitions": 4,
+            "replication_factor": 1,
+            "configs": {"cleanup.policy": "delete"},
+        }
+        client.create_topics({changelog: spec})
+        client.wait_for_topics([changelog])
+    with pytest.raises(TopicMismatchError, match=r"cleanup\.policy=delete, expected compact"):
+        create_topics(settings)
+    with admin(settings.bootstrap) as client:
+        present = set(client.list_topics())
+    assert present.isdisjoint({t.name for t in topics_of(settings)} - {changelog})
+
+
+def test_silence_at_the_address_is_named_with_the_cure(settings: Settings) -> None:
+    silent = settings.model_copy(update={"bootstrap": f"127.0.0.1:{free_port()}"})
+    with pytest.raises(BrokerUnreachableError, match=f"{silent.bootstrap}.*headrace broker"):
+        create_topics(silent)
