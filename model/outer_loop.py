@@ -96,6 +96,29 @@ class OuterLoop:
             self._parameters("encoder", "user_loop"), lr=self.config.encoder_lr, betas=(0.9, 0.98)
         )
 
+    def state(self) -> dict[str, Tensor]:
+        """Return the optimisers' moments and the task count, to go on from. The replay is not in
+        it: after a restart only what comes from then on is rehearsed."""
+        tensors = {"n_tasks": torch.tensor([self.n_tasks])}
+        for name, optimiser in self._optimisers().items():
+            for i, moments in optimiser.state_dict()["state"].items():
+                tensors |= {f"{name}.{i}.{key}": value for key, value in moments.items()}
+        return tensors
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from a state that ``state`` returned."""
+        self.n_tasks = int(tensors["n_tasks"][0])
+        for name, optimiser in self._optimisers().items():
+            state = optimiser.state_dict()
+            for key, value in tensors.items():
+                if key.startswith(name + "."):
+                    _, i, moment = key.split(".")
+                    state["state"].setdefault(int(i), {})[moment] = value
+            optimiser.load_state_dict(state)
+
+    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"scorer": self._scorer_optimiser, "encoder": self._encoder_optimiser}
+
     def choose_negatives(self, n_items: int) -> None:
         """Draw the inner loop's negatives anew: half by popularity, half evenly."""
         m = len(self.meta.negatives)
@@ -107,8 +130,8 @@ class OuterLoop:
         drawn = np.minimum(np.concatenate([popular, even]), self.meta.capacity - 1)
         self.meta.negatives.copy_(torch.from_numpy(drawn))
 
-    def learn(self, tasks: Tasks, *, n_items: int) -> float:
-        """Take one step on new tasks and ``replay_batches`` on rehearsed ones.
+    def learn(self, tasks: Tasks, *, n_items: int, rehearse: bool = True) -> float:
+        """Take one step on new tasks and, to ``rehearse``, ``replay_batches`` on kept ones.
 
         ``n_items`` is how many item indexes are in use. Returns the mean query loss in nats of the
         new tasks whose item was a candidate, NaN if there were none.
@@ -117,7 +140,7 @@ class OuterLoop:
         self.n_tasks += len(tasks)
         self._standardise()
         loss = self._step(tasks, n_items)
-        for _ in range(self.config.replay_batches):
+        for _ in range(self.config.replay_batches if rehearse else 0):
             self._step(self._replay.sample(len(tasks), self._random), n_items)
         return loss
 

@@ -150,3 +150,26 @@ def reader(bootstrap: str, topic: str) -> Iterator[Reader]:
     """
     with _client(KafkaConsumer, bootstrap, enable_auto_commit=False) as consumer:
         yield Reader(consumer, topic)
+
+
+@contextmanager
+def broadcast_consumer(bootstrap: str, topics: Sequence[str]) -> Iterator[Any]:
+    """Yield a groupless consumer at the beginning of partition 0 of each topic.
+
+    Raises:
+        BrokerUnreachableError: no broker answers within the limit.
+        StreamsError: a topic does not exist.
+    """
+    with _client(
+        KafkaConsumer,
+        bootstrap,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",  # for an offset that retention removed
+        fetch_max_wait_ms=100,  # a delta is waited for by every list after it
+    ) as consumer:
+        for topic in topics:
+            if not consumer.partitions_for_topic(topic):
+                raise StreamsError(f"topic {topic} does not exist: create it with `headrace topics`")
+        consumer.assign([TopicPartition(topic, 0) for topic in topics])
+        consumer.seek_to_beginning()
+        yield consumer

@@ -20,6 +20,7 @@ from headrace.streams.settings import Settings
 from headrace.streams.state import NOT_ENGAGED, UserState
 from headrace.streams.wire import Event
 
+MAX_CATALOGUE = 2_000_000  # items whose category is kept before they are admitted
 EVICT_SHARE = 0.05  # of a full vocabulary, at a version: evicting rewrites every neighbour row
 
 
@@ -64,7 +65,9 @@ class Learner:
         self.outer_loop = self.new_outer_loop()
         self.users: OrderedDict[str, UserState] = OrderedDict()  # least recent first
         self.n_events = 0
-        self._categories: dict[str, int] = {}
+        self.new_items: list[tuple[int, str]] = []  # admitted since the last delta
+        self._category_numbers: dict[str, int] = {}
+        self._category_of_item: dict[str, int] = {}
 
     def new_outer_loop(self) -> OuterLoop:
         """Return an outer loop over the recommender's meta-parameters."""
@@ -83,18 +86,27 @@ class Learner:
         """The item signals being counted."""
         return self.recommender.signals
 
-    def learn(self, events: Sequence[tuple[str, int, Event]]) -> Learned:
+    def learn(
+        self, events: Sequence[tuple[str, int, Event]], *, rehearse: bool = True
+    ) -> Learned:
         """Learn from (user key, offset, event) triples, new to the users' states and in order.
 
         1. Admit items. 2. Fold the events, keeping each history before. 3. Judge the tasks among
-        them. 4. Count all in the item signals. 5. Step the outer loop.
+        them. 4. Count all in the item signals. 5. Step the outer loop, with rehearsal or without.
         """
         self.admit([event for _, _, event in events])  # 1
         states, folded = self.fold(events)  # 2
         judged = judge(self.recommender, folded, states)  # 3
-        return self.absorb(folded, judged.tasks if judged else None)  # 4, 5
+        return self.absorb(folded, judged.tasks if judged else None, rehearse=rehearse)  # 4, 5
 
-    def absorb(self, folded: Folded, tasks: Tasks | None, *, is_counted: bool = False) -> Learned:
+    def absorb(
+        self,
+        folded: Folded,
+        tasks: Tasks | None,
+        *,
+        is_counted: bool = False,
+        rehearse: bool = True,
+    ) -> Learned:
         """Count folded events, unless they are, and step the outer loop on the tasks among them."""
         if not is_counted:
             self.count(folded, slice(None))
@@ -102,7 +114,7 @@ class Learner:
         self.n_events += len(folded.targets)
         if tasks is None:
             return Learned(len(folded.targets), 0, float("nan"))
-        loss = self.outer_loop.learn(tasks, n_items=len(self.vocabulary))
+        loss = self.outer_loop.learn(tasks, n_items=len(self.vocabulary), rehearse=rehearse)
         return Learned(len(folded.targets), len(tasks), loss)
 
     def count(self, folded: Folded, rows: slice) -> None:
@@ -116,13 +128,22 @@ class Learner:
 
     def admit(self, events: Sequence[Event]) -> None:
         """Give the events' items an index, while there is room, and room in the arrays."""
-        for event in events:
-            if event.action not in NOT_ENGAGED:
-                self.vocabulary.admit(event.item)
+        known = self.vocabulary.n_items
+        admitted = [
+            (self.vocabulary.admit(event.item), event.item)
+            for event in events
+            if event.action not in NOT_ENGAGED
+        ]
+        if self.vocabulary.n_items == known:
+            return
         n = len(self.vocabulary)
         self.signals.reserve(n)
         if n > self.recommender.meta.capacity:
             self.outer_loop.grow(self.signals.capacity)
+        for index, item in admitted:
+            if index >= 0:
+                self.new_items.append((index, item))
+                self._place_in_category(index, item)
 
     def fold(self, events: Sequence[tuple[str, int, Event]]) -> tuple[list[UserState], Folded]:
         """Apply events to the users' states that the learner keeps; return those states."""
@@ -142,11 +163,29 @@ class Learner:
         while len(self.users) > self.settings.learn_users:
             self.users.popitem(last=False)
 
-    def categorise(self, item: str, category: str) -> None:
-        """Note the finest category of an item that has an index."""
+    def categorise(self, item: str, categories: Sequence[str]) -> None:
+        """Note the finest of an item's categories, now or once the item is admitted."""
+        if not categories:
+            return
+        numbers = self._category_numbers
+        number = numbers.setdefault(categories[-1], len(numbers))
+        if item in self._category_of_item or len(self._category_of_item) < MAX_CATALOGUE:
+            self._category_of_item[item] = number
         index = self.vocabulary.index(item)
         if index >= 0:
-            number = self._categories.setdefault(category, len(self._categories))
+            self._place_in_category(index, item)
+
+    def categories(self) -> list[str]:
+        """Return the categories by number: what the numbers in the item signals mean."""
+        return list(self._category_numbers)
+
+    def restore_categories(self, categories: Sequence[str]) -> None:
+        """Give the categories their numbers back."""
+        self._category_numbers = {category: i for i, category in enumerate(categories)}
+
+    def _place_in_category(self, index: int, item: str) -> None:
+        number = self._category_of_item.get(item)
+        if number is not None:
             self.signals.arrays.category[index] = number
             self.signals.arrays.dirty_items[index] = True
 

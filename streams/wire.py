@@ -83,6 +83,8 @@ class Recommendation:
     model_version: int
     source: Source
     generated_ms: int
+    judged: Mapping[str, int] = field(default_factory=dict)
+    """Where the event's item had stood beforehand: contender to 1-based rank, if it was ranked."""
 
 
 def rec_id_of(user: str, source: Source) -> str:
@@ -161,6 +163,7 @@ def decode_recommendation(value: bytes | None) -> Recommendation:
             model_version=fields["model_version"],
             source=Source(**{k: fields["source"][k] for k in Source.__slots__}),
             generated_ms=fields["generated_ms"],
+            judged=fields.get("judged", {}),
         )
     except (KeyError, TypeError) as exc:
         raise MalformedRecordError("missing_field", f"not a recommendation: {exc}") from exc

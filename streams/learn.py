@@ -1,0 +1,213 @@
+"""The learn role: events in, deltas and model versions out. Single writer.
+
+    take -> decode -> wait for the compute thread -> learn        publish: deltas, versions
+
+An event is learned exactly once in effect: the state that is saved with a version names the
+offsets it belongs to, a restart goes on from there, and Kafka's committed offsets only follow, so
+that lag can be seen. Undecodable records are left to the adapt role, which sets them aside.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from faust.types.tuples import TP
+
+from headrace.streams import metrics
+from headrace.streams.batches import Receipt, RecordBatch
+from headrace.streams.errors import MalformedRecordError
+from headrace.streams.faust_app import IntakeApp, make_app
+from headrace.streams.follower import Follower
+from headrace.streams.guards import PauseGuard, Watchdog
+from headrace.streams.intake import IntakeOptions
+from headrace.streams.learner import Learned, Learner
+from headrace.streams.learner_state import Positions
+from headrace.streams.observe import observe_intake
+from headrace.streams.process import Readiness, Role, run_role
+from headrace.streams.publisher import Publisher, Send
+from headrace.streams.settings import Settings
+from headrace.streams.wire import Event, decode_event, decode_item
+
+logger = logging.getLogger(__name__)
+
+WAITING_CHUNKS = 4  # of micro_batch_events; then the intake waits
+GROUP_TAKEN = "another learn role is in this group: stop one of them, the role is a single writer"
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Decoded events of one batch, and where the batch ends."""
+
+    tp: TP
+    next_offset: int
+    receipt: Receipt
+    events: list[tuple[str, int, Event]] = field(default_factory=list)
+
+
+class Learning:
+    """The pipeline between the intake and the learner. All but ``_learn`` is on the event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        app: IntakeApp,
+        learner: Learner,
+        thread: Executor,
+        positions: Positions,
+    ) -> None:
+        self._settings = settings
+        self._app = app
+        self._learner = learner
+        self._thread = thread
+        self._chunks: asyncio.Queue[Chunk] = asyncio.Queue(WAITING_CHUNKS)
+        self._taken = dict(positions)  # offsets below are learned or waiting to be
+        self._positions = positions  # offsets below are learned; the compute thread's
+        self._unsaved: list[Receipt] = []
+
+    def position_of(self, tp: TP) -> int:
+        """Return where to read from, at every assignment: committed offsets do not count."""
+        return self._taken.get(tp.partition, 0)
+
+    async def take(self, batch: RecordBatch) -> None:
+        """Decode what is new of a batch and let it wait for the compute thread."""
+        partition = batch.tp.partition
+        first = self._taken.get(partition, 0)
+        records = [record for record in batch.records if record.offset >= first]
+        chunk = Chunk(batch.tp, batch.receipt.next_offset, batch.receipt)
+        for record in records:
+            try:
+                event = decode_event(record.value, key=record.key, record_time_ms=record.timestamp)
+            except MalformedRecordError:
+                continue  # the adapt role sets it aside
+            # A user's offsets count within a partition: one who is in two is learned as two.
+            chunk.events.append((f"{partition}/{event.user}", record.offset, event))
+        await self._chunks.put(chunk)
+        self._taken[partition] = max(first, batch.receipt.next_offset)
+
+    async def learn_forever(self) -> None:
+        """Learn from what waits, several batches at once when they are small."""
+        loop = asyncio.get_running_loop()
+        while True:
+            chunks = [await self._chunks.get()]
+            while not self._chunks.empty() and _size(chunks) < self._settings.micro_batch_events:
+                chunks.append(self._chunks.get_nowait())
+            # Falling behind: what is new matters more than what is rehearsed.
+            rehearse = not self._chunks.full()
+            learned = await loop.run_in_executor(self._thread, self._learn, chunks, rehearse)
+            self._unsaved += [chunk.receipt for chunk in chunks]
+            self._observe(learned)
+
+    def _learn(self, chunks: list[Chunk], rehearse: bool) -> Learned:
+        started_s = time.perf_counter()
+        events = [event for chunk in chunks for event in chunk.events]
+        learned = self._learner.learn(events, rehearse=rehearse)
+        for chunk in chunks:
+            self._positions[chunk.tp.partition] = chunk.next_offset
+        metrics.OUTER_LOOP_SECONDS.observe(time.perf_counter() - started_s)
+        return learned
+
+    def acknowledge(self, positions: Positions) -> None:
+        """Acknowledge the batches below offsets that are saved."""
+        still: list[Receipt] = []
+        for receipt in self._unsaved:
+            if receipt.next_offset <= positions.get(receipt.tp.partition, 0):
+                self._app.intake.acknowledge(receipt)
+            else:
+                still.append(receipt)
+        self._unsaved = still
+
+    def _observe(self, learned: Learned) -> None:
+        metrics.EVENTS.inc(learned.n_events)
+        metrics.TASKS.inc(learned.n_tasks)
+        metrics.REPLAY_TASKS.set(self._learner.outer_loop.n_replay)
+        metrics.ITEMS.set(self._learner.vocabulary.n_items)
+        if learned.n_tasks and learned.query_loss == learned.query_loss:  # not NaN
+            metrics.QUERY_LOSS.set(learned.query_loss)
+
+
+def _size(chunks: list[Chunk]) -> int:
+    return sum(len(chunk.events) for chunk in chunks)
+
+
+def run(settings: Settings, *, readiness: Readiness | None = None) -> None:
+    """Run the role until SIGTERM or SIGINT. The topics must exist.
+
+    A failure ends the process with a code of guards.py; start it again.
+    """
+    asyncio.run(_run(settings, readiness or Readiness()))
+
+
+async def _run(settings: Settings, readiness: Readiness) -> None:
+    options = IntakeOptions(
+        topics=frozenset({settings.topic("events")}), batch_records=settings.micro_batch_events
+    )
+    app = make_app(settings, "learn", options)
+    learner, positions = Learner(settings), Positions()
+    guard = PauseGuard(settings.pause_limit_s)
+    with ThreadPoolExecutor(1, thread_name_prefix="compute") as thread:
+        publisher = Publisher(settings, learner, thread, positions)
+        publisher.restore()
+        learning = Learning(settings, app, learner, thread, positions)
+        options.position_of = learning.position_of
+        app.take_batches(settings.topic("events"), learning.take)
+        readiness.is_model_ready = lambda: publisher.version > 0
+        follower = Follower(
+            settings.bootstrap, {settings.topic("items"): CatalogueReader(learner, thread)}
+        )
+        follower.start()
+
+        async def publish() -> None:
+            await app.serving.wait()
+            await publisher.publish_forever(_sender(app), guard, learning.acknowledge)
+
+        async def publish_last() -> None:
+            learning.acknowledge(await publisher.publish_version(_sender(app), guard))
+
+        await run_role(
+            Role(
+                app=app,
+                work=[learning.learn_forever(), publish()],
+                drain=publish_last,
+                update_gauges=lambda: _update_gauges(app, learner, settings),
+                guard=guard,
+                watchdog=Watchdog(settings.rebalance_limit_s),
+                readiness=readiness,
+            )
+        )
+        follower.close()
+
+
+def _sender(app: IntakeApp) -> Send:
+    async def send(topic: str, key: bytes | None, value: bytes) -> int:
+        sent: Awaitable[Any] = await app.producer.send(topic, key, value, 0, None, None)
+        return int((await sent).offset)
+
+    return send
+
+
+class CatalogueReader:
+    """Takes catalogue records over on the thread that owns the learner."""
+
+    def __init__(self, learner: Learner, thread: Executor) -> None:
+        self._learner = learner
+        self._thread = thread
+
+    def __call__(self, record: Any) -> None:
+        """Note the item's categories; a record that cannot be decoded is skipped and logged."""
+        try:
+            item = decode_item(record.value, key=record.key)
+        except MalformedRecordError as exc:
+            logger.warning("skipped catalogue record offset=%d: %s", record.offset, exc)
+            return
+        self._thread.submit(self._learner.categorise, item.item, item.categories)
+
+
+def _update_gauges(app: IntakeApp, learner: Learner, settings: Settings) -> None:
+    observe_intake(app.intake, n_users=len(learner.users))
+    owned = [tp for tp in app.intake.assignment() if tp.topic == settings.topic("events")]
+    if len(owned) < settings.partitions:
+        raise RuntimeError(GROUP_TAKEN)

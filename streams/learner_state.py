@@ -1,0 +1,67 @@
+"""The learn role's own half of a version: what it needs, beyond the model, to go on learning.
+
+With the offsets the state belongs to: an event is in the state exactly if it is below them.
+"""
+
+from collections import OrderedDict
+
+import msgpack
+import numpy as np
+import torch
+
+from headrace.streams.errors import CheckpointError
+from headrace.streams.learner import Learner
+from headrace.streams.publication import unpack_model
+from headrace.streams.state import UserState
+from headrace.streams.store import pack, unpack
+
+Positions = dict[int, int]  # partition to the offset of its first event not yet learned
+
+
+def pack_learner(learner: Learner, positions: Positions) -> bytes:
+    """Write the users' histories, the optimisers and the offsets."""
+    users = msgpack.packb([(key, state.encode()) for key, state in learner.users.items()])
+    arrays = {f"loop.{k}": t.cpu().numpy() for k, t in learner.outer_loop.state().items()}
+    arrays["users"] = np.frombuffer(users, np.uint8)
+    fields = {
+        "positions": {str(partition): offset for partition, offset in positions.items()},
+        "n_events": learner.n_events,
+        "categories": learner.categories(),
+    }
+    return pack(arrays, fields)
+
+
+def restore(learner: Learner, model_blob: bytes, learner_blob: bytes) -> Positions:
+    """Make a new learner go on from a version; return the offsets it belongs to.
+
+    Raises:
+        CheckpointError: the version is of another shape than the settings ask for, or damaged.
+    """
+    recommender, vocabulary = unpack_model(
+        model_blob, max_items=learner.settings.max_items, device=str(learner.recommender.device)
+    )
+    asked, found = learner.recommender.meta.config, recommender.meta.config
+    if asked != found:
+        raise CheckpointError(
+            f"the stored model is {found}, the settings ask for {asked}:"
+            " change the settings back, or start from an empty model store"
+        )
+    arrays, fields = unpack(learner_blob)
+    learner.recommender, learner.vocabulary = recommender, vocabulary
+    learner.outer_loop = learner.new_outer_loop()
+    try:
+        learner.outer_loop.load_state(
+            {
+                name.removeprefix("loop."): torch.from_numpy(np.array(array))
+                for name, array in arrays.items()
+                if name.startswith("loop.")
+            }
+        )
+        learner.users = OrderedDict(
+            (key, UserState.decode(state)) for key, state in msgpack.unpackb(arrays["users"])
+        )
+        learner.n_events = fields["n_events"]
+        learner.restore_categories(fields["categories"])
+        return {int(partition): offset for partition, offset in fields["positions"].items()}
+    except (KeyError, ValueError, TypeError) as exc:
+        raise CheckpointError(f"the learner's state does not fit: {exc}") from exc

@@ -1,0 +1,213 @@
+"""What the learn role publishes and adapt workers follow: versions and deltas.
+
+A *version* is a checkpoint in the store and an announcement on the models topic. A *delta* holds
+the item signals that changed and the small scoring network, as absolute values, on the deltas
+topic. An *epoch* is a stretch of deltas that fit each other: a worker applies only deltas of the
+epoch it loaded, and loads a version in full when its epoch is a new one.
+"""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import msgpack
+import numpy as np
+import torch
+
+from headrace.model.config import ModelConfig
+from headrace.model.recommender import MetaParameters, Recommender
+from headrace.model.signals import ItemSignals
+from headrace.model.vocabulary import Vocabulary
+from headrace.streams.errors import CheckpointError, MalformedRecordError
+from headrace.streams.store import Arrays, StoredFile, pack, unpack
+from headrace.streams.wire import SCHEMA_VERSION
+
+ANNOUNCEMENT_KEY = b"announced"  # one key: the compacted topic keeps the latest announcement
+FRAGMENT_BYTES = 500_000  # half the broker's default limit of a record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """A version to serve from now on. Rolling back is announcing an older one."""
+
+    version: int
+    epoch: int
+    model: StoredFile
+    learner: StoredFile
+    delta_offset: int  # deltas from here on come on top of the version
+    published_ms: int
+
+    def encode(self) -> bytes:
+        """Write the announcement."""
+        packed: bytes = msgpack.packb({"v": SCHEMA_VERSION} | asdict(self))
+        return packed
+
+    @classmethod
+    def decode(cls, value: bytes) -> "Announcement":
+        """Read an announcement.
+
+        Raises:
+            MalformedRecordError: it is none of ours.
+        """
+        try:
+            fields = msgpack.unpackb(value)
+            return cls(
+                version=fields["version"],
+                epoch=fields["epoch"],
+                model=StoredFile(**fields["model"]),
+                learner=StoredFile(**fields["learner"]),
+                delta_offset=fields["delta_offset"],
+                published_ms=fields["published_ms"],
+            )
+        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as exc:
+            raise MalformedRecordError("undecodable", f"not an announcement: {exc}") from exc
+
+
+# -------------------------------------------------------------------------------------- versions
+
+
+def pack_model(recommender: Recommender, vocabulary: Vocabulary) -> bytes:
+    """Write what serving needs: meta-parameters, item signals, vocabulary."""
+    n = len(vocabulary)
+    arrays = {f"signals.{k}": a for k, a in recommender.signals.snapshot(n).items()}
+    arrays |= _arrays_of(recommender.meta.state_dict(), "meta.")
+    config = recommender.meta.config.to_dict()
+    return pack(
+        arrays,
+        {"config": config, "ids": vocabulary.ids, "neighbours": recommender.signals.neighbours},
+    )
+
+
+def unpack_model(blob: bytes, *, max_items: int, device: str) -> tuple[Recommender, Vocabulary]:
+    """Read what serving needs.
+
+    Raises:
+        CheckpointError: the bytes are no such checkpoint, or do not fit together.
+    """
+    arrays, fields = unpack(blob)
+    try:
+        meta = MetaParameters(
+            ModelConfig(**fields["config"]), capacity=len(arrays["meta.encoder.bias"])
+        )
+        meta.load_state_dict(_tensors_of(arrays, "meta."))
+        signals = ItemSignals(fields["neighbours"])
+        signals.apply_delta(_under(arrays, "signals."))
+        vocabulary = Vocabulary(max_items, fields["ids"])
+        signals.reserve(len(vocabulary))
+        signals.refresh_popular(len(vocabulary))
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as exc:
+        raise CheckpointError(f"the checkpoint does not fit: {exc}") from exc
+    return Recommender(meta, signals, device=device), vocabulary
+
+
+# ---------------------------------------------------------------------------------------- deltas
+
+
+def pack_delta(recommender: Recommender, new_items: list[tuple[int, str]]) -> bytes:
+    """Write what changed since the last delta, and the small scoring network."""
+    arrays = {f"signals.{k}": a for k, a in recommender.signals.take_delta().items()}
+    arrays |= _arrays_of(recommender.meta.small_state(), "meta.")
+    return zlib.compress(pack(arrays, {"new_items": new_items}), 1)
+
+
+def apply_delta(blob: bytes, recommender: Recommender, vocabulary: Vocabulary) -> None:
+    """Take over a delta; applying it again changes nothing.
+
+    Raises:
+        CheckpointError: the bytes are no delta, or do not fit the model being served.
+    """
+    try:
+        arrays, fields = unpack(zlib.decompress(blob))
+        small = _tensors_of(arrays, "meta.")
+        recommender.meta.load_state_dict(small, strict=False)
+        for index, item in fields["new_items"]:
+            vocabulary.place(index, item)
+        recommender.signals.apply_delta(_under(arrays, "signals."))
+    except (zlib.error, KeyError, RuntimeError, IndexError, ValueError) as exc:
+        raise CheckpointError(f"a delta does not fit: {exc}") from exc
+    recommender.signals.reserve(len(vocabulary))
+    recommender.signals.refresh_popular(len(vocabulary))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fragment:
+    """A piece of a delta, small enough for a record."""
+
+    epoch: int
+    sequence: int
+    part: int
+    parts: int
+    published_ms: int
+    data: bytes
+
+    def encode(self) -> bytes:
+        """Write the fragment."""
+        packed: bytes = msgpack.packb({"v": SCHEMA_VERSION} | asdict(self))
+        return packed
+
+    @classmethod
+    def decode(cls, value: bytes) -> "Fragment":
+        """Read a fragment.
+
+        Raises:
+            MalformedRecordError: it is none of ours.
+        """
+        try:
+            fields = msgpack.unpackb(value)
+            return cls(**{name: fields[name] for name in cls.__slots__})
+        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as exc:
+            raise MalformedRecordError("undecodable", f"not a delta: {exc}") from exc
+
+
+def split(blob: bytes, *, epoch: int, sequence: int, published_ms: int) -> Iterator[Fragment]:
+    """Cut a delta into fragments."""
+    parts = max(1, -(-len(blob) // FRAGMENT_BYTES))
+    for part in range(parts):
+        piece = blob[part * FRAGMENT_BYTES : (part + 1) * FRAGMENT_BYTES]
+        yield Fragment(
+            epoch=epoch,
+            sequence=sequence,
+            part=part,
+            parts=parts,
+            published_ms=published_ms,
+            data=piece,
+        )
+
+
+class Assembler:
+    """Puts fragments back together; they come in order, from one writer at a time."""
+
+    def __init__(self) -> None:
+        self._pieces: list[Fragment] = []
+
+    def add(self, fragment: Fragment) -> bytes | None:
+        """Return the whole delta with its last fragment, None before."""
+        if fragment.part == 0:
+            self._pieces = []
+        if self._pieces and not self._follows(fragment):
+            self._pieces = []  # its beginning was read before we came, or its writer died
+            return None
+        if fragment.part != len(self._pieces):
+            return None
+        self._pieces.append(fragment)
+        if len(self._pieces) < fragment.parts:
+            return None
+        blob = b"".join(piece.data for piece in self._pieces)
+        self._pieces = []
+        return blob
+
+    def _follows(self, fragment: Fragment) -> bool:
+        first = self._pieces[0]
+        return (first.epoch, first.sequence) == (fragment.epoch, fragment.sequence)
+
+
+def _arrays_of(state: dict[str, torch.Tensor], prefix: str) -> Arrays:
+    return {prefix + name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
+
+
+def _tensors_of(arrays: Arrays, prefix: str) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.array(a)) for name, a in _under(arrays, prefix).items()}
+
+
+def _under(arrays: Arrays, prefix: str) -> Arrays:
+    return {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}

@@ -1,0 +1,224 @@
+"""Serving: the adapt role's engine. Judges, adapts and ranks with the version announced last.
+
+Two threads meet here: the compute thread in ``process``, and the follower that brings versions,
+deltas and catalogue records. The lock between them is held for one micro-batch or one delta, so a
+version is swapped between two micro-batches and intake never pauses.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from headrace.model.candidates import Histories
+from headrace.model.recommender import MISS, Recommender
+from headrace.model.signals import MEDIUM, Ints, Longs
+from headrace.model.vocabulary import Vocabulary
+from headrace.streams import metrics
+from headrace.streams.engine import UserResult, UserWork
+from headrace.streams.errors import CheckpointError
+from headrace.streams.lists import ListMaker
+from headrace.streams.prequential import Folded, Judged, adapted_ranks, fold, gradient_sums, judge
+from headrace.streams.publication import Announcement, apply_delta, unpack_model
+from headrace.streams.quality import Window
+from headrace.streams.settings import Settings
+from headrace.streams.state import UserState
+from headrace.streams.store import ModelStore
+from headrace.streams.wire import Item
+
+logger = logging.getLogger(__name__)
+
+CONTENDERS = ("adapted", "frozen", "popularity")
+N_POPULAR = 12  # the first ten, less the item the user had last, and one to spare
+
+
+class ClosedError(RuntimeError):
+    """The role is stopping; what was asked will be replayed."""
+
+
+@dataclass(slots=True)
+class Live:
+    """One version at work."""
+
+    version: int
+    epoch: int
+    recommender: Recommender
+    vocabulary: Vocabulary
+    popular: Ints = field(default_factory=lambda: np.zeros(0, np.int32))  # recent, best first
+
+    def refresh(self) -> None:
+        """Follow the item signals after they changed."""
+        n = len(self.vocabulary)
+        recent = self.recommender.signals.popularity_now(n)[:, MEDIUM]
+        k = min(N_POPULAR, n)
+        top = np.argpartition(-recent, k - 1)[:k] if k else np.zeros(0, np.int64)
+        self.popular = top[np.argsort(-recent[top], kind="stable")].astype(np.int32)
+        metrics.ITEMS.set(self.vocabulary.n_items)
+
+
+class Serving:
+    """Implements ``engine.Engine``."""
+
+    def __init__(
+        self, settings: Settings, *, device: str, now_ms: Callable[[], int] | None = None
+    ) -> None:
+        torch.set_num_threads(settings.threads)
+        self._settings = settings
+        self._device = device
+        self._now_ms = now_ms or (lambda: int(time.time() * 1000))
+        self._store = ModelStore(settings.store_url, keep=settings.versions_kept)
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._live: Live | None = None
+        self._is_closed = False
+        self._window = Window()
+        self._lists = ListMaker(settings)
+
+    # ---------------------------------------------------------------------------- the follower
+
+    def is_ready(self) -> bool:
+        """Return whether a version is at work."""
+        return self._live is not None
+
+    def serve(self, announcement: Announcement) -> bool:
+        """Load a version and swap it in; True if its item signals came with it.
+
+        A version that fails a check is refused, counted and logged; the one at work stays.
+        """
+        live = self._live
+        try:
+            blob = self._store.read(announcement.model)
+            recommender, vocabulary = unpack_model(
+                blob, max_items=self._settings.max_items, device=self._device
+            )
+        except CheckpointError as exc:
+            metrics.CHECKPOINTS_REFUSED.inc()
+            logger.error("refused model version %d: %s", announcement.version, exc)
+            return False
+        is_new_epoch = live is None or live.epoch != announcement.epoch
+        with self._changed:
+            if live is not None and not is_new_epoch:
+                # The signals at work are this version's own and have moved on since.
+                recommender = Recommender(
+                    recommender.meta, live.recommender.signals, device=self._device
+                )
+                vocabulary = live.vocabulary
+            self._live = Live(announcement.version, announcement.epoch, recommender, vocabulary)
+            self._live.refresh()
+            self._changed.notify_all()
+        metrics.MODEL_VERSION.set(announcement.version)
+        metrics.MODEL_PUBLISHED.set(announcement.published_ms / 1000)
+        logger.info(
+            "serving model version %d of epoch %d", announcement.version, announcement.epoch
+        )
+        return is_new_epoch
+
+    def apply(self, epoch: int, delta: bytes, *, published_ms: int) -> None:
+        """Apply a delta if it belongs to the epoch at work."""
+        with self._lock:
+            if self._live is None or self._live.epoch != epoch:
+                return
+            apply_delta(delta, self._live.recommender, self._live.vocabulary)
+            self._live.refresh()
+        metrics.DELTAS_APPLIED.inc()
+        metrics.DELTA_AGE.set(max(0, self._now_ms() - published_ms) / 1000)
+
+    def note_item(self, item: Item) -> None:
+        """Take over a catalogue record."""
+        with self._lock:
+            self._lists.note_item(item)
+
+    def close(self) -> None:
+        """Let go of a computation that waits for the first version."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    # ----------------------------------------------------------------------- the compute thread
+
+    def process(self, work: Sequence[UserWork]) -> list[UserResult]:
+        """Fold, judge, adapt and rank; waits for the first version: until then nothing is written.
+
+        1. Fold the events into the states. 2. Judge them by what would have been shown. 3. Adapt
+        and rank each user as they are now.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._live is not None or self._is_closed)
+            if self._live is None:
+                raise ClosedError("stopped before a model version came")
+            started_s = time.perf_counter()
+            live = self._live
+            states = [one.state for one in work]
+            events = [
+                (owner, offset, event)
+                for owner, one in enumerate(work)
+                for offset, event in one.events
+            ]
+            folded = fold(
+                states, events, live.vocabulary, history_length=self._settings.history_length
+            )  # 1
+            judged = self._judge(live, folded, states)  # 2
+            results = self._rank(live, work, folded.after, judged)  # 3
+            metrics.ADAPT_SECONDS.observe(time.perf_counter() - started_s)
+        for _, _, event in events:
+            if event.rec_id is not None:
+                metrics.SERVED_HITS.inc()
+        return results
+
+    def _judge(
+        self, live: Live, folded: Folded, states: Sequence[UserState]
+    ) -> list[dict[str, int]]:
+        """Judge the events; return each user's last judgement, for the list that answers it."""
+        by_user: list[dict[str, int]] = [{} for _ in states]
+        judged = judge(live.recommender, folded, states)
+        if judged is None:
+            return by_user
+        ranks = {
+            "adapted": adapted_ranks(live.recommender, judged),
+            "frozen": judged.judgement.ranks,
+            "popularity": _popularity_ranks(live.popular, judged),
+        }
+        self._window.add(ranks)
+        self._window.publish(CONTENDERS)
+        for row, owner in enumerate(folded.owners[folded.is_task]):
+            by_user[owner] = {name: int(r[row]) for name, r in ranks.items() if r[row] < MISS}
+        return by_user
+
+    def _rank(
+        self,
+        live: Live,
+        work: Sequence[UserWork],
+        after: Histories,
+        judged: Sequence[Mapping[str, int]],
+    ) -> list[UserResult]:
+        states = [one.state for one in work]
+        with torch.no_grad():
+            prepared = live.recommender.prepare(after)
+            fast = live.recommender.adapt(prepared, gradient_sums(live.recommender, states))
+            scores = live.recommender.score(prepared, fast)
+        ranked = self._lists.rank(live.recommender, live.vocabulary, prepared, fast, scores, states)
+        now_ms = self._now_ms()
+        return [
+            UserResult(
+                one.state,
+                self._lists.recommendation(one, chosen, live.version, now_ms, judgement),
+            )
+            for one, chosen, judgement in zip(work, ranked, judged, strict=True)
+        ]
+
+
+def _popularity_ranks(popular: Ints, judged: Judged) -> Longs:
+    """Return where each task's item stood among the recently popular, less the user's last item."""
+    tasks = judged.tasks
+    ranks = np.full(len(tasks), MISS, np.int64)
+    for row, (target, last) in enumerate(
+        zip(tasks.targets, tasks.histories.items[:, 0], strict=True)
+    ):
+        place = np.flatnonzero(popular[popular != last] == target)
+        if target >= 0 and len(place):
+            ranks[row] = place[0] + 1
+    return ranks

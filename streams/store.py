@@ -1,0 +1,103 @@
+"""Model store: the one place where weights touch the disk.
+
+A version is two safetensors files in a folder or under any fsspec URL: ``model`` for everybody who
+serves, ``learner`` for the learn role to go on from. Safetensors cannot carry code. A file is
+written under a passing name and then moved, and is trusted only if its checksum is the announced
+one.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from headrace.streams.errors import CheckpointError
+
+Arrays = dict[str, npt.NDArray[Any]]
+_JSON = "__json__"  # safetensors' own metadata cannot be read back from bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file of the store and what its bytes must be."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, for an announcement."""
+        return asdict(self)
+
+
+def pack(arrays: Mapping[str, npt.NDArray[Any]], fields: Mapping[str, Any]) -> bytes:
+    """Write arrays and plain fields as one safetensors blob."""
+    # reshape: ascontiguousarray makes a scalar one-dimensional
+    whole = {k: np.ascontiguousarray(a).reshape(a.shape) for k, a in arrays.items()}
+    whole[_JSON] = np.frombuffer(json.dumps(fields).encode(), np.uint8)
+    blob: bytes = save(whole)
+    return blob
+
+
+def unpack(blob: bytes) -> tuple[Arrays, dict[str, Any]]:
+    """Read a blob back.
+
+    Raises:
+        CheckpointError: the bytes are not such a blob.
+    """
+    try:
+        arrays: Arrays = load(blob)
+        fields = json.loads(arrays.pop(_JSON).tobytes())
+    except (SafetensorError, KeyError, ValueError) as exc:
+        raise CheckpointError(f"not a checkpoint of ours: {exc}") from exc
+    return arrays, fields
+
+
+class ModelStore:
+    """Versions in a folder or an object store."""
+
+    def __init__(self, url: str, *, keep: int) -> None:
+        self._files, self._root = fsspec.url_to_fs(url)
+        self._keep = keep
+
+    def write(self, version: int, kind: str, blob: bytes) -> StoredFile:
+        """Write one file of a version; it is whole, or it is not there."""
+        name = f"v{version:08d}.{kind}.safetensors"
+        self._files.makedirs(self._root, exist_ok=True)
+        self._files.pipe_file(f"{self._root}/{name}.part", blob)
+        self._files.mv(f"{self._root}/{name}.part", f"{self._root}/{name}")
+        return StoredFile(name, hashlib.sha256(blob).hexdigest(), len(blob))
+
+    def read(self, file: StoredFile) -> bytes:
+        """Read a file of the store.
+
+        Raises:
+            CheckpointError: it is not there, or its bytes are not the announced ones.
+        """
+        try:
+            blob: bytes = self._files.cat_file(f"{self._root}/{file.name}")
+        except OSError as exc:
+            raise CheckpointError(f"{file.name} cannot be read from {self._root}: {exc}") from exc
+        digest = hashlib.sha256(blob).hexdigest()
+        if digest != file.sha256:
+            raise CheckpointError(f"{file.name}: checksum {digest[:12]} is not {file.sha256[:12]}")
+        return blob
+
+    def prune(self) -> None:
+        """Remove versions beyond the newest ones that are kept."""
+        names = sorted(
+            path.rsplit("/", 1)[-1]
+            for path in self._files.ls(self._root, detail=False)
+            if path.endswith(".safetensors")
+        )
+        versions = sorted({name.split(".")[0] for name in names})
+        for name in names:
+            if name.split(".")[0] in versions[: -self._keep]:
+                self._files.rm_file(f"{self._root}/{name}")
