@@ -1,0 +1,62 @@
+"""Workers that are stopped, killed and paused lose nothing, double nothing, write nothing stale."""
+
+from pathlib import Path
+
+from harness import Fleet, Watcher, deploy, java_publisher
+
+from headrace.streams.guards import EXIT_PAUSED
+from headrace.streams.settings import Settings
+
+USERS = [f"user-{number}" for number in range(40)]
+
+
+def test_restarts_and_kills_mid_stream_lose_and_double_nothing(
+    settings: Settings, tmp_path: Path
+) -> None:
+    settings = deploy(settings, micro_batch_events=64)
+    with (
+        Watcher(settings) as watcher,
+        java_publisher(settings, USERS) as publisher,
+        Fleet(settings, tmp_path) as fleet,
+    ):
+        first, second = fleet.start(), fleet.start()
+        with publisher.steadily(per_second=400):
+            watcher.until_answered(publisher.n_sent + 200)
+            first.kill()
+            first = fleet.start()
+            watcher.until_answered(publisher.n_sent + 200)
+            assert second.stop() == 0
+            second = fleet.start()
+            watcher.until_answered(publisher.n_sent + 200)
+            first.kill()
+            second.kill()
+            first = fleet.start()
+            watcher.until_answered(publisher.n_sent + 200)
+        watcher.until_answered(publisher.n_sent)
+        assert first.stop() == 0
+        watcher.assert_nothing_lost_or_doubled()
+        watcher.assert_no_state_went_back()
+        watcher.assert_partitions_are_committed()
+
+
+def test_a_worker_paused_past_its_session_writes_nothing_stale(
+    settings: Settings, tmp_path: Path
+) -> None:
+    settings = deploy(settings, micro_batch_events=64)
+    with (
+        Watcher(settings) as watcher,
+        java_publisher(settings, USERS) as publisher,
+        Fleet(settings, tmp_path) as fleet,
+    ):
+        paused = fleet.start(compute_s=0.02)
+        with publisher.steadily(per_second=400):
+            watcher.until(lambda: len(watcher.lists) > 100, "the first worker at work")
+            fleet.start()
+            paused.pause()
+            watcher.until_answered(publisher.n_sent + 200)
+            paused.resume()
+            assert paused.wait() == EXIT_PAUSED
+            watcher.until_answered(publisher.n_sent + 200)
+        watcher.until_answered(publisher.n_sent)
+        watcher.assert_nothing_lost_or_doubled()
+        watcher.assert_no_state_went_back()
