@@ -1,0 +1,311 @@
+"""IntakeConsumer: what is delivered, where reading starts, and what may be committed."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from faust.types.tuples import TP
+
+from headrace.streams.batches import BatchMessage
+from headrace.streams.faust_app import make_app
+from headrace.streams.intake import IntakeConsumer, IntakeOptions
+from headrace.streams.settings import Settings
+
+EVENTS = "headrace.events"
+P0, P1 = TP(EVENTS, 0), TP(EVENTS, 1)
+CHANGELOG = TP("headrace-adapt-users-changelog", 0)
+
+
+@dataclass(slots=True)
+class Record:
+    """The fields of aiokafka's ConsumerRecord that the intake looks at."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int = 1_000
+    timestamp_type: int = 0
+    headers: tuple[()] = ()
+    key: bytes = b"ann"
+    value: bytes = b"{}"
+    checksum: None = None
+    serialized_key_size: int = 3
+    serialized_value_size: int = 2
+
+
+def records(tp: TP, *offsets: int) -> list[Record]:
+    return [Record(tp.topic, tp.partition, offset) for offset in offsets]
+
+
+@dataclass
+class FakeKafka:
+    """Stands for aiokafka's consumer: positions, commits and end offsets, no broker."""
+
+    commits: dict[TP, int] = field(default_factory=dict)
+    positions: dict[TP, int] = field(default_factory=dict)
+    fetched_ends: dict[TP, int] = field(default_factory=dict)
+
+    async def committed(self, tp: TopicPartition) -> int | None:
+        return self.commits.get(TP(*tp))
+
+    async def position(self, tp: TopicPartition) -> int:
+        return self.positions[TP(*tp)]
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        self.positions[TP(*tp)] = offset
+
+    async def seek_to_beginning(self, tp: TopicPartition) -> None:
+        self.positions[TP(*tp)] = 0
+
+    def highwater(self, tp: TopicPartition) -> int | None:
+        return self.fetched_ends.get(TP(*tp))
+
+
+@dataclass
+class FakeThread:
+    """Stands for the consumer thread; ``fetches`` are what the next fetches return."""
+
+    kafka: FakeKafka
+    assigned: set[TP]
+    fetches: list[Mapping[TP, Sequence[Record]]] = field(default_factory=list)
+    while_fetching: Callable[[], None] = lambda: None
+    listed_ends: dict[TP, int] = field(default_factory=dict)
+    committed: dict[TP, int] = field(default_factory=dict)
+
+    def assignment(self) -> set[TP]:
+        return self.assigned
+
+    def _ensure_consumer(self) -> FakeKafka:
+        return self.kafka
+
+    async def call_thread(self, fun: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        return await fun(*args)
+
+    async def getmany(self, active: set[TP] | None, timeout: float) -> Mapping[TP, Any]:  # noqa: ARG002
+        self.while_fetching()
+        return self.fetches.pop(0)
+
+    async def highwaters(self, *tps: TP) -> dict[TP, int]:
+        return {tp: self.listed_ends[tp] for tp in tps}
+
+
+@dataclass
+class Rig:
+    """A consumer on a fake thread."""
+
+    consumer: IntakeConsumer
+    thread: FakeThread
+    kafka: FakeKafka
+
+    async def poll(self, fetched: Mapping[TP, Sequence[Record]]) -> list[Any]:
+        """Return what one fetch delivers."""
+        self.kafka.positions |= {tp: batch[-1].offset + 1 for tp, batch in fetched.items()}
+        self.thread.fetches.append(fetched)
+        return [message async for _, message in self.consumer.getmany(timeout=1.0)]
+
+    def to_commit(self) -> dict[TP, int]:
+        """Return what stock Faust's commit would commit now."""
+        pending = self.consumer._filter_tps_with_pending_acks()
+        offsets: dict[TP, int] = self.consumer._filter_committable_offsets(pending)
+        return offsets
+
+
+def with_rig(
+    folder: Path,
+    check: Callable[[Rig], Awaitable[None]],
+    *,
+    commits: dict[TP, int] | None = None,
+    position_of: Callable[[TP], int | None] = lambda _: None,
+) -> None:
+    """Run ``check`` with two event partitions and a changelog, two records a batch."""
+
+    async def run() -> None:
+        options = IntakeOptions(
+            topics=frozenset({EVENTS}), batch_records=2, position_of=position_of
+        )
+        app = make_app(Settings(data_dir=folder), "adapt", options)
+        consumer = app.intake
+        consumer._thread.thread_loop.close()  # made at once, and never started here
+        kafka = FakeKafka(commits=commits or {})
+        thread = FakeThread(kafka, {P0, P1, CHANGELOG})
+        consumer._thread = thread
+        consumer._set_active_tps(thread.assigned)
+        await check(Rig(consumer, thread, kafka))
+
+    asyncio.run(run())
+
+
+def offsets_of(messages: list[Any]) -> list[tuple[int, list[int]]]:
+    return [(m.partition, [r.offset for r in m.batch.records]) for m in messages]
+
+
+def test_batches_hold_at_most_n_records_of_one_partition_and_take_turns(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        await rig.consumer.perform_seek()
+        messages = await rig.poll({P0: records(P0, 0, 1, 2, 3, 4), P1: records(P1, 0)})
+        assert offsets_of(messages) == [(0, [0, 1]), (1, [0]), (0, [2, 3]), (0, [4])]
+        sequences = [m.batch.receipt.sequence for m in messages if m.partition == 0]
+        assert sequences == [0, 1, 2]
+
+    with_rig(tmp_path, check)
+
+
+def test_other_topics_are_delivered_record_by_record(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        messages = await rig.poll({CHANGELOG: records(CHANGELOG, 4, 5)})
+        assert [(type(m) is BatchMessage, m.offset) for m in messages] == [(False, 4), (False, 5)]
+
+    with_rig(tmp_path, check)
+
+
+def test_commit_never_passes_an_unfinished_batch(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        await rig.consumer.perform_seek()
+        messages = await rig.poll({P0: records(P0, 5, 6, 7, 8, 9, 10)})
+        first, second, third = (m.batch.receipt for m in messages)
+        rig.consumer.acknowledge(second)
+        assert rig.to_commit() == {}  # stock Faust would commit 9 here, past the first batch
+        rig.consumer.acknowledge(first)
+        assert rig.to_commit() == {P0: 9}
+        assert rig.to_commit() == {}
+        rig.consumer.acknowledge(third)
+        assert rig.to_commit() == {P0: 11}
+
+    for committed in ({}, {P0: 0}, {P0: 5}):
+        with_rig(tmp_path, check, commits=committed)
+
+
+def test_an_acknowledgement_from_before_a_seek_commits_nothing(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        await rig.consumer.perform_seek()
+        (before,) = await rig.poll({P0: records(P0, 0, 1)})
+        await rig.consumer.perform_seek()
+        assert not rig.consumer.is_current(before.batch.receipt)
+        (after,) = await rig.poll({P0: records(P0, 0)})
+        rig.consumer.acknowledge(before.batch.receipt)
+        assert rig.to_commit() == {}
+        rig.consumer.acknowledge(after.batch.receipt)
+        assert rig.to_commit() == {P0: 1}
+
+    with_rig(tmp_path, check)
+
+
+@pytest.mark.parametrize(("committed", "start"), [(None, 0), (0, 0), (7, 7)])
+def test_reading_starts_at_the_commit_or_at_the_beginning(
+    tmp_path: Path, committed: int | None, start: int
+) -> None:
+    async def check(rig: Rig) -> None:
+        rig.kafka.positions = {P0: 150, P1: 150}  # fetched, then dropped by a rebalance
+        await rig.consumer.perform_seek()
+        assert rig.kafka.positions == {P0: start, P1: 0}
+
+    with_rig(tmp_path, check, commits={} if committed is None else {P0: committed})
+
+
+def test_a_position_given_by_the_role_overrides_the_commit(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        await rig.consumer.perform_seek()
+        assert rig.kafka.positions == {P0: 3, P1: 9}
+
+    given = {P0: 3, P1: None}
+    with_rig(tmp_path, check, commits={P0: 7, P1: 9}, position_of=given.__getitem__)
+
+
+def test_records_of_a_partition_without_a_position_are_read_again(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        assert await rig.poll({P0: records(P0, 40, 41)}) == []
+        assert rig.kafka.positions[P0] == 7
+        assert len(await rig.poll({P0: records(P0, 7, 8)})) == 1
+
+    with_rig(tmp_path, check, commits={P0: 7})
+
+
+def test_records_fetched_across_a_seek_are_not_of_the_new_epoch(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        await rig.consumer.perform_seek()
+
+        def seek_meanwhile() -> None:
+            rig.consumer._open_epoch()
+            rig.consumer._positioned = {P0, P1}
+
+        rig.thread.while_fetching = seek_meanwhile
+        assert await rig.poll({P0: records(P0, 2, 3)}) == []
+        assert rig.kafka.positions[P0] == 2
+
+    with_rig(tmp_path, check)
+
+
+def test_changelog_records_that_are_not_delivered_are_read_again(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        rig.thread.while_fetching = rig.consumer.stop_flow  # a rebalance begins
+        assert await rig.poll({CHANGELOG: records(CHANGELOG, 50, 51)}) == []
+        assert rig.kafka.positions[CHANGELOG] == 50
+
+    with_rig(tmp_path, check)
+
+
+def test_a_position_that_recovery_has_set_further_back_stays(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        def recovery_seeks_meanwhile() -> None:
+            rig.consumer.stop_flow()
+            rig.kafka.positions[CHANGELOG] = 10
+
+        rig.thread.while_fetching = recovery_seeks_meanwhile
+        assert await rig.poll({CHANGELOG: records(CHANGELOG, 50, 51)}) == []
+        assert rig.kafka.positions[CHANGELOG] == 10
+
+    with_rig(tmp_path, check)
+
+
+def test_recovery_reads_to_the_later_of_two_end_offsets(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        # A batch of 10 at offset 0: ListOffsets of the embedded broker says 1, a fetch says 10.
+        rig.thread.listed_ends = {CHANGELOG: 1}
+        rig.kafka.fetched_ends = {CHANGELOG: 10}
+        assert await rig.consumer.highwaters(CHANGELOG) == {CHANGELOG: 10}
+        rig.thread.listed_ends = {CHANGELOG: 12}  # written since the fetch
+        assert await rig.consumer.highwaters(CHANGELOG) == {CHANGELOG: 12}
+        rig.thread.listed_ends, rig.kafka.fetched_ends = {CHANGELOG: 0}, {}
+        assert await rig.consumer.highwaters(CHANGELOG) == {CHANGELOG: 0}
+
+    with_rig(tmp_path, check)
+
+
+def test_partitions_are_given_up_after_the_running_write_and_its_commit(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        await rig.consumer.perform_seek()
+        (message,) = await rig.poll({P0: records(P0, 0, 1)})
+        receipt, order = message.batch.receipt, []
+
+        async def settle() -> None:
+            assert not rig.consumer.is_current(receipt)  # no other write may begin ...
+            rig.consumer.acknowledge(receipt)  # ... and the running one ends
+            order.append("settled")
+
+        async def commit(offsets: Mapping[TP, int]) -> bool:
+            order.append(f"committed {dict(offsets)[P0]}")
+            return True
+
+        async def revoked(_: set[TP]) -> None:
+            order.append("given up")
+
+        rig.consumer.options.settle = settle
+        rig.consumer._commit_offsets = lambda offsets, **_: commit(offsets)
+        rig.consumer._on_partitions_revoked = revoked
+        await rig.consumer.on_partitions_revoked({P0})
+        assert order == ["settled", "committed 2", "given up"]
+
+    with_rig(tmp_path, check)
+
+
+def test_lag_is_end_offset_less_committed_offset(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        await rig.consumer.perform_seek()
+        rig.thread.highwater = {P0: 10, P1: None}.__getitem__
+        assert rig.consumer.lag() == {0: 3}
+
+    with_rig(tmp_path, check, commits={P0: 7})
