@@ -1,0 +1,151 @@
+"""Events and items from files of any of the known formats.
+
+Events come back as a table (user, item, action, time_ms) in event-time order, items as the wire's
+``Item``. A file that does not fit is refused as a whole, with the columns or the row to fix:
+better before the first record is published than after.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from headrace.streams.errors import InputFileError
+from headrace.streams.purchases import completejourney
+from headrace.streams.tables import collect, names_of, require, scan
+from headrace.streams.wire import MAX_ID_BYTES, MAX_TIME_MS, Item
+
+__all__ = ["completejourney", "read_events", "read_items"]
+
+ALIASES = {"event": "action", "timestamp": "time_ms"}  # as files in the field name them
+CATEGORY_COLUMNS = ("department", "category", "type")  # from the widest to the finest
+MS_FROM = 1e11  # as seconds this is the year 5138, as milliseconds March 1973: seconds lie below
+MAX_ACTION_LETTERS = 64
+
+
+# ---------------------------------------------------------------------------------------- events
+
+
+def read_events(path: str | Path, *, now_ms: int | None = None) -> pl.DataFrame:
+    """Read interactions: columns user, item, event (or action), timestamp (or time_ms).
+
+    A timestamp is in Unix seconds or milliseconds, or ISO text (UTC where it names no zone);
+    ``time_ms`` is in milliseconds. With ``now_ms``, as for events typed by hand, a missing time
+    means now and a missing action means click. ``-`` reads standard input, as JSON lines or TSV.
+
+    Raises:
+        InputFileError: a column is missing, or a row has no usable value in one.
+    """
+    frame = scan(path)
+    names = names_of(frame, path)
+    is_ms = "time_ms" in names
+    columns = {ALIASES.get(name, name): name for name in names if ALIASES.get(name) not in names}
+    expected = {"user": "user", "item": "item", "action": "event", "time_ms": "timestamp"}
+    stand_ins = {} if now_ms is None else {"action": pl.lit(None), "time_ms": pl.lit(None)}
+    require(
+        [
+            shown
+            for name, shown in expected.items()
+            if name not in columns.keys() | stand_ins.keys()
+        ],
+        names,
+        path,
+    )
+    given = {name: pl.col(columns[name]) for name in expected if name in columns}
+    table = collect(frame.select(**(stand_ins | given)).select(list(expected)), path)
+    times = _times_ms(table["time_ms"], is_ms=is_ms)
+    if now_ms is not None:
+        times = times.zip_with(table["time_ms"].is_not_null(), pl.Series([now_ms]))
+        table = table.with_columns(pl.col("action").fill_null("click"))
+    table = table.select(pl.col("user", "item", "action").cast(pl.String), times.alias("time_ms"))
+    _refuse_bad_rows(table, path)
+    return table.sort("time_ms", maintain_order=True)
+
+
+def _times_ms(times: pl.Series, *, is_ms: bool) -> pl.Series:
+    """Return milliseconds; null where there is no time to be made out."""
+    if times.dtype.is_temporal():
+        return times.cast(pl.Datetime("ms")).cast(pl.Int64)
+    numbers = times.cast(pl.Float64, strict=False)
+    if not is_ms:
+        numbers = numbers.to_frame("t").select(
+            pl.when(pl.col("t").abs() < MS_FROM).then(pl.col("t") * 1000).otherwise(pl.col("t"))
+        )["t"]
+    whole = numbers.round().cast(pl.Int64, strict=False)
+    if times.dtype != pl.String:
+        return whole
+    return whole.zip_with(whole.is_not_null(), times.map_elements(_iso_ms, return_dtype=pl.Int64))
+
+
+def _iso_ms(text: str) -> int | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return round(moment.timestamp() * 1000)
+
+
+def _refuse_bad_rows(table: pl.DataFrame, path: str | Path) -> None:
+    ids = pl.col("user", "item").str.len_bytes().is_between(1, MAX_ID_BYTES)
+    is_good = pl.all_horizontal(
+        ids.fill_null(value=False),
+        pl.col("action").str.len_chars().is_between(1, MAX_ACTION_LETTERS).fill_null(value=False),
+        pl.col("time_ms").is_between(0, MAX_TIME_MS).fill_null(value=False),
+    )
+    bad = table.with_row_index("row", offset=1).filter(~is_good)
+    if len(bad):
+        raise InputFileError(
+            f"{path}: {len(bad)} of {len(table)} rows lack a usable user, item, event or timestamp;"
+            f" the first is row {bad['row'][0]}, read as {bad.drop('row').row(0, named=True)}"
+        )
+
+
+# ----------------------------------------------------------------------------------------- items
+
+
+def read_items(path: str | Path) -> list[Item]:
+    """Read a catalogue: column item; optional title, price, text, and categories.
+
+    Categories are a list, text separated by ``|``, or the columns department, category and type.
+
+    Raises:
+        InputFileError: the column is missing, or a row has no usable value in it.
+    """
+    frame = scan(path)
+    names = names_of(frame, path)
+    require([] if "item" in names else ["item"], names, path)
+    wanted = ("item", "title", "price", "text", "categories", *CATEGORY_COLUMNS)
+    table = collect(frame.select(name for name in wanted if name in names), path)
+    table = table.with_columns(pl.col("item").cast(pl.String), _categories(table))
+    types = {"title": pl.String, "text": pl.String, "price": pl.Float64}
+    table = table.cast({n: t for n, t in types.items() if n in table.columns}, strict=False)
+    is_good = table["item"].str.len_bytes().is_between(1, MAX_ID_BYTES).fill_null(value=False)
+    if not is_good.all():
+        raise InputFileError(f"{path}: row {is_good.to_list().index(False) + 1} has no usable item")
+    return [_item(row) for row in table.iter_rows(named=True)]
+
+
+def _categories(table: pl.DataFrame) -> pl.Expr:
+    if "categories" not in table.columns:
+        parts = [pl.col(name).cast(pl.String) for name in CATEGORY_COLUMNS if name in table.columns]
+        listed = pl.concat_list(parts) if parts else pl.lit([], dtype=pl.List(pl.String))
+    elif isinstance(table.schema["categories"], pl.List):
+        listed = pl.col("categories").cast(pl.List(pl.String))
+    else:
+        listed = pl.col("categories").cast(pl.String).str.split("|")
+    return listed.list.eval(
+        pl.element().filter(pl.element().is_not_null() & (pl.element() != ""))
+    ).alias("categories")
+
+
+def _item(row: dict[str, Any]) -> Item:
+    return Item(
+        item=row["item"],
+        title=row.get("title") or "",
+        categories=tuple(row["categories"] or ()),
+        price=row.get("price"),
+        text=row.get("text") or "",
+    )

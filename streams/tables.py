@@ -1,0 +1,95 @@
+"""Tables from TSV, CSV, JSON lines and Parquet, each also as .gz and .xz, or standard input."""
+
+import gzip
+import io
+import lzma
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import polars as pl
+from polars.exceptions import PolarsError
+
+from headrace.streams.errors import InputFileError
+
+STDIN = "-"
+
+_OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
+    ".gz": lambda path: io.BufferedReader(gzip.GzipFile(path)),
+    ".xz": lambda path: io.BufferedReader(lzma.LZMAFile(path)),  # noqa: SIM115 - closed by the caller
+}
+_SCANNERS: dict[str, Callable[[Path | io.BytesIO], pl.LazyFrame]] = {
+    ".tsv": lambda source: pl.scan_csv(source, separator="\t", infer_schema=False),
+    ".csv": lambda source: pl.scan_csv(source, infer_schema=False),
+    ".jsonl": lambda source: pl.scan_ndjson(source, infer_schema_length=None),
+    ".parquet": pl.scan_parquet,
+}
+_SCANNERS |= {".ndjson": _SCANNERS[".jsonl"], ".json": _SCANNERS[".jsonl"]}
+
+
+def scan(path: str | Path) -> pl.LazyFrame:
+    """Return the file as a table to select from; the format is in its name.
+
+    Raises:
+        InputFileError: there is no such file, or its ending is not known.
+    """
+    if str(path) == STDIN:
+        data = sys.stdin.buffer.read()
+        kind = ".jsonl" if data.lstrip()[:1] == b"{" else ".tsv"
+        return _SCANNERS[kind](io.BytesIO(data))
+    path = Path(path)
+    opener = _OPENERS.get(path.suffix)
+    kind = (path.with_suffix("") if opener else path).suffix
+    if kind not in _SCANNERS:
+        raise InputFileError(
+            f"{path}: {kind or 'no'} ending is not known; known are {', '.join(_SCANNERS)},"
+            f" each also with {' or '.join(_OPENERS)}"
+        )
+    if not path.is_file():
+        raise InputFileError(f"{path}: there is no such file")
+    if opener is None:
+        return _SCANNERS[kind](path)
+    try:
+        with opener(path) as file:
+            return _SCANNERS[kind](io.BytesIO(file.read()))
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as exc:
+        raise InputFileError(f"{path}: cannot be decompressed: {exc}") from exc
+
+
+def names_of(frame: pl.LazyFrame, path: str | Path) -> list[str]:
+    """Return the column names.
+
+    Raises:
+        InputFileError: the file is not of the format its name says.
+    """
+    try:
+        return frame.collect_schema().names()
+    except (PolarsError, OSError) as exc:
+        raise InputFileError(f"{path}: cannot be read: {exc}") from exc
+
+
+def collect(frame: pl.LazyFrame, path: str | Path) -> pl.DataFrame:
+    """Read what has been selected.
+
+    Raises:
+        InputFileError: a row is not of the file's format.
+    """
+    try:
+        return frame.collect()
+    except (PolarsError, OSError) as exc:
+        raise InputFileError(f"{path}: cannot be read: {exc}") from exc
+
+
+def require(missing: list[str], found: list[str], path: str | Path) -> None:
+    """Refuse a file with missing columns, naming them and those found.
+
+    Raises:
+        InputFileError: ``missing`` is not empty.
+    """
+    if missing:
+        raise InputFileError(
+            f"{path}: missing column{'s' * (len(missing) > 1)} {', '.join(missing)};"
+            f" found {', '.join(found)}"
+        )

