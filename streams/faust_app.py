@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import faust
+import msgpack
 from faust.stores import memory
 from faust.types.tuples import TP
 from mode.utils.queues import ThrowableQueue
@@ -72,8 +73,8 @@ class StateStore(memory.Store):  # type: ignore[misc]
     def _is_newer(self, key: StateKey, message: Any) -> bool:
         held = self.data.get(key)
         try:
-            return held is None or offset_of(message.value) >= offset_of(held)
-        except ValueError:
+            return offset_of(message.value) >= (-1 if held is None else offset_of(held))
+        except (TypeError, ValueError, msgpack.UnpackException):
             logger.error(
                 "skipped a changelog record that is no state topic=%s partition=%d offset=%d",
                 *(message.topic, message.partition, message.offset),

@@ -1,0 +1,194 @@
+"""Records to micro-batches to states: decoding, coalescing, replays, the overlay."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from faust.types.tuples import TP
+
+from headrace.streams.batches import RecordBatch, Watermarks
+from headrace.streams.compute import compute
+from headrace.streams.engine import UserResult, UserWork
+from headrace.streams.micro_batch import MicroBatch, StateKey, in_rounds
+from headrace.streams.state import UserState
+from headrace.streams.user_states import UserStates
+from headrace.streams.wire import Event, encode
+
+EVENTS = "headrace.events"
+NOW_MS = 5_000
+
+
+@dataclass(slots=True)
+class Record:
+    """The fields of aiokafka's ConsumerRecord that decoding looks at."""
+
+    offset: int
+    value: bytes | None
+    partition: int = 0
+    key: bytes | None = None
+    timestamp: int | None = 1_000
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+    topic: str = EVENTS
+
+
+def click(offset: int, user: str, *, partition: int = 0) -> Record:
+    return Record(
+        offset, encode(Event(user=user, item=f"i{offset}", time_ms=offset)), partition=partition
+    )
+
+
+def micro_batch_of(*records: Record) -> MicroBatch:
+    receipt = Watermarks().deliver(TP(EVENTS, 0), records[-1].offset + 1, epoch=1)
+    micro_batch = MicroBatch(opened_s=0.0)
+    micro_batch.add(RecordBatch(records, receipt), now_ms=NOW_MS)
+    return micro_batch
+
+
+@dataclass
+class Recorder:
+    """An engine that applies events and remembers what it was asked."""
+
+    calls: list[list[UserWork]] = field(default_factory=list)
+
+    def process(self, work: Sequence[UserWork]) -> list[UserResult]:
+        self.calls.append(list(work))
+        for user in work:
+            for offset, event in user.events:
+                user.state.apply(event, offset=offset, history_length=10)
+        return [UserResult(user.state, None) for user in work]
+
+
+def states_of(**encoded: bytes) -> UserStates:
+    table = OrderedDict({(0, user.encode()): value for user, value in encoded.items()})
+    return UserStates(table, max_users=10)
+
+
+# --------------------------------------------------------------------------------- micro-batches
+
+
+def test_users_are_coalesced_and_the_source_is_their_last_record() -> None:
+    users = micro_batch_of(click(3, "ann"), click(4, "bob"), click(6, "ann")).users
+    assert [offset for offset, _ in users[0, b"ann"].events] == [3, 6]
+    assert users[0, b"ann"].source.offset == 6
+    assert [offset for offset, _ in users[0, b"bob"].events] == [4]
+
+
+def test_one_user_in_two_partitions_is_two_states() -> None:
+    assert set(micro_batch_of(click(3, "ann"), click(900, "ann", partition=1)).users) == {
+        (0, b"ann"),
+        (1, b"ann"),
+    }
+
+
+@pytest.mark.parametrize("timestamp", [None, -1, 0])
+def test_a_record_without_a_time_counts_as_new(timestamp: int | None) -> None:
+    record = Record(3, b'{"user": "ann", "item": "tea"}', timestamp=timestamp)
+    arrivals = micro_batch_of(record).users[0, b"ann"]
+    assert (arrivals.oldest_record_ms, arrivals.source.time_ms) == (NOW_MS, NOW_MS)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        b"",
+        b"\xc1",
+        b'{"user": "\\ud800", "item": "tea"}',  # JSON can smuggle lone surrogates in
+        b'{"user": "ann", "item": "\\ud800"}',
+        b'{"user": "ann", "item": "tea", "action": "\\ud800"}',
+        b"\x81\x90\x01",  # a msgpack map with a list for a key
+        b"[" * 100_000,
+    ],
+)
+def test_a_record_that_cannot_be_applied_is_set_aside_as_it_came(value: bytes | None) -> None:
+    bad = Record(7, value, partition=2, key=b"k", headers=(("trace", b"1"), ("null", None)))
+    micro_batch = micro_batch_of(click(6, "ann"), bad, click(8, "ann"))
+    assert [offset for offset, _ in micro_batch.users[0, b"ann"].events] == [6, 8]
+    (letter,) = micro_batch.dead_letters
+    assert (letter.key, letter.value) == (b"k", value)
+    assert letter.headers[:2] == [("trace", b"1"), ("null", None)]
+    headers: dict[str, Any] = dict(letter.headers)
+    assert headers["headrace.reason"] == letter.reason.encode()
+    assert (headers["headrace.partition"], headers["headrace.offset"]) == (b"2", b"7")
+
+
+def test_no_round_holds_a_user_twice() -> None:
+    keys: list[StateKey] = [(0, b"ann"), (1, b"ann"), (0, b"bob"), (2, b"ann"), (1, b"bob")]
+    assert in_rounds(keys) == [
+        [(0, b"ann"), (0, b"bob")],
+        [(1, b"ann"), (1, b"bob")],
+        [(2, b"ann")],
+    ]
+    assert in_rounds([]) == []
+
+
+# ------------------------------------------------------------------------------------- computing
+
+
+def test_events_that_the_state_holds_are_skipped_and_counted() -> None:
+    states = states_of(ann=UserState(last_offset=4, n_events=2).encode())
+    engine = Recorder()
+    computed = compute(engine, states, micro_batch_of(click(3, "ann"), click(5, "ann")))
+    ((ann,),) = engine.calls
+    assert [offset for offset, _ in ann.events] == [5]
+    assert (computed.n_applied, computed.n_replayed) == (1, 1)
+    assert UserState.decode(computed.states[0, b"ann"]).n_events == 3
+
+
+def test_a_user_with_replays_only_still_gets_a_list() -> None:
+    states = states_of(ann=UserState(last_offset=9).encode())
+    engine = Recorder()
+    compute(engine, states, micro_batch_of(click(3, "ann"), click(5, "ann")))
+    ((ann,),) = engine.calls
+    assert (ann.events, ann.source.offset) == ([], 5)
+
+
+def test_a_user_in_two_partitions_is_asked_for_in_two_calls() -> None:
+    engine = Recorder()
+    batch = micro_batch_of(click(3, "ann"), click(900, "ann", partition=1), click(4, "bob"))
+    computed = compute(engine, states_of(), batch)
+    assert [[work.user for work in call] for call in engine.calls] == [["ann", "bob"], ["ann"]]
+    assert UserState.decode(computed.states[1, b"ann"]).items == ["i900"]
+
+
+def test_the_next_micro_batch_sees_what_this_one_computed() -> None:
+    states = states_of()
+    first, second = micro_batch_of(click(3, "ann")), micro_batch_of(click(5, "ann"))
+    written = compute(Recorder(), states, first)
+    computed = compute(Recorder(), states, second)
+    assert UserState.decode(computed.states[0, b"ann"]).items == ["i3", "i5"]
+    # Writing the first must not take the second's state away.
+    states.write(written.states, evicted=[])
+    states.release(first, written.states)
+    assert states.read((0, b"ann")).last_offset == 5
+    states.release(second, computed.states)  # dropped, not written
+    assert states.read((0, b"ann")).last_offset == 3
+
+
+def test_a_new_epoch_starts_from_the_table() -> None:
+    states = states_of()
+    compute(Recorder(), states, micro_batch_of(click(3, "ann")))
+    states.forget()
+    assert states.read((0, b"ann")).last_offset == -1
+
+
+# -------------------------------------------------------------------------------------- eviction
+
+
+def key(user: str) -> StateKey:
+    return (0, user.encode())
+
+
+def test_the_least_recently_written_users_make_room() -> None:
+    states = UserStates(OrderedDict(), max_users=3)
+    states.write({key("ann"): b"1", key("bob"): b"1", key("cem"): b"1"}, evicted=[])
+    states.write({key("ann"): b"2"}, evicted=[])
+    # Now in order of writing: bob, cem, ann. dan and eve are new, cem is being written.
+    assert states.overflow([key("dan")]) == [key("bob")]
+    assert states.overflow([key("dan"), key("eve"), key("cem")]) == [key("bob"), key("ann")]
+    assert states.overflow([key("ann")]) == []
+    states.write({key("dan"): b"1"}, evicted=[key("bob")])
+    assert len(states) == 3
+    assert states.read(key("bob")).last_offset == -1

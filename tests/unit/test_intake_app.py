@@ -1,0 +1,200 @@
+"""The Faust app: the buffer, the state store, the serving flag and the settings."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from faust.types.tuples import TP
+
+from headrace.streams.batches import BatchMessage, RecordBatch, Watermarks
+from headrace.streams.faust_app import IntakeApp, StateStore, make_app
+from headrace.streams.intake import IntakeOptions
+from headrace.streams.settings import Settings
+from headrace.streams.state import UserState
+
+EVENTS, CHANGELOG = "headrace.events", "headrace-adapt-users-changelog"
+P0 = TP(EVENTS, 0)
+
+
+def with_app(folder: Path, check: Callable[[IntakeApp], Awaitable[None]], **settings: Any) -> None:
+    """Run ``check`` with an app that is never started."""
+
+    async def run() -> None:
+        options = IntakeOptions(topics=frozenset({EVENTS}), batch_records=2)
+        await check(
+            make_app(Settings(data_dir=folder / "deep" / "down", **settings), "adapt", options)
+        )
+
+    asyncio.run(run())
+
+
+def a_batch_event() -> Any:
+    record = SimpleNamespace(topic=EVENTS, partition=0, offset=0, timestamp=1_000, timestamp_type=0)
+    receipt = Watermarks().deliver(P0, 1, epoch=1)
+    return SimpleNamespace(message=BatchMessage(RecordBatch([record], receipt), generation=1))
+
+
+# ------------------------------------------------------------------------------------ the buffer
+
+
+def test_resumed_flow_leaves_record_batches_in_the_buffer(tmp_path: Path) -> None:
+    # faust-streaming #596: with Faust's own queue this buffer is empty afterwards.
+    async def check(app: IntakeApp) -> None:
+        buffer = app.FlowControlQueue(maxsize=1, clear_on_resume=True)
+        first, second = a_batch_event(), a_batch_event()
+        app.flow_control.resume()
+        await buffer.put(first)
+        waiting = asyncio.create_task(buffer.put(second))
+        await asyncio.sleep(0)  # the task runs until it waits for room
+        app.flow_control.resume()
+        assert await buffer.get() is first
+        await waiting
+        assert await buffer.get() is second
+
+    with_app(tmp_path, check)
+
+
+def test_resumed_flow_still_clears_single_changelog_events(tmp_path: Path) -> None:
+    async def check(app: IntakeApp) -> None:
+        buffer = app.FlowControlQueue(maxsize=1, clear_on_resume=True)
+        app.flow_control.resume()
+        await buffer.put(SimpleNamespace(message=SimpleNamespace(topic=CHANGELOG)))
+        app.flow_control.resume()
+        assert buffer.empty()
+
+    with_app(tmp_path, check)
+
+
+# ------------------------------------------------------------------------------- the state store
+
+
+def change(partition: int, key: bytes, value: bytes | None) -> Any:
+    message = SimpleNamespace(topic=CHANGELOG, partition=partition, offset=0, key=key, value=value)
+    return SimpleNamespace(message=message)
+
+
+def state(last_offset: int) -> bytes:
+    return UserState(last_offset=last_offset).encode()
+
+
+def with_store(folder: Path, check: Callable[[StateStore], Awaitable[None]]) -> None:
+    async def run(app: IntakeApp) -> None:
+        table = app.Table("users", partitions=4, key_type=bytes, value_type=bytes)
+        await check(table.data)
+
+    with_app(folder, run)
+
+
+def apply(store: StateStore, *changes: Any) -> None:
+    store.apply_changelog_batch(changes, to_key=None, to_value=None)
+
+
+def test_recovery_keeps_the_state_with_the_larger_offset(tmp_path: Path) -> None:
+    async def check(store: StateStore) -> None:
+        apply(store, change(0, b"ann", state(9)), change(0, b"ann", state(5)))  # a zombie's write
+        assert store.data[0, b"ann"] == state(9)
+        apply(store, change(0, b"ann", state(12)))
+        assert store.data[0, b"ann"] == state(12)
+
+    with_store(tmp_path, check)
+
+
+def test_one_user_in_two_partitions_has_two_states(tmp_path: Path) -> None:
+    async def check(store: StateStore) -> None:
+        apply(store, change(0, b"ann", state(900)), change(1, b"ann", state(3)))
+        assert store.data == {(0, b"ann"): state(900), (1, b"ann"): state(3)}
+
+    with_store(tmp_path, check)
+
+
+def test_a_tombstone_removes_and_a_later_state_returns_the_user(tmp_path: Path) -> None:
+    async def check(store: StateStore) -> None:
+        apply(store, change(0, b"ann", state(9)), change(0, b"ann", None))
+        assert not store.data
+        apply(store, change(0, b"ann", None), change(0, b"ann", state(11)))
+        assert store.data[0, b"ann"] == state(11)
+
+    with_store(tmp_path, check)
+
+
+def test_recovery_orders_users_by_their_last_write(tmp_path: Path) -> None:
+    async def check(store: StateStore) -> None:
+        apply(store, *(change(0, key, state(1)) for key in (b"ann", b"bob")))
+        apply(store, change(0, b"ann", state(2)))
+        assert [key for _, key in store.data] == [b"bob", b"ann"]
+
+    with_store(tmp_path, check)
+
+
+def test_a_changelog_record_that_is_no_state_does_not_stop_recovery(tmp_path: Path) -> None:
+    async def check(store: StateStore) -> None:
+        junk = [b"", b"junk", b"\x90", b"\x91\xa1x", b"\xc1"]
+        apply(store, *(change(0, b"bob", value) for value in junk))
+        apply(store, change(0, b"ann", state(1)))
+        apply(store, *(change(0, b"ann", value) for value in junk))
+        assert store.data == {(0, b"ann"): state(1)}
+
+    with_store(tmp_path, check)
+
+
+def test_states_of_partitions_that_moved_away_are_dropped(tmp_path: Path) -> None:
+    async def check(store: StateStore) -> None:
+        apply(store, change(0, b"ann", state(1)), change(1, b"bob", state(1)))
+        await store.on_recovery_completed({TP(CHANGELOG, 1)}, set())
+        assert set(store.data) == {(1, b"bob")}
+
+    with_store(tmp_path, check)
+
+
+# ------------------------------------------------------------------------------ the serving flag
+
+
+def test_serving_begins_when_the_newest_rebalance_has_ended(tmp_path: Path) -> None:
+    async def check(app: IntakeApp) -> None:
+        assigned = app._on_partitions_assigned
+        app.agents.on_rebalance = app.topics.on_partitions_assigned = no_op
+        app.tables.on_rebalance = no_op
+        app._consumer = SimpleNamespace(pause_partitions=lambda _: None)
+        app.on_rebalance_start()
+        assert not app.serving.is_set()
+        await assigned(set())
+        app.on_rebalance_start()  # the next begins before the first has ended
+        app.on_rebalance_end()
+        assert not app.serving.is_set()
+        await assigned(set())
+        app.on_rebalance_end()
+        assert app.serving.is_set()
+
+    async def no_op(*_: Any) -> None:
+        pass
+
+    with_app(tmp_path, check)
+
+
+# ---------------------------------------------------------------------------------- the settings
+
+
+def test_our_settings_become_fausts(tmp_path: Path) -> None:
+    async def check(app: IntakeApp) -> None:
+        conf = app.conf
+        assert [str(url) for url in conf.broker] == ["kafka://one:9092", "kafka://two:9092"]
+        assert conf.id == "shop-adapt"
+        assert (conf.broker_session_timeout, conf.broker_heartbeat_interval) == (6.0, 1.2)
+        assert conf.broker_rebalance_timeout == 12.0
+        assert conf.topic_partitions == 7
+        assert conf.producer_compression_type == "gzip"
+        assert conf.stream_wait_empty is False
+        assert conf.table_standby_replicas == 0
+        assert conf.datadir.is_dir()
+
+    with_app(
+        tmp_path,
+        check,
+        bootstrap="one:9092,two:9092",
+        group="shop",
+        session_timeout_s=6,
+        partitions=7,
+        compression="gzip",
+    )
