@@ -1,0 +1,196 @@
+"""Guards that end the process, and the life of a role's process around them."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from headrace.streams import process
+from headrace.streams.guards import (
+    EXIT_FAILED,
+    EXIT_PAUSED,
+    EXIT_STUCK,
+    PauseGuard,
+    Watchdog,
+    now_s,
+)
+from headrace.streams.process import Readiness, Role, run_role
+
+LIMIT_S = 10.0
+
+
+@dataclass
+class Clock:
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_gap_between_ticks_beyond_the_limit_ends_the_process() -> None:
+    clock, ended = Clock(), list[int]()
+    guard = PauseGuard(2.0, clock=clock, end=ended.append)
+    clock.now = 102.0
+    guard.tick()  # just within the limit
+    clock.now = 103.9
+    guard.check()
+    assert ended == []
+    clock.now = 104.1
+    guard.check()
+    assert ended == [EXIT_PAUSED]
+    guard.tick()
+    assert ended == [EXIT_PAUSED, EXIT_PAUSED]
+
+
+def test_a_rebalance_beyond_the_limit_ends_the_process() -> None:
+    clock, ended = Clock(), list[int]()
+    watchdog = Watchdog(60.0, clock=clock, end=ended.append)
+    clock.now = 159.0
+    watchdog.tick(is_serving=False)
+    clock.now = 159.5
+    watchdog.tick(is_serving=True)  # the limit counts from here
+    clock.now = 219.0
+    watchdog.tick(is_serving=False)
+    assert ended == []
+    clock.now = 220.0
+    watchdog.tick(is_serving=False)
+    assert ended == [EXIT_STUCK]
+
+
+def test_the_guards_clock_goes_forward() -> None:
+    before = now_s()
+    assert now_s() >= before > 0
+
+
+# ----------------------------------------------------------------------------------- the process
+
+
+class EndedError(BaseException):
+    """Raised in place of leaving the process."""
+
+
+@dataclass
+class FakeApp:
+    """Stands for the Faust app; notes what it was asked, in order."""
+
+    log: list[str] = field(default_factory=list)
+    serving: asyncio.Event = field(default_factory=asyncio.Event)
+    crashed: bool = False
+    crash_reason: Exception | None = None
+    start_error: Exception | None = None
+
+    @property
+    def intake(self) -> Any:
+        return SimpleNamespace(commit=self._commit)
+
+    async def _commit(self) -> None:
+        self.log.append("committed")
+
+    async def start(self) -> None:
+        if self.start_error:
+            raise self.start_error
+        self.serving.set()
+
+    async def stop(self) -> None:
+        self.log.append("left the group")
+
+
+def live(
+    app: FakeApp,
+    work: Callable[[], Awaitable[None]],
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+    readiness: Readiness | None = None,
+) -> list[int]:
+    """Run a role and return the codes it ended itself with."""
+    ended: list[int] = []
+
+    def end(code: int) -> None:
+        ended.append(code)
+        raise EndedError
+
+    async def drain() -> None:
+        app.log.append("drained")
+
+    async def main() -> None:
+        anything: Any = app
+        role = Role(
+            app=anything,
+            work=[work()],  # type: ignore[list-item]
+            drain=drain,
+            update_gauges=lambda: None,
+            guard=PauseGuard(LIMIT_S),
+            watchdog=Watchdog(LIMIT_S),
+            readiness=readiness or Readiness(),
+        )
+        async with asyncio.timeout(LIMIT_S):
+            await run_role(role)
+
+    monkeypatch.setattr(process, "end_process", end)
+    try:
+        asyncio.run(main())
+    except EndedError:
+        assert ended
+    return ended
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_commits_and_leaves_the_group(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = FakeApp()
+
+    async def work() -> None:
+        await app.serving.wait()
+        os.kill(os.getpid(), number)
+        await asyncio.Event().wait()
+
+    assert live(app, work, monkeypatch=monkeypatch) == []
+    assert app.log == ["drained", "committed", "left the group"]
+
+
+def test_a_failure_ends_the_process_without_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = FakeApp()
+
+    async def work() -> None:
+        raise ValueError("a defect")
+
+    assert live(app, work, monkeypatch=monkeypatch) == [EXIT_FAILED]
+    assert app.log == []
+
+
+def test_a_crash_of_faust_ends_the_process_without_a_commit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = FakeApp(crashed=True, crash_reason=OSError("the consumer thread failed"))
+    assert live(app, asyncio.Event().wait, monkeypatch=monkeypatch) == [EXIT_FAILED]
+    assert app.log == []
+
+
+def test_an_app_that_cannot_start_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = FakeApp(start_error=OSError("no broker"))
+    assert live(app, asyncio.Event().wait, monkeypatch=monkeypatch) == [EXIT_FAILED]
+
+
+def test_a_role_is_ready_once_recovered_and_with_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, has_model, answers = FakeApp(), [False], list[bool]()
+    readiness = Readiness(is_model_ready=lambda: has_model[0])
+    assert not readiness()
+
+    async def work() -> None:
+        await app.serving.wait()
+        answers.append(readiness())
+        has_model[0] = True
+        answers.append(readiness())
+        app.serving.clear()
+        answers.append(readiness())
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.Event().wait()
+
+    live(app, work, monkeypatch=monkeypatch, readiness=readiness)
+    assert answers == [False, True, False]
