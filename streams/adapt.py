@@ -29,7 +29,7 @@ async def _run(settings: Settings, engine: Engine, readiness: Readiness) -> None
         topics=frozenset({settings.topic("events")}), batch_records=settings.micro_batch_events
     )
     app = make_app(settings, "adapt", options)
-    table = app.Table(TABLE, partitions=settings.partitions, key_type=bytes, value_type=bytes)
+    table = app.state_table(TABLE)
     states = UserStates(table.data.data, max_users=settings.max_users)
     writer = Writer(
         app.producer,

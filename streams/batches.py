@@ -48,6 +48,10 @@ class BatchMessage(ConsumerMessage):  # type: ignore[misc]
         self.batch = batch
 
 
+class ChangelogMessage(BatchMessage):
+    """A batch of a changelog, on its way into the table."""
+
+
 class BatchSchema(faust.Schema):  # type: ignore[misc]
     """Hands the batch through undecoded: one bad record must not stop the rest."""
 

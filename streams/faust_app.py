@@ -16,7 +16,7 @@ from faust.stores import memory
 from faust.types.tuples import TP
 from mode.utils.queues import ThrowableQueue
 
-from headrace.streams.batches import BatchMessage, BatchSchema, RecordBatch
+from headrace.streams.batches import BatchSchema, ChangelogMessage, RecordBatch
 from headrace.streams.guards import EXIT_FAILED, end_process
 from headrace.streams.intake import IntakeConsumer, IntakeOptions, IntakeTransport
 from headrace.streams.micro_batch import StateKey
@@ -26,6 +26,7 @@ from headrace.streams.state import offset_of
 logger = logging.getLogger(__name__)
 
 BUFFERED_BATCHES = 32  # in the agent's buffer; enough to never starve, little to drop
+RECOVERY_BUFFER_BATCHES = 8  # applied at once; Faust's 1000 would hold a million states in memory
 HEARTBEATS_PER_SESSION = 5  # Kafka advises at least three
 COMMIT_INTERVAL_S = 0.5  # what a crash replays
 PRODUCER_LINGER_S = 0.002
@@ -43,8 +44,8 @@ class BatchQueue(ThrowableQueue):  # type: ignore[misc]
     """
 
     def clear(self) -> None:
-        """Clear everything but record batches."""
-        if not any(isinstance(event.message, BatchMessage) for event in self._queue):
+        """Clear the buffer of changelogs only."""
+        if all(isinstance(event.message, ChangelogMessage) for event in self._queue):
             super().clear()
 
 
@@ -62,22 +63,22 @@ class StateStore(memory.Store):  # type: ignore[misc]
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:  # noqa: ARG002
         """Apply changelog records in order."""
         for event in batch:
-            message = event.message
-            key: StateKey = (message.partition, message.key)
-            if message.value is None:
-                self.data.pop(key, None)
-            elif self._is_newer(key, message):
-                self.data[key] = message.value
-                self.data.move_to_end(key)
+            for record in event.message.batch.records:
+                key: StateKey = (record.partition, record.key)
+                if record.value is None:
+                    self.data.pop(key, None)
+                elif self._is_newer(key, record):
+                    self.data[key] = record.value
+                    self.data.move_to_end(key)
 
-    def _is_newer(self, key: StateKey, message: Any) -> bool:
+    def _is_newer(self, key: StateKey, record: Any) -> bool:
         held = self.data.get(key)
         try:
-            return offset_of(message.value) >= (-1 if held is None else offset_of(held))
+            return offset_of(record.value) >= (-1 if held is None else offset_of(held))
         except (TypeError, ValueError, msgpack.UnpackException):
             logger.error(
                 "skipped a changelog record that is no state topic=%s partition=%d offset=%d",
-                *(message.topic, message.partition, message.offset),
+                *(record.topic, record.partition, record.offset),
             )
             return False
 
@@ -89,7 +90,7 @@ class StateStore(memory.Store):  # type: ignore[misc]
 
 
 class StateTable(faust.Table):  # type: ignore[misc]
-    """A table whose store is a ``StateStore``."""
+    """A table whose store is a ``StateStore``, and whose changelog is read in batches."""
 
     def _new_store(self) -> StateStore:
         return StateStore("memory://", self.app, self, table_name=self.name, loop=self.loop)
@@ -110,6 +111,13 @@ class IntakeApp(faust.App):  # type: ignore[misc]
         """The consumer, by the name of what it offers the roles."""
         consumer: IntakeConsumer = self.consumer
         return consumer
+
+    def state_table(self, name: str) -> StateTable:
+        """Make the table of user states; its changelog is GROUP-ROLE-NAME-changelog."""
+        table: StateTable = self.Table(
+            name, schema=BatchSchema(), recovery_buffer_size=RECOVERY_BUFFER_BATCHES
+        )
+        return table
 
     def take_batches(self, topic: str, take: Callable[[RecordBatch], Awaitable[None]]) -> None:
         """Await ``take`` with each batch of ``topic``, in order. It says when one is done."""

@@ -18,8 +18,15 @@ from aiokafka.errors import IllegalStateError
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
 
-from headrace.streams.batches import BatchMessage, Receipt, RecordBatch, Watermarks
+from headrace.streams.batches import (
+    BatchMessage,
+    ChangelogMessage,
+    Receipt,
+    RecordBatch,
+    Watermarks,
+)
 
+CHANGELOG_RECORDS = 512  # in one batch; one at a time, a million users recover in over a minute
 END_OFFSET_LIMIT_S = 15.0  # a fetch answers within its 1.5 s wait; the rest is for a slow broker
 END_OFFSET_POLL_S = 0.02
 
@@ -143,7 +150,7 @@ class IntakeConsumer(driver.Consumer):  # type: ignore[misc]
         return await super()._getmany(active_partitions, timeout)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
-        """Yield batches of intake topics and single messages of all others (changelogs)."""
+        """Yield batches, those of intake topics with a receipt to acknowledge."""
         records, active = await self._wait_next_records(timeout)
         if not records or self.should_stop:
             return
@@ -161,26 +168,25 @@ class IntakeConsumer(driver.Consumer):  # type: ignore[misc]
             if not self.flow_active or self.epoch != self._fetch_epoch:
                 await self._unread(fetched)
                 return
-            if self._is_intake(tp):
-                yield tp, self._batch_message(tp, chunk)
-            else:
-                for record in chunk:
-                    yield tp, self._to_message(tp, record)
+            yield tp, self._message(tp, chunk)
         await self._unread({tp: batch for tp, batch in fetched.items() if tp not in wanted})
 
     def _in_turns(self, records: Mapping[TP, Sequence[Any]]) -> Iterator[tuple[TP, Sequence[Any]]]:
         """Yield chunks of each partition in turn, so that none waits for a long neighbour."""
-        size = self.options.batch_records
-        chunked = (
-            [(tp, batch[i : i + size]) for i in range(0, len(batch), size)]
-            for tp, batch in records.items()
-        )
-        for turn in zip_longest(*chunked):
+        chunks = []
+        for tp, batch in records.items():
+            size = self.options.batch_records if self._is_intake(tp) else CHANGELOG_RECORDS
+            chunks.append([(tp, batch[i : i + size]) for i in range(0, len(batch), size)])
+        for turn in zip_longest(*chunks):
             yield from filter(None, turn)
 
-    def _batch_message(self, tp: TP, records: Sequence[Any]) -> BatchMessage:
-        receipt = self._watermarks.deliver(tp, records[-1].offset + 1, self.epoch)
-        return BatchMessage(RecordBatch(records, receipt), self.app.consumer_generation_id)
+    def _message(self, tp: TP, records: Sequence[Any]) -> BatchMessage:
+        next_offset, generation = records[-1].offset + 1, self.app.consumer_generation_id
+        if self._is_intake(tp):
+            receipt = self._watermarks.deliver(tp, next_offset, self.epoch)
+            return BatchMessage(RecordBatch(records, receipt), generation)
+        receipt = Receipt(tp, next_offset, self.epoch, sequence=0)
+        return ChangelogMessage(RecordBatch(records, receipt), generation)
 
     async def _unread(self, records: Mapping[TP, Sequence[Any]]) -> None:
         """Rewind to records that were fetched and then not delivered.

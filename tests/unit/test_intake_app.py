@@ -8,7 +8,7 @@ from typing import Any
 
 from faust.types.tuples import TP
 
-from headrace.streams.batches import BatchMessage, RecordBatch, Watermarks
+from headrace.streams.batches import BatchMessage, ChangelogMessage, RecordBatch, Watermarks
 from headrace.streams.faust_app import IntakeApp, StateStore, make_app
 from headrace.streams.intake import IntakeOptions
 from headrace.streams.settings import Settings
@@ -30,10 +30,21 @@ def with_app(folder: Path, check: Callable[[IntakeApp], Awaitable[None]], **sett
     asyncio.run(run())
 
 
-def a_batch_event() -> Any:
-    record = SimpleNamespace(topic=EVENTS, partition=0, offset=0, timestamp=1_000, timestamp_type=0)
+def event_with(message_type: type[BatchMessage], *records: Any) -> Any:
     receipt = Watermarks().deliver(P0, 1, epoch=1)
-    return SimpleNamespace(message=BatchMessage(RecordBatch([record], receipt), generation=1))
+    return SimpleNamespace(message=message_type(RecordBatch(records, receipt), generation=1))
+
+
+def record(partition: int, key: bytes, value: bytes | None) -> Any:
+    return SimpleNamespace(
+        topic=CHANGELOG,
+        partition=partition,
+        offset=0,
+        key=key,
+        value=value,
+        timestamp=1_000,
+        timestamp_type=0,
+    )
 
 
 # ------------------------------------------------------------------------------------ the buffer
@@ -43,7 +54,7 @@ def test_resumed_flow_leaves_record_batches_in_the_buffer(tmp_path: Path) -> Non
     # faust-streaming #596: with Faust's own queue this buffer is empty afterwards.
     async def check(app: IntakeApp) -> None:
         buffer = app.FlowControlQueue(maxsize=1, clear_on_resume=True)
-        first, second = a_batch_event(), a_batch_event()
+        first, second = (event_with(BatchMessage, record(0, b"", b"")) for _ in range(2))
         app.flow_control.resume()
         await buffer.put(first)
         waiting = asyncio.create_task(buffer.put(second))
@@ -56,11 +67,11 @@ def test_resumed_flow_leaves_record_batches_in_the_buffer(tmp_path: Path) -> Non
     with_app(tmp_path, check)
 
 
-def test_resumed_flow_still_clears_single_changelog_events(tmp_path: Path) -> None:
+def test_resumed_flow_still_clears_changelogs(tmp_path: Path) -> None:
     async def check(app: IntakeApp) -> None:
         buffer = app.FlowControlQueue(maxsize=1, clear_on_resume=True)
         app.flow_control.resume()
-        await buffer.put(SimpleNamespace(message=SimpleNamespace(topic=CHANGELOG)))
+        await buffer.put(event_with(ChangelogMessage, record(0, b"ann", None)))
         app.flow_control.resume()
         assert buffer.empty()
 
@@ -70,32 +81,27 @@ def test_resumed_flow_still_clears_single_changelog_events(tmp_path: Path) -> No
 # ------------------------------------------------------------------------------- the state store
 
 
-def change(partition: int, key: bytes, value: bytes | None) -> Any:
-    message = SimpleNamespace(topic=CHANGELOG, partition=partition, offset=0, key=key, value=value)
-    return SimpleNamespace(message=message)
-
-
 def state(last_offset: int) -> bytes:
     return UserState(last_offset=last_offset).encode()
 
 
 def with_store(folder: Path, check: Callable[[StateStore], Awaitable[None]]) -> None:
     async def run(app: IntakeApp) -> None:
-        table = app.Table("users", partitions=4, key_type=bytes, value_type=bytes)
-        await check(table.data)
+        await check(app.state_table("users").data)
 
     with_app(folder, run)
 
 
-def apply(store: StateStore, *changes: Any) -> None:
-    store.apply_changelog_batch(changes, to_key=None, to_value=None)
+def apply(store: StateStore, *records: Any) -> None:
+    events = [event_with(ChangelogMessage, record) for record in records]
+    store.apply_changelog_batch(events, to_key=None, to_value=None)
 
 
 def test_recovery_keeps_the_state_with_the_larger_offset(tmp_path: Path) -> None:
     async def check(store: StateStore) -> None:
-        apply(store, change(0, b"ann", state(9)), change(0, b"ann", state(5)))  # a zombie's write
+        apply(store, record(0, b"ann", state(9)), record(0, b"ann", state(5)))  # a zombie's write
         assert store.data[0, b"ann"] == state(9)
-        apply(store, change(0, b"ann", state(12)))
+        apply(store, record(0, b"ann", state(12)))
         assert store.data[0, b"ann"] == state(12)
 
     with_store(tmp_path, check)
@@ -103,7 +109,7 @@ def test_recovery_keeps_the_state_with_the_larger_offset(tmp_path: Path) -> None
 
 def test_one_user_in_two_partitions_has_two_states(tmp_path: Path) -> None:
     async def check(store: StateStore) -> None:
-        apply(store, change(0, b"ann", state(900)), change(1, b"ann", state(3)))
+        apply(store, record(0, b"ann", state(900)), record(1, b"ann", state(3)))
         assert store.data == {(0, b"ann"): state(900), (1, b"ann"): state(3)}
 
     with_store(tmp_path, check)
@@ -111,9 +117,9 @@ def test_one_user_in_two_partitions_has_two_states(tmp_path: Path) -> None:
 
 def test_a_tombstone_removes_and_a_later_state_returns_the_user(tmp_path: Path) -> None:
     async def check(store: StateStore) -> None:
-        apply(store, change(0, b"ann", state(9)), change(0, b"ann", None))
+        apply(store, record(0, b"ann", state(9)), record(0, b"ann", None))
         assert not store.data
-        apply(store, change(0, b"ann", None), change(0, b"ann", state(11)))
+        apply(store, record(0, b"ann", None), record(0, b"ann", state(11)))
         assert store.data[0, b"ann"] == state(11)
 
     with_store(tmp_path, check)
@@ -121,8 +127,8 @@ def test_a_tombstone_removes_and_a_later_state_returns_the_user(tmp_path: Path) 
 
 def test_recovery_orders_users_by_their_last_write(tmp_path: Path) -> None:
     async def check(store: StateStore) -> None:
-        apply(store, *(change(0, key, state(1)) for key in (b"ann", b"bob")))
-        apply(store, change(0, b"ann", state(2)))
+        apply(store, *(record(0, key, state(1)) for key in (b"ann", b"bob")))
+        apply(store, record(0, b"ann", state(2)))
         assert [key for _, key in store.data] == [b"bob", b"ann"]
 
     with_store(tmp_path, check)
@@ -131,9 +137,9 @@ def test_recovery_orders_users_by_their_last_write(tmp_path: Path) -> None:
 def test_a_changelog_record_that_is_no_state_does_not_stop_recovery(tmp_path: Path) -> None:
     async def check(store: StateStore) -> None:
         junk = [b"", b"junk", b"\x90", b"\x91\xa1x", b"\xc1"]
-        apply(store, *(change(0, b"bob", value) for value in junk))
-        apply(store, change(0, b"ann", state(1)))
-        apply(store, *(change(0, b"ann", value) for value in junk))
+        apply(store, *(record(0, b"bob", value) for value in junk))
+        apply(store, record(0, b"ann", state(1)))
+        apply(store, *(record(0, b"ann", value) for value in junk))
         assert store.data == {(0, b"ann"): state(1)}
 
     with_store(tmp_path, check)
@@ -141,7 +147,7 @@ def test_a_changelog_record_that_is_no_state_does_not_stop_recovery(tmp_path: Pa
 
 def test_states_of_partitions_that_moved_away_are_dropped(tmp_path: Path) -> None:
     async def check(store: StateStore) -> None:
-        apply(store, change(0, b"ann", state(1)), change(1, b"bob", state(1)))
+        apply(store, record(0, b"ann", state(1)), record(1, b"bob", state(1)))
         await store.on_recovery_completed({TP(CHANGELOG, 1)}, set())
         assert set(store.data) == {(1, b"bob")}
 

@@ -10,7 +10,7 @@ import pytest
 from aiokafka import TopicPartition
 from faust.types.tuples import TP
 
-from headrace.streams.batches import BatchMessage
+from headrace.streams.batches import ChangelogMessage
 from headrace.streams.faust_app import make_app
 from headrace.streams.intake import IntakeConsumer, IntakeOptions
 from headrace.streams.settings import Settings
@@ -154,10 +154,13 @@ def test_batches_hold_at_most_n_records_of_one_partition_and_take_turns(tmp_path
     with_rig(tmp_path, check)
 
 
-def test_other_topics_are_delivered_record_by_record(tmp_path: Path) -> None:
+def test_changelogs_come_in_batches_that_commit_nothing(tmp_path: Path) -> None:
     async def check(rig: Rig) -> None:
-        messages = await rig.poll({CHANGELOG: records(CHANGELOG, 4, 5)})
-        assert [(type(m) is BatchMessage, m.offset) for m in messages] == [(False, 4), (False, 5)]
+        (message,) = await rig.poll({CHANGELOG: records(CHANGELOG, 4, 5, 7)})
+        assert isinstance(message, ChangelogMessage)
+        assert message.offset == 7
+        rig.consumer.acknowledge(message.batch.receipt)
+        assert rig.to_commit() == {}
 
     with_rig(tmp_path, check)
 
