@@ -5,7 +5,8 @@ tool can look at a topic without disturbing a role.
 """
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +19,7 @@ from headrace.streams.errors import BrokerUnreachableError, SettingsError, Strea
 CONNECT_LIMIT_S = 5.0  # a broker that lives answers within milliseconds
 SEND_LIMIT_S = 60.0  # a leader election takes up to about 15 s, and the producer retries through it
 POLL_WAIT_S = 0.2
+MAX_UNCONFIRMED = 10_000  # records under way: enough to never starve the sender, a few MB
 
 
 def _require_listener(bootstrap: str) -> None:
@@ -78,20 +80,53 @@ def admin(bootstrap: str) -> Iterator[Any]:
 
 
 @contextmanager
-def producer(bootstrap: str, *, compression: str = "none") -> Iterator[Any]:
-    """Yield an idempotent producer (acks=all) with Java's partitioner by key.
+def outbox(bootstrap: str, topic: str) -> Iterator["Outbox"]:
+    """Yield an outbox to ``topic``; leaving it normally waits for every acknowledgement.
 
     Raises:
-        BrokerUnreachableError: no broker answers within the limit.
+        BrokerUnreachableError: no broker answers within the limit, or it stops answering.
+        StreamsError: the topic does not exist, or the broker refused a record.
     """
+    with admin(bootstrap) as client:
+        _require_topic(topic, client.list_topics())
     with _client(
         KafkaProducer,
         bootstrap,
+        acks="all",
+        enable_idempotence=True,
         delivery_timeout_ms=int(SEND_LIMIT_S * 1000),
-        compression_type=None if compression == "none" else compression,
-        linger_ms=5,
+        allow_auto_create_topics=False,
+        linger_ms=5,  # fills batches at full speed, and is far below what a person notices
     ) as client:
-        yield client
+        box = Outbox(client, topic)
+        yield box
+        box.drain()
+
+
+class Outbox:
+    """Sends to one topic, by key with Java's partitioner, and checks every acknowledgement."""
+
+    def __init__(self, client: Any, topic: str) -> None:
+        self._client = client
+        self._topic = topic
+        self._unconfirmed: deque[Any] = deque()
+
+    def send(self, *, key: str, value: bytes) -> None:
+        """Send one record; wait for the oldest when many are under way."""
+        self._unconfirmed.append(self._client.send(self._topic, key=key.encode(), value=value))
+        if len(self._unconfirmed) > MAX_UNCONFIRMED:
+            self._unconfirmed.popleft().get(SEND_LIMIT_S)
+
+    def drain(self) -> None:
+        """Wait until everything sent is acknowledged."""
+        self._client.flush(SEND_LIMIT_S)
+        while self._unconfirmed:
+            self._unconfirmed.popleft().get(SEND_LIMIT_S)
+
+
+def _require_topic(topic: str, present: Collection[str]) -> None:
+    if topic not in present:
+        raise StreamsError(f"topic {topic} does not exist: create it with `headrace topics`")
 
 
 class Reader:
@@ -99,10 +134,9 @@ class Reader:
 
     def __init__(self, consumer: Any, topic: str) -> None:
         self._consumer = consumer
-        partitions = consumer.partitions_for_topic(topic)
-        if not partitions:
-            raise StreamsError(f"topic {topic} does not exist: create it with `headrace topics`")
-        self._partitions = [TopicPartition(topic, number) for number in sorted(partitions)]
+        _require_topic(topic, consumer.topics())
+        numbers = sorted(consumer.partitions_for_topic(topic))
+        self._partitions = [TopicPartition(topic, number) for number in numbers]
         consumer.assign(self._partitions)
         consumer.seek_to_beginning()
 
@@ -129,10 +163,9 @@ class Reader:
             self._consumer.seek(tp, self._end(tp))
 
     def _is_at_end(self) -> bool:
-        ends: Sequence[int | None] = [self._end(tp) for tp in self._partitions]
         return all(
-            end is not None and self._consumer.position(tp) >= end
-            for tp, end in zip(self._partitions, ends, strict=True)
+            (end := self._end(tp)) is not None and self._consumer.position(tp) >= end
+            for tp in self._partitions
         )
 
     def _end(self, tp: TopicPartition) -> int | None:
@@ -148,7 +181,9 @@ def reader(bootstrap: str, topic: str) -> Iterator[Reader]:
         BrokerUnreachableError: no broker answers within the limit.
         StreamsError: the topic does not exist.
     """
-    with _client(KafkaConsumer, bootstrap, enable_auto_commit=False) as consumer:
+    with _client(
+        KafkaConsumer, bootstrap, enable_auto_commit=False, allow_auto_create_topics=False
+    ) as consumer:
         yield Reader(consumer, topic)
 
 
@@ -169,7 +204,9 @@ def broadcast_consumer(bootstrap: str, topics: Sequence[str]) -> Iterator[Any]:
     ) as consumer:
         for topic in topics:
             if not consumer.partitions_for_topic(topic):
-                raise StreamsError(f"topic {topic} does not exist: create it with `headrace topics`")
+                raise StreamsError(
+                    f"topic {topic} does not exist: create it with `headrace topics`"
+                )
         consumer.assign([TopicPartition(topic, 0) for topic in topics])
         consumer.seek_to_beginning()
         yield consumer
