@@ -1,0 +1,5 @@
+"""``python -m headrace.streams``: the command line where the script is not on the path."""
+
+from headrace.streams.cli import main
+
+main(prog_name="headrace")

@@ -1,0 +1,74 @@
+"""Flags of the command line, made from the settings: one name, one help text, one check."""
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Any, get_origin
+
+import click
+
+from headrace.streams.errors import SettingsError
+from headrace.streams.settings import FILE_VARIABLE, PREFIX, Settings, load
+
+Command = Callable[..., Any]
+
+
+def with_settings(*names: str) -> Callable[[Command], Command]:
+    """Call the command with the settings first, and give it the flags that set them.
+
+    Every command has ``--settings``, ``--bootstrap`` and ``-s``; ``names`` are the settings that
+    deserve a flag of their own there.
+    """
+    flags = ("bootstrap", *names)
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_loaded(settings_file: str | None, assigned: tuple[str, ...], **given: Any) -> Any:
+            chosen = {name: given.pop(name) for name in flags} | dict(map(_assignment, assigned))
+            texts = {name: text for name, text in chosen.items() if text is not None}
+            values = {name: _value(name, text) for name, text in texts.items()}
+            return command(load(values, file=settings_file), **given)
+
+        wrapped: Command = with_loaded
+        wrapped = click.option(
+            "-s", "assigned", multiple=True, metavar="NAME=VALUE", help="Any other setting."
+        )(wrapped)
+        wrapped = click.option(
+            "--settings",
+            "settings_file",
+            metavar="FILE",
+            help=f"TOML file of settings; or {FILE_VARIABLE}=FILE.",
+        )(wrapped)
+        for name in reversed(flags):
+            wrapped = _flag(name)(wrapped)
+        return wrapped
+
+    return decorate
+
+
+def _flag(name: str) -> Callable[[Command], Command]:
+    field = Settings.model_fields[name]
+    return click.option(
+        f"--{name.replace('_', '-')}",
+        name,
+        metavar="VALUE",
+        help=f"{field.description}  ({PREFIX}{name.upper()}; {field.get_default()!s} if not set)",
+    )
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise SettingsError(f"-s {text}: a setting is given as NAME=VALUE")
+    return name.strip().replace("-", "_"), value
+
+
+def _value(name: str, text: str) -> Any:
+    """Return what the settings take: text, but for maps, which are written as JSON."""
+    field = Settings.model_fields.get(name)
+    if field is None or get_origin(field.annotation) is not dict:
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as exc:
+        raise SettingsError(f"{name}={text} is not JSON: {exc}. {field.description}") from exc
