@@ -209,13 +209,14 @@ def consume(
     else:
         found = lists.current_lists(settings, user=user)
     titles = {} if is_json else lists.read_titles(settings)
-    shown = 0
+    is_empty = True
     try:
-        for shown, each in enumerate(islice(found, limit), start=1):
+        for each in islice(found, limit):
+            is_empty = False
             click.echo(lists.as_json(each) if is_json else lists.as_text(each, titles))
     except KeyboardInterrupt:
         return  # how following ends
-    if not shown:
+    if is_empty:
         click.echo("no lists yet: they need events, and both roles running", err=True)
 
 
