@@ -1,6 +1,7 @@
 """A process that looks to Prometheus like a role at work: every metric, every label.
 
-Run as ``python stand_in_role.py {0|1}``: prints its port, serves until its standard input closes.
+Run as ``python stand_in_role.py {0|1} CONTENDER ...``, 1 for ready: prints its port and serves
+until its standard input closes.
 """
 
 import sys
@@ -9,10 +10,9 @@ from contextlib import closing
 
 from headrace.streams import metrics
 from headrace.streams.http import serve
-from headrace.streams.serving import CONTENDERS
 
 
-def main(is_ready: bool) -> None:
+def main(contenders: list[str], *, is_ready: bool) -> None:
     """Set what has labels or no sensible zero; the rest is there from the start."""
     metrics.READY.set(is_ready)
     metrics.MODEL_VERSION.set(1)
@@ -20,7 +20,7 @@ def main(is_ready: bool) -> None:
     metrics.LAG.labels("0").set(3)
     metrics.DEAD_LETTERS.labels("undecodable").inc()
     metrics.STAGE_SECONDS.labels("compute").observe(0.01)
-    for contender in CONTENDERS:
+    for contender in contenders:
         metrics.HIT_RATIO.labels(contender).set(0.1)
         metrics.NDCG.labels(contender).set(0.05)
     with closing(serve("127.0.0.1", 0, is_live=lambda: True, is_ready=lambda: is_ready)) as handle:
@@ -29,4 +29,4 @@ def main(is_ready: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(is_ready=sys.argv[1] == "1")
+    main(sys.argv[2:], is_ready=sys.argv[1] == "1")

@@ -12,6 +12,8 @@ from deployment import alerts, panels
 from prometheus_process import LIMIT_S, Prometheus, running, until
 from prometheus_tools import PrometheusTools
 
+from headrace.streams.serving import CONTENDERS
+
 RATE_INTERVAL = "20s"  # Grafana's: four scrape intervals
 QUERIES = sorted({target["expr"] for panel in panels() for target in panel["targets"]})
 
@@ -19,7 +21,8 @@ QUERIES = sorted({target["expr"] for panel in panels() for target in panel["targ
 @contextmanager
 def stand_in_role(*, is_ready: bool) -> Iterator[int]:
     """Run one and yield its port."""
-    command = [sys.executable, str(Path(__file__).with_name("stand_in_role.py")), f"{is_ready:d}"]
+    script = Path(__file__).with_name("stand_in_role.py")
+    command = [sys.executable, str(script), f"{is_ready:d}", *CONTENDERS]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
