@@ -76,6 +76,13 @@ def test_every_setting_named_in_any_file_exists() -> None:
     assert {(path, name) for path, name in named if name not in known} == set()
 
 
+def test_every_command_an_operator_is_told_exists() -> None:
+    text = "".join(path.read_text() for path in text_files())
+    told = set(re.findall(r"(?:`|^# +)headrace ([a-z-]+)", text, re.MULTILINE))
+    assert {"dead-letters", "produce"} <= told
+    assert {command for command in told if command_error(command)} == set()
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_images_are_pinned(service: str) -> None:
     assert PINNED.match(SERVICES[service]["image"])
