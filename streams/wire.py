@@ -8,7 +8,7 @@ break an older reader.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
@@ -125,7 +125,7 @@ def decode_item(value: bytes | None, *, key: bytes | None) -> Item:
         MalformedRecordError: the record can never be applied.
     """
     if value is None and key:
-        return Item(item=_text_of_key(key), active=False)
+        return Item(item=_id_of({"item": _text_of_key(key)}, "item"), active=False)
     fields = _decode_map(value)
     if "item" not in fields and key:
         fields["item"] = _text_of_key(key)
@@ -134,10 +134,10 @@ def decode_item(value: bytes | None, *, key: bytes | None) -> Item:
         raise MalformedRecordError("wrong_type", "active must be true or false")
     return Item(
         item=_id_of(fields, "item"),
-        title=str(fields.get("title") or ""),
+        title=_text_of(fields, "title"),
         categories=_categories_of(fields.get("categories")),
         price=_price_of(fields.get("price")),
-        text=str(fields.get("text") or ""),
+        text=_text_of(fields, "text"),
         vectors=_vectors_of(fields.get("vectors")),
         active=active,
     )
@@ -177,9 +177,13 @@ def _decode_map(value: bytes | None) -> dict[str, Any]:
     try:
         if value.lstrip()[:1] == b"{":
             fields = json.loads(value)
+            # JSON can say what no writer of ours can pass on: numbers beyond 64 bits, half
+            # characters, endless nesting. Refused here, it cannot fail a worker later.
+            msgpack.packb(fields)
         else:
             fields = msgpack.unpackb(value, raw=False, strict_map_key=False)
-    except (ValueError, RecursionError, msgpack.UnpackException) as exc:
+    # TypeError: a map's key is itself a map or a list.
+    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as exc:
         raise MalformedRecordError("undecodable", f"neither msgpack nor JSON: {exc}") from exc
     if not isinstance(fields, dict):
         raise MalformedRecordError("wrong_type", f"a map is expected, not {type(fields).__name__}")
@@ -230,6 +234,15 @@ def _optional_text(fields: Mapping[str, Any], name: str) -> str | None:
     return None if value is None else _id_of(fields, name)
 
 
+def _text_of(fields: Mapping[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str | int | float):
+        raise MalformedRecordError("wrong_type", f"{name} must be text")
+    return str(value)
+
+
 def _categories_of(value: object) -> tuple[str, ...]:
     if value is None:
         return ()
@@ -268,11 +281,14 @@ def _vectors_of(value: object) -> dict[str, tuple[float, ...]]:
 
 def encode(record: Event | Item | Recommendation) -> bytes:
     """Write one record as a msgpack map with its schema version."""
-    fields = {"v": SCHEMA_VERSION} | {
-        name: value for name, value in asdict(record).items() if value is not None
-    }
-    packed: bytes = msgpack.packb(fields)
+    fields = {"v": SCHEMA_VERSION} | {n: v for n, v in _fields(record).items() if v is not None}
+    packed: bytes = msgpack.packb(fields, default=_fields)
     return packed
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    """Return a record's fields as they are; ``dataclasses.asdict`` would copy all below them."""
+    return {name: getattr(record, name) for name in record.__slots__}
 
 
 def dead_letter_headers(

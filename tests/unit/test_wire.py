@@ -1,0 +1,332 @@
+"""Wire forms: what is written is read back, and whatever else arrives is refused with a reason."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.streams.errors import MalformedRecordError
+from headrace.streams.wire import (
+    MAX_CATEGORIES,
+    MAX_ID_BYTES,
+    MAX_TIME_MS,
+    MAX_VALUE_BYTES,
+    MAX_VECTOR_WIDTH,
+    Event,
+    Item,
+    Reason,
+    Recommendation,
+    Source,
+    dead_letter_headers,
+    decode_event,
+    decode_item,
+    decode_recommendation,
+    encode,
+    rec_id_of,
+)
+
+RECORD_TIME_MS = 1_500_000_000_000
+REASONS = {
+    *("empty", "too_large", "undecodable", "wrong_type"),
+    *("unknown_schema", "missing_field", "out_of_range"),
+}
+VALID: dict[str, Any] = {"user": "u", "item": "i", "action": "view", "time_ms": 5}
+
+ids = st.text(min_size=1, max_size=MAX_ID_BYTES // 4)  # a character has at most 4 bytes
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+leaves = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | numbers | st.text()
+contexts = st.dictionaries(
+    st.text(),
+    st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)),
+    max_size=4,
+)
+events = st.builds(
+    Event,
+    user=ids,
+    item=ids,
+    time_ms=st.integers(0, MAX_TIME_MS),
+    action=st.text(min_size=1, max_size=64),
+    event_id=st.none() | ids,
+    rec_id=st.none() | ids,
+    context=contexts,
+)
+items = st.builds(
+    Item,
+    item=ids,
+    title=st.text(),
+    categories=st.lists(st.text(), max_size=MAX_CATEGORIES).map(tuple),
+    price=st.none() | numbers,
+    text=st.text(),
+    vectors=st.dictionaries(st.text(), st.lists(numbers, max_size=4).map(tuple), max_size=2),
+    active=st.booleans(),
+)
+RECOMMENDATION = Recommendation(
+    user="u",
+    rec_id="u-1-7",
+    items=("a", "b"),
+    scores=(0.75, 0.5),
+    reasons=(
+        Reason(signal="again", share=0.5, because="c"),
+        Reason(signal="popular", share=1.0),
+    ),
+    model_version=3,
+    source=Source(topic="headrace.events", partition=1, offset=7, time_ms=5),
+    generated_ms=6,
+    judged={"adapted": 2},
+)
+
+
+def decode(value: bytes | None, key: bytes | None = None) -> Event:
+    """Read an event whose record was written at a fixed time."""
+    return decode_event(value, key=key, record_time_ms=RECORD_TIME_MS)
+
+
+def as_json(fields: Any) -> bytes:
+    """Write JSON as a person would type it."""
+    return json.dumps(fields).encode()
+
+
+def reason_of(value: bytes | None, key: bytes | None = None) -> str:
+    """Return why an event is refused."""
+    with pytest.raises(MalformedRecordError) as refusal:
+        decode(value, key)
+    return refusal.value.reason
+
+
+# ------------------------------------------------------------------------------------ round trips
+
+
+@given(events)
+def test_event_is_read_as_written(event: Event) -> None:
+    assert decode(encode(event)) == event
+
+
+@given(events)
+def test_event_typed_as_json_is_the_same(event: Event) -> None:
+    fields = {name: getattr(event, name) for name in Event.__slots__}
+    assert decode(as_json(fields)) == event
+
+
+@given(items)
+def test_item_is_read_as_written(item: Item) -> None:
+    assert decode_item(encode(item), key=None) == item
+
+
+def test_recommendation_is_read_as_written() -> None:
+    assert decode_recommendation(encode(RECOMMENDATION)) == RECOMMENDATION
+
+
+def test_encoding_leaves_out_what_is_not_there() -> None:
+    fields = msgpack.unpackb(encode(Event(user="u", item="i", time_ms=5)))
+    expected = {"v": 1, "user": "u", "item": "i", "time_ms": 5, "action": "click", "context": {}}
+    assert fields == expected
+
+
+# -------------------------------------------------------------------------------- kind to writers
+
+
+def test_key_and_record_time_stand_in() -> None:
+    event = decode(b'{"item": "i"}', key=b"u")
+    assert event == Event(user="u", item="i", time_ms=RECORD_TIME_MS, action="click")
+
+
+def test_value_outranks_key() -> None:
+    assert decode(as_json(VALID), key=b"other").user == "u"
+
+
+def test_numbers_are_ids_too() -> None:
+    event = decode(as_json(VALID | {"user": 7, "item": 0}))
+    assert (event.user, event.item) == ("7", "0")
+
+
+def test_unknown_keys_are_ignored() -> None:
+    assert decode(as_json(VALID | {"added_later": [1, 2]})) == decode(as_json(VALID))
+    assert decode_item(as_json({"item": "i", "added_later": 1}), key=None) == Item(item="i")
+    fields = msgpack.unpackb(encode(RECOMMENDATION)) | {"added_later": 1}
+    fields["source"]["added_later"] = 1
+    assert decode_recommendation(msgpack.packb(fields)) == RECOMMENDATION
+
+
+def test_json_may_be_surrounded_by_space() -> None:
+    assert decode(b" \n" + as_json(VALID) + b"\n") == decode(as_json(VALID))
+
+
+def test_one_category_may_stand_alone() -> None:
+    assert decode_item(b'{"item": "i", "categories": "tea"}', key=None).categories == ("tea",)
+
+
+def test_categories_beyond_the_limit_are_cut() -> None:
+    many = as_json({"item": "i", "categories": ["c"] * (MAX_CATEGORIES + 1)})
+    assert len(decode_item(many, key=None).categories) == MAX_CATEGORIES
+
+
+def test_tombstone_withdraws_the_item() -> None:
+    assert decode_item(None, key=b"i") == Item(item="i", active=False)
+
+
+# --------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, "empty"),
+        (b"", "empty"),
+        (b"x" * (MAX_VALUE_BYTES + 1), "too_large"),
+        (b"hello", "undecodable"),
+        (b'{"user": ', "undecodable"),
+        (b'{"user": "\xff"}', "undecodable"),
+        (b"\xc1", "undecodable"),  # the one byte msgpack never uses
+        (msgpack.packb(VALID)[:-1], "undecodable"),
+        (msgpack.packb(VALID) + b"\x01", "undecodable"),
+        (b"\x81\x91\x01\x01", "undecodable"),  # a map with a list as its key
+        (b"\x81\x81\x01\x01\x01", "undecodable"),  # a map with a map as its key
+        (b"\x81\xa4user\xa1\xff", "undecodable"),  # text that is not UTF-8
+        (b'{"user": "\\ud800", "item": "i"}', "undecodable"),  # half a character
+        (b'{"user": "u", "item": "i", "context": {"n": 1' + b"0" * 99 + b"}}", "undecodable"),
+        (b'{"user": 1' + b"0" * 5000 + b', "item": "i"}', "undecodable"),
+        (b'{"context":' + b"[" * 400_000 + b"]" * 400_000 + b"}", "undecodable"),
+        (b"\x91" * 100_000, "undecodable"),
+        (b"\xdf\xff\xff\xff\xff", "undecodable"),  # claims four billion pairs
+        (b"[1]", "undecodable"),
+        (msgpack.packb([1]), "wrong_type"),
+        (msgpack.packb(1), "wrong_type"),
+        (msgpack.packb(None), "wrong_type"),
+    ],
+)
+def test_what_is_no_map_is_refused(value: bytes | None, reason: str) -> None:
+    assert reason_of(value) == reason
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"v": 2}, "unknown_schema"),
+        ({"v": 0}, "unknown_schema"),
+        ({"v": "1"}, "unknown_schema"),
+        ({"user": ""}, "missing_field"),
+        ({"user": None}, "missing_field"),
+        ({"item": ""}, "missing_field"),
+        ({"user": True}, "wrong_type"),
+        ({"user": 1.5}, "wrong_type"),
+        ({"item": ["i"]}, "wrong_type"),
+        ({"user": "u" * (MAX_ID_BYTES + 1)}, "too_large"),
+        ({"item": "é" * (MAX_ID_BYTES // 2 + 1)}, "too_large"),  # two bytes each
+        ({"event_id": ""}, "missing_field"),
+        ({"rec_id": {}}, "wrong_type"),
+        ({"time_ms": "now"}, "wrong_type"),
+        ({"time_ms": True}, "wrong_type"),
+        ({"time_ms": None}, "wrong_type"),
+        ({"time_ms": float("nan")}, "wrong_type"),
+        ({"time_ms": float("inf")}, "wrong_type"),
+        ({"time_ms": -1}, "out_of_range"),
+        ({"time_ms": MAX_TIME_MS + 1}, "out_of_range"),
+        ({"action": ""}, "wrong_type"),
+        ({"action": 1}, "wrong_type"),
+        ({"action": "a" * 65}, "wrong_type"),
+        ({"context": [1]}, "wrong_type"),
+        ({"context": "x"}, "wrong_type"),
+    ],
+)
+@pytest.mark.parametrize("write", [as_json, msgpack.packb])
+def test_wrong_field_of_an_event_is_refused(write: Any, fields: Any, reason: str) -> None:
+    assert reason_of(write(VALID | fields)) == reason
+
+
+@pytest.mark.parametrize("name", ["user", "item"])
+def test_missing_id_is_refused(name: str) -> None:
+    assert reason_of(as_json({k: v for k, v in VALID.items() if k != name})) == "missing_field"
+
+
+def test_binary_is_no_id() -> None:
+    assert reason_of(msgpack.packb(VALID | {"user": b"u"})) == "wrong_type"
+
+
+def test_key_that_is_no_text_is_refused() -> None:
+    assert reason_of(b'{"item": "i"}', key=b"\xff") == "undecodable"
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"active": 1}, "wrong_type"),
+        ({"title": ["a"]}, "wrong_type"),
+        ({"text": {}}, "wrong_type"),
+        ({"price": "1"}, "wrong_type"),
+        ({"price": True}, "wrong_type"),
+        ({"price": float("nan")}, "wrong_type"),
+        ({"categories": [1]}, "wrong_type"),
+        ({"categories": 1}, "wrong_type"),
+        ({"vectors": [1]}, "wrong_type"),
+        ({"vectors": {"image": "x"}}, "wrong_type"),
+        ({"vectors": {"image": [0.0] * (MAX_VECTOR_WIDTH + 1)}}, "wrong_type"),
+        ({"vectors": {"image": [float("inf")]}}, "out_of_range"),
+        ({"vectors": {"image": ["x"]}}, "out_of_range"),
+    ],
+)
+def test_wrong_field_of_an_item_is_refused(fields: Any, reason: str) -> None:
+    with pytest.raises(MalformedRecordError) as refusal:
+        decode_item(msgpack.packb({"item": "i"} | fields), key=None)
+    assert refusal.value.reason == reason
+
+
+@pytest.mark.parametrize("key", [None, b"", b"\xff", b"k" * (MAX_ID_BYTES + 1)])
+def test_tombstone_needs_an_id_as_its_key(key: bytes | None) -> None:
+    with pytest.raises(MalformedRecordError):
+        decode_item(None, key=key)
+
+
+@pytest.mark.parametrize("field", ["user", "items", "reasons", "source", "generated_ms"])
+def test_recommendation_without_a_field_is_refused(field: str) -> None:
+    fields = msgpack.unpackb(encode(RECOMMENDATION))
+    with pytest.raises(MalformedRecordError, match=field):
+        decode_recommendation(msgpack.packb({k: v for k, v in fields.items() if k != field}))
+
+
+def outcome_of(read: Callable[[bytes], object], value: bytes) -> str:
+    """Return ``read``, or the reason of the refusal; any other error is the test's failure."""
+    try:
+        read(value)
+    except MalformedRecordError as refusal:
+        return refusal.reason
+    return "read"
+
+
+@given(st.binary() | contexts.map(msgpack.packb) | contexts.map(as_json))
+def test_any_bytes_are_read_or_refused_with_a_known_reason(value: bytes) -> None:
+    for read in (decode, lambda v: decode_item(v, key=None), decode_recommendation):
+        assert outcome_of(read, value) in {"read", *REASONS}
+
+
+@given(st.dictionaries(st.sampled_from([*VALID, "context", "event_id", "v"]), leaves | contexts))
+def test_what_is_read_can_be_passed_on(fields: dict[str, Any]) -> None:
+    value = as_json(fields)
+    assert outcome_of(lambda v: decode(encode(decode(v))), value) == outcome_of(decode, value)
+
+
+# -------------------------------------------------------------------------------------- the rest
+
+
+def test_list_id_is_the_same_for_the_same_record() -> None:
+    source = RECOMMENDATION.source
+    assert rec_id_of("u", source) == "u-1-7"
+    assert rec_id_of("u", replace(source, time_ms=99)) == "u-1-7"
+    assert rec_id_of("u", replace(source, offset=8)) != rec_id_of("u", source)
+
+
+def test_dead_letter_says_why_and_where_from() -> None:
+    headers = dead_letter_headers(
+        reason="empty", detail="d" * 501, topic="headrace.events", partition=1, offset=7
+    )
+    assert headers == {
+        "headrace.reason": b"empty",
+        "headrace.detail": b"d" * 500,
+        "headrace.topic": b"headrace.events",
+        "headrace.partition": b"1",
+        "headrace.offset": b"7",
+    }
