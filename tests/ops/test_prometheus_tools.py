@@ -1,4 +1,4 @@
-"""Where the tests' Prometheus comes from: PATH first; without any, a failure that says what to do."""
+"""Where the tests' Prometheus comes from; without any, a failure that says what to do."""
 
 from pathlib import Path
 
