@@ -99,14 +99,13 @@ class Delivery:
     async def _enter_epoch(self, epoch: int) -> None:
         """Pass the barrier between two epochs.
 
-        1. Let everything in flight finish or be dropped. 2. Wait for the rebalance and recovery to
-        end. 3. Forget what was overlaid. Batches of the new epoch arrive before its recovery has
-        ended: without the barrier they would be applied to states of the epoch before.
+        1. Let everything in flight finish or be dropped, which empties the overlay. 2. Wait for
+        the rebalance and recovery to end. Batches of the new epoch arrive before that: without the
+        barrier they would be applied to states of the epoch before.
         """
         self._empty()
         await self._jobs.join()  # 1
         await self._app.serving.wait()  # 2
-        self._states.forget()  # 3
         self._sequences.clear()
         self._epoch = epoch
 

@@ -86,8 +86,6 @@ def _decode(record: Any, record_ms: int) -> tuple[Event, bytes]:
     """
     try:
         event = decode_event(record.value, key=record.key, record_time_ms=record_ms)
-        for text in (event.item, event.action):
-            text.encode()  # JSON can smuggle lone surrogates in, which no writer can encode again
         return event, event.user.encode()
     except MalformedRecordError:
         raise

@@ -49,11 +49,6 @@ class UserStates:
                 if entry is not None and entry[0] is owner:
                     del self._overlay[key]
 
-    def forget(self) -> None:
-        """Forget everything in flight: a new epoch starts from the table."""
-        with self._lock:
-            self._overlay.clear()
-
     def overflow(self, incoming: Collection[StateKey]) -> list[StateKey]:
         """Return the least recently written users to evict so that ``incoming`` fit."""
         n_new = sum(key not in self._table for key in incoming)

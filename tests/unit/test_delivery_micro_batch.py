@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from faust.types.tuples import TP
 
+from headrace.streams import micro_batch
 from headrace.streams.batches import RecordBatch, Watermarks
 from headrace.streams.compute import compute
 from headrace.streams.engine import UserResult, UserWork
@@ -41,9 +42,9 @@ def click(offset: int, user: str, *, partition: int = 0) -> Record:
 
 def micro_batch_of(*records: Record) -> MicroBatch:
     receipt = Watermarks().deliver(TP(EVENTS, 0), records[-1].offset + 1, epoch=1)
-    micro_batch = MicroBatch(opened_s=0.0)
-    micro_batch.add(RecordBatch(records, receipt), now_ms=NOW_MS)
-    return micro_batch
+    made = MicroBatch(opened_s=0.0)
+    made.add(RecordBatch(records, receipt), now_ms=NOW_MS)
+    return made
 
 
 @dataclass
@@ -104,14 +105,24 @@ def test_a_record_without_a_time_counts_as_new(timestamp: int | None) -> None:
 )
 def test_a_record_that_cannot_be_applied_is_set_aside_as_it_came(value: bytes | None) -> None:
     bad = Record(7, value, partition=2, key=b"k", headers=(("trace", b"1"), ("null", None)))
-    micro_batch = micro_batch_of(click(6, "ann"), bad, click(8, "ann"))
-    assert [offset for offset, _ in micro_batch.users[0, b"ann"].events] == [6, 8]
-    (letter,) = micro_batch.dead_letters
+    made = micro_batch_of(click(6, "ann"), bad, click(8, "ann"))
+    assert [offset for offset, _ in made.users[0, b"ann"].events] == [6, 8]
+    (letter,) = made.dead_letters
     assert (letter.key, letter.value) == (b"k", value)
     assert letter.headers[:2] == [("trace", b"1"), ("null", None)]
     headers: dict[str, Any] = dict(letter.headers)
     assert headers["headrace.reason"] == letter.reason.encode()
     assert (headers["headrace.partition"], headers["headrace.offset"]) == (b"2", b"7")
+
+
+def test_whatever_decoding_raises_is_the_records_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> Event:
+        raise ZeroDivisionError("a defect of the decoder")
+
+    monkeypatch.setattr(micro_batch, "decode_event", fail)
+    (letter,) = micro_batch_of(click(3, "ann")).dead_letters
+    assert letter.reason == "undecodable"
+    assert b"ZeroDivisionError" in (dict(letter.headers)["headrace.detail"] or b"")
 
 
 def test_no_round_holds_a_user_twice() -> None:
@@ -165,13 +176,6 @@ def test_the_next_micro_batch_sees_what_this_one_computed() -> None:
     assert states.read((0, b"ann")).last_offset == 5
     states.release(second, computed.states)  # dropped, not written
     assert states.read((0, b"ann")).last_offset == 3
-
-
-def test_a_new_epoch_starts_from_the_table() -> None:
-    states = states_of()
-    compute(Recorder(), states, micro_batch_of(click(3, "ann")))
-    states.forget()
-    assert states.read((0, b"ann")).last_offset == -1
 
 
 # -------------------------------------------------------------------------------------- eviction

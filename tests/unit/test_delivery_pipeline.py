@@ -71,9 +71,11 @@ class Folding:
 
     gate: threading.Event = field(default_factory=threading.Event)
     threads: set[str] = field(default_factory=set)
+    n_begun: int = 0
     n_calls: int = 0
 
     def process(self, work: Sequence[UserWork]) -> list[UserResult]:
+        self.n_begun += 1
         assert self.gate.wait(LIMIT_S)
         self.threads.add(threading.current_thread().name)
         self.n_calls += 1
@@ -224,9 +226,12 @@ def test_nothing_of_an_old_epoch_is_written_or_acknowledged() -> None:
     async def check(rig: Rig) -> None:
         rig.engine.gate.clear()
         await rig.delivery.take(rig.batch(0, 1, 2, 3))
+        await rig.until(lambda: rig.engine.n_begun == 1)
         rig.intake.epoch = 2  # a rebalance, while the micro-batch is being computed
+        taken = asyncio.create_task(rig.delivery.take(rig.batch(0, 1, epoch=2)))
+        await asyncio.sleep(0)  # it waits at the barrier
         rig.engine.gate.set()
-        await rig.delivery.take(rig.batch(0, 1, epoch=2))
+        await asyncio.wait_for(taken, LIMIT_S)
         await rig.until(lambda: bool(rig.intake.acknowledged))
         assert rig.writer.written == [[0, 1]]
         assert rig.intake.acknowledged == [(0, 2)]
