@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from pydantic_settings import SettingsError as PydanticSettingsError
 
 from headrace.streams.errors import SettingsError
 
@@ -121,11 +127,12 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],  # noqa: ARG003 - the hook's signature
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the hook's signature
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the hook's signature
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the hook's signature
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings
+        # ``load`` reads the environment: several sources here would merge a map, not replace it.
+        return (init_settings,)
 
     def topic(self, plural_noun: str) -> str:
         """Return the full name of a topic, for instance of ``events``."""
@@ -144,20 +151,25 @@ def load(flags: Mapping[str, Any] | None = None, *, file: str | None = None) -> 
         SettingsError: a name is unknown or a value is out of range; the text names the fix.
     """
     given = {name: value for name, value in (flags or {}).items() if value is not None}
-    from_environment = {
+    from_environment = [
         name.removeprefix(PREFIX).lower()
-        for name in os.environ
+        for name in map(str.upper, os.environ)
         if name.startswith(PREFIX) and name != FILE_VARIABLE
-    }
+    ]
     from_file = _read_file(file or os.environ.get(FILE_VARIABLE))
     for name in [*given, *from_environment, *from_file]:
         _check_name(name)
-    # The environment outranks the file, so the file only fills what the environment leaves open.
-    filled = {k: v for k, v in from_file.items() if k not in from_environment}
     try:
-        return Settings(**(filled | given))
+        return Settings(**(from_file | _read_environment() | given))
     except ValidationError as exc:
         raise SettingsError(_explain(exc)) from None
+
+
+def _read_environment() -> dict[str, Any]:
+    try:
+        return EnvSettingsSource(Settings)()
+    except PydanticSettingsError as exc:  # a map is written as JSON, and this is none
+        raise SettingsError(f"in the environment: {exc}") from exc
 
 
 def _read_file(path: str | None) -> dict[str, Any]:
@@ -165,9 +177,9 @@ def _read_file(path: str | None) -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise SettingsError(f"settings file {path} does not exist") from None
-    except tomllib.TOMLDecodeError as exc:
+    except OSError as exc:
+        raise SettingsError(f"settings file {path} cannot be read: {exc.strerror}") from None
+    except ValueError as exc:  # not TOML, or not even text
         raise SettingsError(f"settings file {path} is not TOML: {exc}") from None
 
 

@@ -1,0 +1,153 @@
+"""Settings: which source wins, and that a wrong name or value is an error that says the fix."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from headrace.streams.errors import SettingsError
+from headrace.streams.settings import Settings, load
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith("HEADRACE_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Return a settings file that sets two settings."""
+    path = tmp_path / "headrace.toml"
+    path.write_text('partitions = 2\ngroup = "from-file"\n')
+    return path
+
+
+def test_defaults_hold_where_nothing_is_said() -> None:
+    assert load() == Settings()
+    assert load().partitions == 4
+
+
+def test_flag_beats_environment_beats_file_beats_default(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load(file=str(file)).partitions == 2
+    monkeypatch.setenv("HEADRACE_PARTITIONS", "3")
+    assert load(file=str(file)).partitions == 3
+    assert load({"partitions": "5"}, file=str(file)).partitions == 5
+    assert load(file=str(file)).group == "from-file"
+    assert load(file=str(file)).replication == 1
+
+
+def test_unset_flag_leaves_the_others_their_say(file: Path) -> None:
+    assert load({"partitions": None}, file=str(file)).partitions == 2
+
+
+def test_file_may_be_named_in_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_SETTINGS", str(file))
+    assert load().group == "from-file"
+
+
+def test_case_of_an_environment_variable_does_not_matter(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("headrace_partitions", "3")
+    assert load(file=str(file)).partitions == 3
+
+
+def test_map_is_replaced_and_not_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "headrace.toml"
+    path.write_text("[leave_out]\npurchase = 5\n")
+    assert load(file=str(path)).leave_out == {"purchase": 5}
+    monkeypatch.setenv("HEADRACE_LEAVE_OUT", '{"view": 1}')
+    assert load(file=str(path)).leave_out == {"view": 1}
+    assert load({"leave_out": {"click": 2}}, file=str(path)).leave_out == {"click": 2}
+
+
+def test_settings_made_by_hand_do_not_read_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_PARTITIONS", "3")
+    assert Settings().partitions == 4
+
+
+def test_unknown_flag_names_the_nearest() -> None:
+    with pytest.raises(
+        SettingsError, match="unknown setting 'partitons'; did you mean 'partitions'"
+    ):
+        load({"partitons": 3})
+
+
+def test_unknown_variable_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_BOOTSTRAPS", "a:1")
+    with pytest.raises(
+        SettingsError, match="unknown setting 'bootstraps'; did you mean 'bootstrap'"
+    ):
+        load()
+
+
+def test_unknown_line_in_the_file_names_the_nearest(tmp_path: Path) -> None:
+    path = tmp_path / "headrace.toml"
+    path.write_text("seeds = 1\n")
+    with pytest.raises(SettingsError, match="unknown setting 'seeds'; did you mean 'seed'"):
+        load(file=str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("partitions", 0),
+        ("partitions", "many"),
+        ("session_timeout_s", 5.9),
+        ("pause_limit_s", 0),
+        ("compression", "rar"),
+        ("list_length", 201),
+        ("log_level", "loud"),
+        ("adapt_port", 65_536),
+        ("leave_out", {"purchase": "all"}),
+    ],
+)
+def test_value_out_of_range_is_named_with_its_meaning(name: str, value: object) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        load({name: value})
+    assert str(refusal.value).startswith(f"{name}=")
+    assert str(Settings.model_fields[name].description) in str(refusal.value)
+
+
+def test_value_out_of_range_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_PARTITIONS", "0")
+    with pytest.raises(SettingsError, match="partitions='0'"):
+        load()
+
+
+def test_map_in_the_environment_must_be_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_LEAVE_OUT", "purchase=5")
+    with pytest.raises(SettingsError, match="leave_out"):
+        load()
+
+
+def test_unreadable_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"absent\.toml cannot be read: No such file"):
+        load(file=str(tmp_path / "absent.toml"))
+    with pytest.raises(SettingsError, match="cannot be read: Is a directory"):
+        load(file=str(tmp_path))
+    (tmp_path / "damaged.toml").write_bytes(b"partitions = \xff")
+    with pytest.raises(SettingsError, match=r"damaged\.toml is not TOML"):
+        load(file=str(tmp_path / "damaged.toml"))
+
+
+def test_settings_cannot_be_changed_under_way() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load().partitions = 8  # type: ignore[misc] - that it is refused is the test
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_store_is_in_the_data_folder_unless_named() -> None:
+    assert load({"data_dir": "d"}).store_url == "d/models"
+    assert load({"model_store": "s3://bucket/models"}).store_url == "s3://bucket/models"
+
+
+def test_topic_is_prefixed() -> None:
+    assert load({"topic_prefix": "shop"}).topic("dead-letters") == "shop.dead-letters"
