@@ -72,11 +72,13 @@ class UserState:
         Raises:
             ValueError: the bytes are not a state, or of a newer version.
         """
-        offset, version, n_events, n_repeats, items, actions, times_ms, gradients, n_judged = (
-            msgpack.unpackb(value)
-        )
-        if version > STATE_VERSION:
-            raise ValueError(f"state version {version} is newer than {STATE_VERSION}: upgrade")
+        try:
+            offset, version, *fields = msgpack.unpackb(value)
+            if version > STATE_VERSION:
+                raise ValueError(f"state version {version} is newer than {STATE_VERSION}: upgrade")
+            n_events, n_repeats, items, actions, times_ms, gradients, n_judged = fields
+        except (TypeError, ValueError, msgpack.UnpackException) as exc:
+            raise ValueError(f"not a user's state: {exc}") from exc
         state = cls(offset, n_events, n_repeats, items, actions, times_ms)
         if gradients is not None:
             state.n_judged = np.frombuffer(n_judged, np.float32).copy()
@@ -87,9 +89,18 @@ class UserState:
 
 
 def offset_of(value: bytes) -> int:
-    """Return the last offset of an encoded state without decoding the rest."""
+    """Return the last offset of an encoded state without decoding the rest.
+
+    Raises:
+        ValueError: the bytes are not a state.
+    """
     unpacker = msgpack.Unpacker()
     unpacker.feed(value)
-    unpacker.read_array_header()
-    offset: int = unpacker.unpack()
+    try:
+        unpacker.read_array_header()
+        offset: int = unpacker.unpack()
+        if not isinstance(offset, int):
+            raise ValueError("it does not start with an offset")
+    except (ValueError, msgpack.UnpackException) as exc:
+        raise ValueError(f"not a user's state: {exc}") from exc
     return offset

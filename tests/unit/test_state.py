@@ -1,0 +1,167 @@
+"""User state: a bounded fold over events that a replay cannot change."""
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.streams.state import STATE_VERSION, UserState, offset_of
+from headrace.streams.wire import Event
+
+HISTORY = 5
+
+actions = st.sampled_from(["view", "click", "purchase", "impression", "return"])
+streams = st.lists(
+    st.builds(
+        Event,
+        user=st.just("u"),
+        item=st.sampled_from("abcdefgh"),
+        action=actions,
+        time_ms=st.integers(0, 1000),
+    ),
+    max_size=30,
+)
+
+
+def interaction(item: str, *, action: str = "view", time_ms: int = 0) -> Event:
+    """Return an event of the one user of these tests."""
+    return Event(user="u", item=item, action=action, time_ms=time_ms)
+
+
+def fold(state: UserState, stream: list[Event], *, first_offset: int = 0) -> list[bool]:
+    """Apply a stream of events at consecutive offsets; return which were new."""
+    return [
+        state.apply(event, offset=offset, history_length=HISTORY)
+        for offset, event in enumerate(stream, start=first_offset)
+    ]
+
+
+# ------------------------------------------------------------------------------------------ fold
+
+
+def test_events_are_remembered_oldest_first() -> None:
+    state = UserState()
+    fold(state, [interaction("a", time_ms=1), interaction("b", action="purchase", time_ms=2)])
+    assert (state.items, state.actions, state.times_ms) == (
+        ["a", "b"],
+        ["view", "purchase"],
+        [1, 2],
+    )
+    assert (state.last_offset, state.n_events, state.n_repeats) == (1, 2, 0)
+
+
+def test_only_the_latest_are_remembered_and_all_are_counted() -> None:
+    state = UserState()
+    fold(state, [interaction(item) for item in "abcdefg"])
+    assert state.items == list("cdefg")  # 7 events, 5 remembered
+    assert state.n_events == 7
+
+
+def test_item_the_user_had_counts_as_a_repeat_while_it_is_remembered() -> None:
+    state = UserState()
+    fold(state, [interaction(item) for item in "aabcdefa"])
+    # The second a repeats the first; the last a comes when "aabcdef" has been cut to "bcdef".
+    assert state.n_repeats == 1
+
+
+@pytest.mark.parametrize("action", ["impression", "return"])
+def test_what_is_no_engagement_moves_the_offset_only(action: str) -> None:
+    state = UserState()
+    assert fold(state, [interaction("a"), interaction("b", action=action)]) == [True, True]
+    assert (state.items, state.n_events, state.last_offset) == (["a"], 1, 1)
+
+
+def test_offset_already_in_changes_nothing() -> None:
+    state = UserState()
+    fold(state, [interaction("a")], first_offset=7)
+    before = state.encode()
+    assert not state.apply(interaction("b"), offset=7, history_length=HISTORY)
+    assert not state.apply(interaction("b"), offset=3, history_length=HISTORY)
+    assert state.encode() == before
+
+
+@given(streams, st.data())
+def test_replaying_any_suffix_gives_the_state_of_one_fold(
+    stream: list[Event], data: st.DataObject
+) -> None:
+    once = UserState()
+    fold(once, stream)
+    replayed = UserState()
+    reached = data.draw(st.integers(0, len(stream)), label="events applied before the crash")
+    committed = data.draw(st.integers(0, reached), label="events committed before the crash")
+    fold(replayed, stream[:reached])
+    recovered = UserState.decode(replayed.encode())
+    is_new = fold(recovered, stream[committed:], first_offset=committed)
+    assert is_new == [False] * (reached - committed) + [True] * (len(stream) - reached)
+    assert recovered == once
+
+
+@given(streams)
+def test_state_stays_bounded(stream: list[Event]) -> None:
+    state = UserState()
+    fold(state, stream)
+    assert len(state.items) == len(state.actions) == len(state.times_ms) <= HISTORY
+    assert state.n_repeats <= state.n_events <= len(stream)
+
+
+# ----------------------------------------------------------------------------------------- bytes
+
+
+@given(streams)
+def test_state_is_read_as_written(stream: list[Event]) -> None:
+    state = UserState()
+    fold(state, stream)
+    assert UserState.decode(state.encode()) == state
+    assert offset_of(state.encode()) == state.last_offset == len(stream) - 1
+
+
+def test_gradients_are_read_as_written_and_can_be_changed() -> None:
+    state = UserState(
+        gradients=np.arange(6, dtype=np.float32).reshape(2, 3),
+        n_judged=np.array([1.5, 2.5], np.float32),
+    )
+    read = UserState.decode(state.encode())
+    assert read.gradients is not None
+    assert read.n_judged is not None
+    np.testing.assert_array_equal(read.gradients, [[0, 1, 2], [3, 4, 5]])
+    np.testing.assert_array_equal(read.n_judged, [1.5, 2.5])
+    read.gradients += 1  # what came from bytes is often read-only
+    read.n_judged += 1
+
+
+@pytest.mark.parametrize("offset", [-1, 0, 127, 128, 2**40])
+def test_offset_is_read_without_the_rest(offset: int) -> None:
+    assert offset_of(UserState(last_offset=offset).encode()) == offset
+
+
+def test_newer_version_is_refused_by_name() -> None:
+    fields = msgpack.unpackb(UserState().encode())
+    fields[1] = STATE_VERSION + 1
+    fields.append("something this version does not know")
+    with pytest.raises(ValueError, match=f"version {STATE_VERSION + 1} is newer"):
+        UserState.decode(msgpack.packb(fields))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"\xc1",
+        msgpack.packb(5),
+        msgpack.packb({"a": 1}),
+        msgpack.packb([1, 2]),
+        msgpack.packb([0, "x", 0, 0, [], [], [], None, None]),
+        UserState().encode()[:-1],
+        UserState().encode() + b"\x00",
+    ],
+)
+def test_bytes_that_are_no_state_are_refused(value: bytes) -> None:
+    with pytest.raises(ValueError, match="state"):
+        UserState.decode(value)
+
+
+@pytest.mark.parametrize("value", [b"", b"\xc1", msgpack.packb(5), msgpack.packb(["x"]), b"\x91"])
+def test_bytes_without_an_offset_are_refused(value: bytes) -> None:
+    with pytest.raises(ValueError, match="state"):
+        offset_of(value)
