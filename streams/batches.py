@@ -41,7 +41,7 @@ class BatchMessage(ConsumerMessage):  # type: ignore[misc]
     def __init__(self, batch: RecordBatch, generation: int) -> None:
         last = batch.records[-1]
         super().__init__(
-            *(last.topic, last.partition, last.offset, last.timestamp / 1000.0),
+            *(last.topic, last.partition, last.offset, (last.timestamp or 0) / 1000.0),
             *(last.timestamp_type, None, b"", b"", None, 0, 0, batch.tp),
             generation_id=generation,
         )

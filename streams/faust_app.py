@@ -29,6 +29,7 @@ BUFFERED_BATCHES = 32  # in the agent's buffer; enough to never starve, little t
 RECOVERY_BUFFER_BATCHES = 8  # applied at once; Faust's 1000 would hold a million states in memory
 HEARTBEATS_PER_SESSION = 5  # Kafka advises at least three
 COMMIT_INTERVAL_S = 0.5  # what a crash replays
+BROKER_REQUEST_LIMIT_S = 90.0  # Faust's own default
 PRODUCER_LINGER_S = 0.002
 PRODUCER_BATCH_BYTES = 262_144
 PRODUCER_REQUEST_LIMIT_S = 30.0  # Faust's default is 20 minutes
@@ -177,6 +178,7 @@ def make_app(settings: Settings, role: str, options: IntakeOptions) -> IntakeApp
         table_standby_replicas=0,  # standby records are lost when flow resumes
         consumer_auto_offset_reset="earliest",
         broker_session_timeout=session_s,
+        broker_request_timeout=max(BROKER_REQUEST_LIMIT_S, session_s),  # Faust insists
         broker_heartbeat_interval=session_s / HEARTBEATS_PER_SESSION,
         broker_rebalance_timeout=min(2 * session_s, settings.rebalance_limit_s),
         broker_commit_interval=COMMIT_INTERVAL_S,

@@ -10,6 +10,7 @@ a new one. A batch of an older epoch is stale: it will be delivered again, here 
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -113,7 +114,6 @@ class IntakeConsumer(driver.Consumer):  # type: ignore[misc]
         if epoch != self.epoch:
             return  # overtaken by a rebalance or another seek, which positions again
         for tp in wanted:
-            self._read_offset[tp] = None
             self._committed_offset[tp] = committed.get(tp)
         self._positioned.update(wanted)
 
@@ -157,7 +157,8 @@ class IntakeConsumer(driver.Consumer):  # type: ignore[misc]
         fetched = {TP(*tp): batch for tp, batch in records.items()}
         if any(self._is_intake(tp) and tp not in self._positioned for tp in fetched):
             await self._unread(fetched)
-            await self.perform_seek()
+            with suppress(IllegalStateError):  # revoked meanwhile: the next epoch seeks again
+                await self.perform_seek()
             return
         wanted = {
             tp: batch
@@ -168,6 +169,9 @@ class IntakeConsumer(driver.Consumer):  # type: ignore[misc]
             if not self.flow_active or self.epoch != self._fetch_epoch:
                 await self._unread(fetched)
                 return
+            if self._is_intake(tp):
+                # Faust drops what is below the last offset it saw, even after a seek to before it.
+                self._read_offset[tp] = None
             yield tp, self._message(tp, chunk)
         await self._unread({tp: batch for tp, batch in fetched.items() if tp not in wanted})
 

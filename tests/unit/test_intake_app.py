@@ -188,7 +188,7 @@ def test_our_settings_become_fausts(tmp_path: Path) -> None:
         assert [str(url) for url in conf.broker] == ["kafka://one:9092", "kafka://two:9092"]
         assert conf.id == "shop-adapt"
         assert (conf.broker_session_timeout, conf.broker_heartbeat_interval) == (6.0, 1.2)
-        assert conf.broker_rebalance_timeout == 12.0
+        assert (conf.broker_rebalance_timeout, conf.broker_request_timeout) == (12.0, 90.0)
         assert conf.topic_partitions == 7
         assert conf.producer_compression_type == "gzip"
         assert conf.stream_wait_empty is False
@@ -204,3 +204,11 @@ def test_our_settings_become_fausts(tmp_path: Path) -> None:
         partitions=7,
         compression="gzip",
     )
+
+
+def test_a_long_session_makes_requests_wait_as_long(tmp_path: Path) -> None:
+    # Faust refuses to start with a session longer than a request.
+    async def check(app: IntakeApp) -> None:
+        assert app.conf.broker_request_timeout == 300.0
+
+    with_app(tmp_path, check, session_timeout_s=300)

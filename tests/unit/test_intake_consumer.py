@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.errors import IllegalStateError
 from faust.types.tuples import TP
 
 from headrace.streams.batches import ChangelogMessage
@@ -27,7 +28,7 @@ class Record:
     topic: str
     partition: int
     offset: int
-    timestamp: int = 1_000
+    timestamp: int | None = 1_000
     timestamp_type: int = 0
     headers: tuple[()] = ()
     key: bytes = b"ann"
@@ -154,6 +155,15 @@ def test_batches_hold_at_most_n_records_of_one_partition_and_take_turns(tmp_path
     with_rig(tmp_path, check)
 
 
+def test_a_record_of_the_oldest_format_has_no_time_and_is_delivered(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        await rig.consumer.perform_seek()
+        timeless = Record(EVENTS, 0, 4, timestamp=None)
+        assert offsets_of(await rig.poll({P0: [timeless]})) == [(0, [4])]
+
+    with_rig(tmp_path, check)
+
+
 def test_changelogs_come_in_batches_that_commit_nothing(tmp_path: Path) -> None:
     async def check(rig: Rig) -> None:
         (message,) = await rig.poll({CHANGELOG: records(CHANGELOG, 4, 5, 7)})
@@ -223,6 +233,31 @@ def test_records_of_a_partition_without_a_position_are_read_again(tmp_path: Path
         assert await rig.poll({P0: records(P0, 40, 41)}) == []
         assert rig.kafka.positions[P0] == 7
         assert len(await rig.poll({P0: records(P0, 7, 8)})) == 1
+
+    with_rig(tmp_path, check, commits={P0: 7})
+
+
+def test_a_seek_that_meets_a_revocation_is_left_to_the_next_epoch(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        def refuse(tp: TopicPartition, offset: int) -> None:
+            raise IllegalStateError(f"{tp} is no longer assigned, cannot seek to {offset}")
+
+        rig.kafka.seek = refuse
+        assert await rig.poll({P0: records(P0, 40, 41)}) == []
+        assert await rig.poll({P0: records(P0, 40, 41)}) == []  # still without a position
+
+    with_rig(tmp_path, check, commits={P0: 7})
+
+
+def test_records_below_the_last_offset_seen_are_delivered_after_a_seek_back(
+    tmp_path: Path,
+) -> None:
+    async def check(rig: Rig) -> None:
+        await rig.consumer.perform_seek()
+        rig.consumer._read_offset[P0] = 500  # left by a delivery that ended after the seek
+        (message,) = await rig.poll({P0: records(P0, 7, 8)})
+        assert message.offset == 8
+        assert rig.consumer._read_offset[P0] is None  # Faust's drain looks at it next
 
     with_rig(tmp_path, check, commits={P0: 7})
 
