@@ -1,0 +1,228 @@
+"""The command line without a broker: help that teaches, flags from settings, errors on one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from headrace.streams.broker import free_port
+from headrace.streams.cli import main
+from headrace.streams.consume import as_json, as_text
+from headrace.streams.dead_letters import DeadLetter
+from headrace.streams.dead_letters import as_text as letter_text
+from headrace.streams.options import with_settings
+from headrace.streams.settings import Settings
+from headrace.streams.wire import Reason, Recommendation, Source
+
+COMMANDS = sorted(main.commands)
+
+SHOW_HELP_THEN_MODULES = """
+import sys
+from headrace.streams.cli import main
+main(["--help"], prog_name="headrace", standalone_mode=False)
+print("MODULES", *sys.modules)
+"""
+
+
+def run(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
+    """Run a command line; return its exit code, standard output and standard error."""
+    result = CliRunner().invoke(main, arguments, input=stdin)
+    return result.exit_code, result.stdout, result.stderr
+
+
+# ------------------------------------------------------------------------------------------ help
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_what_shows_an_example_and_names_the_next_step(name: str) -> None:
+    code, out, _ = run(name, "--help")
+    assert code == 0
+    assert f"headrace {name}" in out.split("Example:")[1]
+    assert "Next:" in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_explained(name: str) -> None:
+    options = [p for p in main.commands[name].params if isinstance(p, click.Option)]
+    assert [option.name for option in options if not option.help] == []
+
+
+def test_overview_lists_every_command_in_the_order_of_use() -> None:
+    _, out, _ = run("--help")
+    listed = [line.split()[0] for line in out.split("Commands:\n")[1].splitlines()]
+    assert sorted(listed) == COMMANDS
+    assert listed.index("broker") < listed.index("topics") < listed.index("produce")
+
+
+def test_help_is_quick_because_it_loads_neither_model_nor_streaming() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", SHOW_HELP_THEN_MODULES],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    loaded = {module.split(".")[0] for module in ran.stdout.split("MODULES")[1].split()}
+    assert "headrace" in loaded
+    assert loaded.isdisjoint({"torch", "faust", "kafka", "polars", "numba", "rich"})
+
+
+def test_package_runs_as_a_module() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "headrace.streams", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert ran.stdout.startswith("headrace ")
+
+
+# ------------------------------------------------------------------------------------- settings
+
+
+@click.command()
+@with_settings("partitions", "leave_out", "first_order")
+@click.option("--own", default="")
+def show(settings: Settings, own: str) -> None:
+    """Print what a command was given."""
+    click.echo(f"{settings.partitions} {settings.leave_out} {settings.first_order} {own}")
+
+
+def shown(*arguments: str) -> str:
+    """Return what ``show`` prints, or the error it ends with."""
+    result = CliRunner().invoke(show, arguments)
+    return result.stdout.strip() if result.exit_code == 0 else str(result.exception)
+
+
+def test_flags_set_settings_and_leave_a_command_its_own() -> None:
+    flags = ["--partitions", "8", "--leave-out", '{"purchase": 5}', "--first-order", "false"]
+    assert shown(*flags, "--own", "x") == "8 {'purchase': 5} False x"
+
+
+def test_any_setting_can_be_assigned() -> None:
+    assert shown("-s", "partitions=8", "-s", "first-order=no") == "8 {} False"
+
+
+def test_settings_come_from_a_file_too(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text("partitions = 2\n")
+    assert shown("--settings", str(tmp_path / "s.toml")) == "2 {} True"
+    assert shown("--settings", str(tmp_path / "s.toml"), "--partitions", "3") == "3 {} True"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-s", "partitons=8"], "did you mean 'partitions'"),
+        (["-s", "partitions"], "given as NAME=VALUE"),
+        (["--leave-out", "purchase"], "is not JSON"),
+        (["--partitions", "0"], "greater than or equal to 1"),
+    ],
+)
+def test_wrong_setting_is_explained(arguments: list[str], message: str) -> None:
+    assert message in shown(*arguments)
+
+
+# --------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["topics", "--bootstrap", "nonsense:x"], "is not HOST:PORT"),
+        (["topics", "-s", "sede=1"], "did you mean 'seed'"),
+        (["produce", "nowhere.csv"], "nowhere.csv: there is no such file"),
+        (["produce", "--items", "nowhere.csv"], "nowhere.csv: there is no such file"),
+        (["replay", "nowhere.pdf"], ".pdf ending is not known"),
+    ],
+)
+def test_error_is_one_line_that_names_the_cause(arguments: list[str], message: str) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("headrace: ")
+    assert message in err
+
+
+@pytest.mark.parametrize("command", ["topics", "consume", "dead-letters"])
+def test_missing_broker_is_named_with_the_command_that_starts_one(command: str) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    code, _, err = run(command, "--bootstrap", address)
+    assert code == 2
+    assert err == (
+        f"headrace: no broker answers at {address}: start one with `headrace broker`,"
+        " or name another with --bootstrap HOST:PORT\n"
+    )
+
+
+def test_typed_events_that_are_none_are_refused() -> None:
+    code, _, err = run("produce", "-", stdin="user\titem\n")
+    assert (code, err) == (2, "headrace: -: there are no events in it\n")
+
+
+def test_replay_has_one_pace() -> None:
+    code, _, err = run("replay", "events.csv", "--rate", "5", "--speed", "5")
+    assert code == 2
+    assert "not both" in err
+
+
+# ----------------------------------------------------------------------------------- what is shown
+
+LIST = Recommendation(
+    user="u1",
+    rec_id="u1-2-15",
+    items=("a", "bb"),
+    scores=(0.75, 0.5),
+    reasons=(
+        Reason(signal="followers", share=0.625, because="bb"),
+        Reason(signal="popular", share=1.0),
+    ),
+    model_version=3,
+    source=Source(topic="headrace.events", partition=2, offset=15, time_ms=1),
+    generated_ms=1_500_000_000_000,
+)
+
+
+def test_list_is_shown_with_titles_scores_and_reasons() -> None:
+    assert as_text(LIST, {"a": "Tea"}).splitlines() == [
+        "u1  2017-07-14 02:40:00 UTC  model 3  after headrace.events/2@15",
+        "   1. Tea     0.750  followers 62%, because of bb",
+        "   2. bb      0.500  popular 100%",
+    ]
+
+
+def test_list_without_reasons_or_items_is_shown_too() -> None:
+    bare = Recommendation(
+        user="u1",
+        rec_id="u1-2-15",
+        items=(),
+        scores=(),
+        reasons=(),
+        model_version=3,
+        source=LIST.source,
+        generated_ms=LIST.generated_ms,
+    )
+    assert as_text(bare, {}) == as_text(LIST, {}).splitlines()[0]
+
+
+def test_list_for_programs_is_one_line_of_json() -> None:
+    line = as_json(LIST)
+    assert "\n" not in line
+    assert line.startswith('{"user": "u1", "rec_id": "u1-2-15", "items": ["a", "bb"]')
+
+
+def test_dead_letter_shows_bytes_that_are_no_text_escaped() -> None:
+    letter = DeadLetter(
+        reason="undecodable",
+        detail="neither msgpack nor JSON",
+        source="headrace.events/1@7",
+        key=None,
+        value=b"\xffa\n" + b"x" * 300,
+    )
+    assert letter_text(letter).splitlines() == [
+        "headrace.events/1@7  undecodable: neither msgpack nor JSON",
+        "  key   (none)",
+        "  value \\xffa\\n" + "x" * 197 + " ... (303 bytes)",
+    ]
