@@ -24,7 +24,7 @@ class Follower(threading.Thread):
 
     def __init__(self, bootstrap: str, handlers: Mapping[str, Handler]) -> None:
         super().__init__(name="follower", daemon=True)
-        self._bootstrap = bootstrap
+        self._broker = bootstrap
         self._handlers = dict(handlers)
         self._stopping = threading.Event()
         self._seeks: dict[str, int] = {}
@@ -41,7 +41,7 @@ class Follower(threading.Thread):
     def run(self) -> None:
         """Follow until closed."""
         try:
-            with clients.broadcast_consumer(self._bootstrap, list(self._handlers)) as consumer:
+            with clients.broadcast_consumer(self._broker, list(self._handlers)) as consumer:
                 while not self._stopping.is_set():
                     self._poll(consumer)
         except Exception:

@@ -1,0 +1,52 @@
+"""The two roles as processes: what `headrace adapt` and `headrace learn` run."""
+
+import logging
+
+from headrace.streams import adapt, http, learn
+from headrace.streams.broadcast import Broadcast
+from headrace.streams.learner import pick_device
+from headrace.streams.process import Readiness
+from headrace.streams.serving import Serving
+from headrace.streams.settings import Settings
+
+# Their info lines are about every join, fetch and future; what matters to us we log ourselves.
+NOISY = ("aiokafka", "faust", "kafka", "mode", "numba")
+
+
+def start_logging(settings: Settings) -> None:
+    """Log to standard error, one line an event."""
+    level = settings.log_level.upper()
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for name in NOISY:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+
+
+def run_adapt(settings: Settings) -> None:
+    """Run an adapt worker until it is told to stop."""
+    start_logging(settings)
+    serving = Serving(settings, device=pick_device(settings))
+    readiness = Readiness(is_model_ready=serving.is_ready)
+    server = http.serve(
+        settings.http_host, settings.adapt_port, is_live=lambda: True, is_ready=readiness
+    )
+    broadcast = Broadcast(settings, serving)
+    broadcast.follower.start()
+    try:
+        adapt.run(settings, serving, readiness=readiness)
+    finally:
+        serving.close()
+        broadcast.follower.close()
+        server.close()
+
+
+def run_learn(settings: Settings) -> None:
+    """Run the learn role until it is told to stop."""
+    start_logging(settings)
+    readiness = Readiness()
+    server = http.serve(
+        settings.http_host, settings.learn_port, is_live=lambda: True, is_ready=readiness
+    )
+    try:
+        learn.run(settings, readiness=readiness)
+    finally:
+        server.close()
