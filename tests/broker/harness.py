@@ -36,13 +36,21 @@ StateKey = tuple[int, bytes]  # partition, user
 class Worker:
     """One adapt worker in its own process."""
 
-    def __init__(self, settings: Settings, log: Path, *, compute_s: float = 0.0) -> None:
+    def __init__(
+        self, settings: Settings, log: Path, *, slow_s: float = 0.0, slow_calls: int = 0
+    ) -> None:
         self._log = log
         fields = settings.model_dump(include=set(settings.model_fields_set))
         arguments = [f"{name}={value}" for name, value in fields.items()]
         with log.open("a") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, str(WORKER), *arguments, f"compute_s={compute_s}"],
+                [
+                    sys.executable,
+                    str(WORKER),
+                    *arguments,
+                    f"slow_s={slow_s}",
+                    f"slow_calls={slow_calls}",
+                ],
                 stderr=stderr,
                 env={name: value for name, value in os.environ.items() if "HEADRACE" not in name},
             )
@@ -69,6 +77,14 @@ class Worker:
         """Return its exit code once it has ended."""
         return self.process.wait(STOP_LIMIT_S)
 
+    def until_logged(self, text: str, *, limit_s: float = WAIT_LIMIT_S) -> None:
+        """Wait for a line of its log."""
+        deadline = time.monotonic() + limit_s
+        while text not in self._log.read_text():
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                raise AssertionError(f"not logged within {limit_s:.0f} s: {text}")
+            time.sleep(0.05)  # a file offers nothing to wait for
+
     def log_tail(self) -> str:
         """Return the last lines of its log."""
         return "\n".join(self._log.read_text().splitlines()[-LOG_TAIL_LINES:])
@@ -89,10 +105,10 @@ class Fleet:
     folder: Path
     workers: list[Worker] = field(default_factory=list)
 
-    def start(self, *, compute_s: float = 0.0) -> Worker:
+    def start(self, *, slow_s: float = 0.0, slow_calls: int = 0) -> Worker:
         """Start another worker."""
         log = self.folder / f"worker-{len(self.workers)}.log"
-        self.workers.append(Worker(self.settings, log, compute_s=compute_s))
+        self.workers.append(Worker(self.settings, log, slow_s=slow_s, slow_calls=slow_calls))
         return self.workers[-1]
 
     def __enter__(self) -> Self:

@@ -48,7 +48,7 @@ def test_a_worker_paused_past_its_session_writes_nothing_stale(
         java_publisher(settings, USERS) as publisher,
         Fleet(settings, tmp_path) as fleet,
     ):
-        paused = fleet.start(compute_s=0.02)
+        paused = fleet.start(slow_s=0.02, slow_calls=10_000)
         with publisher.steadily(per_second=400):
             watcher.until(lambda: len(watcher.lists) > 100, "the first worker at work")
             fleet.start()

@@ -19,10 +19,10 @@ def test_a_second_worker_that_joins_a_fresh_group_at_once_loses_nothing(
         Fleet(settings, tmp_path) as fleet,
     ):
         publisher.publish(600)
-        fleet.start(compute_s=0.3)
+        first = fleet.start(slow_s=3, slow_calls=2)
         with publisher.steadily(per_second=100):
-            watcher.until(lambda: bool(watcher.lists), "the first list")
-            fleet.start(compute_s=0.1)
+            first.until_logged("Worker ready")
+            fleet.start(slow_s=1, slow_calls=2)
             watcher.until_answered(publisher.n_sent + 50)
         watcher.until_answered(publisher.n_sent)
         watcher.assert_nothing_lost_or_doubled()

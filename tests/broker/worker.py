@@ -1,7 +1,8 @@
 """One real adapt worker with a small engine: ``python worker.py FIELD=VALUE ...``.
 
 The engine applies events and lists a user's last items, newest first, so that a test can say what
-every state and every list must be. ``compute_s`` slows each micro-batch down.
+every state and every list must be. ``slow_calls`` first calls take ``slow_s`` each: a model that
+warms up.
 """
 
 import logging
@@ -20,13 +21,16 @@ LIST_LENGTH = 5
 class LastItems:
     """An engine whose every answer is a fold of the user's events."""
 
-    def __init__(self, *, history_length: int, compute_s: float) -> None:
+    def __init__(self, *, history_length: int, slow_s: float, slow_calls: int) -> None:
         self._history_length = history_length
-        self._compute_s = compute_s
+        self._slow_s = slow_s
+        self._slow_calls = slow_calls
 
     def process(self, work: Sequence[UserWork]) -> list[UserResult]:
         """Apply the events and list the last items."""
-        time.sleep(self._compute_s)  # stands for a model: the compute thread is busy, not waiting
+        if self._slow_calls > 0:
+            self._slow_calls -= 1
+            time.sleep(self._slow_s)  # stands for a model: what matters is that the thread is busy
         return [self._process(user) for user in work]
 
     def _process(self, user: UserWork) -> UserResult:
@@ -52,9 +56,10 @@ def main() -> None:
         level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
     )
     fields = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    compute_s = float(fields.pop("compute_s", "0"))
+    slow_s, slow_calls = float(fields.pop("slow_s")), int(fields.pop("slow_calls"))
     settings = load(fields)
-    adapt.run(settings, LastItems(history_length=settings.history_length, compute_s=compute_s))
+    engine = LastItems(history_length=settings.history_length, slow_s=slow_s, slow_calls=slow_calls)
+    adapt.run(settings, engine)
 
 
 if __name__ == "__main__":
