@@ -151,8 +151,17 @@ def test_current_lists_are_the_latest_of_each_user(deployed: Settings) -> None:
 
 
 def test_following_starts_with_what_comes_after(deployed: Settings) -> None:
-    publish_lists(deployed, *(a_list("u", n, "old") for n in range(300)))
-    new = a_list("u", 300, "new")
+    # One batch of more records than one poll returns: the embedded broker takes its second record
+    # for the end of the topic.
+    producer = KafkaProducer(
+        bootstrap_servers=deployed.bootstrap, batch_size=1_000_000, linger_ms=60_000
+    )
+    for n in range(1_500):
+        old = a_list("u", n, "old")
+        producer.send(deployed.topic("recommendations"), key=b"u", value=encode(old))
+    producer.flush(LIMIT_S)
+    producer.close()
+    new = a_list("u", 1_500, "new")
     lists = follow_lists(deployed, on_start=lambda: publish_lists(deployed, new))
     assert next(lists) == new
     lists.close()
