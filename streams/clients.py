@@ -5,6 +5,7 @@ tool can look at a topic without disturbing a role.
 """
 
 import socket
+import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from headrace.streams.errors import BrokerUnreachableError, SettingsError, Strea
 
 CONNECT_LIMIT_S = 5.0  # a broker that lives answers within milliseconds
 SEND_LIMIT_S = 60.0  # a leader election takes up to about 15 s, and the producer retries through it
+ANSWER_LIMIT_S = 30.0  # to a fetch of records that are there; covers a leader election
 POLL_WAIT_S = 0.2
 MAX_UNCONFIRMED = 10_000  # records under way: enough to never starve the sender, a few MB
 
@@ -134,6 +136,8 @@ class Reader:
 
     def __init__(self, consumer: Any, topic: str) -> None:
         self._consumer = consumer
+        self._topic = topic
+        self._answered_s: float | None = None
         _require_topic(topic, consumer.topics())
         numbers = sorted(consumer.partitions_for_topic(topic))
         self._partitions = [TopicPartition(topic, number) for number in numbers]
@@ -148,7 +152,7 @@ class Reader:
     def to_end(self) -> Iterator[Any]:
         """Yield the records from the present position to the end as it stands on reaching it."""
         while not self._is_at_end():
-            yield from self.poll()
+            yield from self._poll_or_fail()
 
     def skip_to_end(self) -> None:
         """Go to the end: only what is written from now on will be read.
@@ -158,9 +162,21 @@ class Reader:
         """
         self._consumer.seek_to_end()
         while not all(self._end(tp) is not None for tp in self._partitions):
-            self.poll()
+            self._poll_or_fail()
         for tp in self._partitions:
             self._consumer.seek(tp, self._end(tp))
+
+    def _poll_or_fail(self) -> list[Any]:
+        """Poll where an answer is due: the consumer itself would wait for a broker for ever."""
+        records = self.poll()
+        now_s = time.monotonic()
+        if records or self._answered_s is None:
+            self._answered_s = now_s
+        elif now_s - self._answered_s > ANSWER_LIMIT_S:
+            raise BrokerUnreachableError(
+                f"the broker stopped answering while {self._topic} was read: try again"
+            )
+        return records
 
     def _is_at_end(self) -> bool:
         return all(

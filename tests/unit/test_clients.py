@@ -1,0 +1,131 @@
+"""Readers and outboxes against a broker that does not answer as it should."""
+
+from collections import namedtuple
+from typing import Any
+
+import pytest
+
+from headrace.streams import clients
+from headrace.streams.clients import MAX_UNCONFIRMED, Outbox, Reader
+from headrace.streams.errors import BrokerUnreachableError, StreamsError
+
+Record = namedtuple("Record", "offset")
+
+
+class FakeConsumer:
+    """One partition of a topic; each poll answers with the next of ``polls``, then with nothing."""
+
+    def __init__(self, *polls: list[int], end: int | None) -> None:
+        self._polls = list(polls)
+        self._end = end
+        self._position = 0
+
+    def topics(self) -> set[str]:
+        """Return the one topic."""
+        return {"t"}
+
+    def partitions_for_topic(self, _: str) -> set[int]:
+        """Return the one partition."""
+        return {0}
+
+    def assign(self, partitions: list[Any]) -> None:
+        """Take the partition."""
+        self.assigned = partitions
+
+    def seek_to_beginning(self) -> None:
+        """Start over."""
+        self._position = 0
+
+    def poll(self, timeout_ms: int) -> dict[Any, list[Record]]:
+        """Answer with the next records."""
+        assert timeout_ms > 0
+        offsets = self._polls.pop(0) if self._polls else []
+        if offsets:
+            self._position = offsets[-1] + 1
+        return {self.assigned[0]: [Record(offset) for offset in offsets]}
+
+    def position(self, _: Any) -> int:
+        """Return the next offset to read."""
+        return self._position
+
+    def highwater(self, _: Any) -> int | None:
+        """Return the end as the last fetch told it."""
+        return self._end
+
+
+class Acknowledgement:
+    """A sent record that waits for its acknowledgement."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.is_checked = False
+        self._error = error
+
+    def get(self, timeout: float) -> None:
+        """Return, or raise what went wrong."""
+        assert timeout > 0
+        self.is_checked = True
+        if self._error:
+            raise self._error
+
+
+class FakeProducer:
+    """Takes every record; ``failing`` is the number of the one that is lost."""
+
+    def __init__(self, *, failing: int | None = None) -> None:
+        self.sent: list[Acknowledgement] = []
+        self._failing = failing
+
+    def send(self, _: str, *, key: bytes, value: bytes) -> Acknowledgement:
+        """Take a record."""
+        assert key
+        assert value
+        error = OSError("lost") if len(self.sent) == self._failing else None
+        self.sent.append(Acknowledgement(error))
+        return self.sent[-1]
+
+    def flush(self, timeout: float) -> None:
+        """Return at once, as a producer does that has given up on a record."""
+        assert timeout > 0
+
+
+def test_reading_ends_at_the_end_also_across_gaps() -> None:
+    consumer = FakeConsumer([0, 1], [5], end=6)  # 2 to 4 have been compacted away
+    assert [record.offset for record in Reader(consumer, "t").to_end()] == [0, 1, 5]
+
+
+def test_empty_topic_has_no_records() -> None:
+    assert list(Reader(FakeConsumer(end=0), "t").to_end()) == []
+
+
+@pytest.mark.parametrize("end", [None, 5])
+def test_silent_broker_is_an_error_and_no_end(
+    monkeypatch: pytest.MonkeyPatch, end: int | None
+) -> None:
+    monkeypatch.setattr(clients, "ANSWER_LIMIT_S", 0.0)
+    found = Reader(FakeConsumer([0, 1], end=end), "t").to_end()
+    assert [next(found).offset, next(found).offset] == [0, 1]
+    with pytest.raises(BrokerUnreachableError, match="stopped answering while t was read"):
+        next(found)
+
+
+def test_absent_topic_is_named() -> None:
+    with pytest.raises(StreamsError, match="topic u does not exist: create it with"):
+        Reader(FakeConsumer(end=0), "u")
+
+
+def test_every_acknowledgement_is_checked() -> None:
+    producer = FakeProducer()
+    box = Outbox(producer, "t")
+    for _ in range(MAX_UNCONFIRMED + 1):
+        box.send(key="u", value=b"v")
+    assert [sent.is_checked for sent in producer.sent[:2]] == [True, False]  # the oldest first
+    box.drain()
+    assert all(sent.is_checked for sent in producer.sent)
+
+
+def test_lost_record_is_an_error_when_the_outbox_is_drained() -> None:
+    box = Outbox(FakeProducer(failing=1), "t")
+    for _ in range(3):
+        box.send(key="u", value=b"v")
+    with pytest.raises(OSError, match="lost"):
+        box.drain()
