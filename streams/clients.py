@@ -5,7 +5,6 @@ tool can look at a topic without disturbing a role.
 """
 
 import socket
-import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,8 @@ from headrace.streams.errors import BrokerUnreachableError, SettingsError, Strea
 
 CONNECT_LIMIT_S = 5.0  # a broker that lives answers within milliseconds
 SEND_LIMIT_S = 60.0  # a leader election takes up to about 15 s, and the producer retries through it
-ANSWER_LIMIT_S = 30.0  # to a fetch of records that are there; covers a leader election
 POLL_WAIT_S = 0.2
+EMPTY_POLLS_LIMIT = 150  # in a row, where records are due: 30 s, which covers a leader election
 MAX_UNCONFIRMED = 10_000  # records under way: enough to never starve the sender, a few MB
 
 
@@ -137,7 +136,7 @@ class Reader:
     def __init__(self, consumer: Any, topic: str) -> None:
         self._consumer = consumer
         self._topic = topic
-        self._answered_s: float | None = None
+        self._empty_polls = 0
         _require_topic(topic, consumer.topics())
         numbers = sorted(consumer.partitions_for_topic(topic))
         self._partitions = [TopicPartition(topic, number) for number in numbers]
@@ -169,20 +168,21 @@ class Reader:
     def _poll_or_fail(self) -> list[Any]:
         """Poll where an answer is due: the consumer itself would wait for a broker for ever."""
         records = self.poll()
-        now_s = time.monotonic()
-        if records or self._answered_s is None:
-            self._answered_s = now_s
-        elif now_s - self._answered_s > ANSWER_LIMIT_S:
+        self._empty_polls = 0 if records else self._empty_polls + 1
+        if self._empty_polls > EMPTY_POLLS_LIMIT:
             raise BrokerUnreachableError(
                 f"the broker stopped answering while {self._topic} was read: try again"
             )
         return records
 
     def _is_at_end(self) -> bool:
-        return all(
-            (end := self._end(tp)) is not None and self._consumer.position(tp) >= end
-            for tp in self._partitions
-        )
+        return all(self._is_read(tp) for tp in self._partitions)
+
+    def _is_read(self, tp: TopicPartition) -> bool:
+        # Either is unknown while the broker does not answer.
+        end = self._end(tp)
+        position = self._consumer.position(tp, timeout_ms=int(POLL_WAIT_S * 1000))
+        return end is not None and position is not None and position >= end
 
     def _end(self, tp: TopicPartition) -> int | None:
         end: int | None = self._consumer.highwater(tp)
