@@ -195,6 +195,15 @@ def test_typed_events_keep_what_they_say(monkeypatch: pytest.MonkeyPatch) -> Non
     ]
 
 
+def test_typed_time_that_cannot_be_read_is_not_taken_for_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    typed = b'{"user": "u", "item": "i", "timestamp": "soon"}'
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(typed)))
+    with pytest.raises(InputFileError, match="the first is row 1"):
+        read_events("-", now_ms=1000)
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
