@@ -80,9 +80,14 @@ class EmbeddedBroker:
             BrokerUnreachableError: the broker ended without being asked to.
         """
         child = self.child
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: child.hang_up())
-        if child.wait() != 0:
+        ends = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, lambda *_: child.hang_up()) for number in ends}
+        try:
+            status = child.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if status != 0:
             raise BrokerUnreachableError(f"the broker ended by itself: {child.log_tail()}")
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from headrace.streams.broker import EmbeddedBroker
+from headrace.streams.broker import EmbeddedBroker, free_port
 from headrace.streams.clients import admin
 from headrace.streams.errors import BrokerUnreachableError, SettingsError
 
@@ -58,3 +58,28 @@ def test_broker_ends_with_a_parent_that_is_killed(ending: signal.Signals) -> Non
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(broker, signal.SIGKILL)
             os.close(broker)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_broker_command_serves_until_it_is_told_to_end(ending: signal.Signals) -> None:
+    command = [sys.executable, "-m", "headrace.streams", "broker", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as broker:
+        assert broker.stdout is not None
+        try:
+            address = broker.stdout.readline().split()[3].rstrip(";")
+            assert broker.stdout.readline() == f"next: headrace topics --bootstrap {address}\n"
+            with admin(address) as client:
+                assert client.list_topics() == []
+            broker.send_signal(ending)
+            assert broker.wait(LIMIT_S) == 0
+        finally:
+            broker.kill()
+    port = int(address.split(":")[1])
+    assert free_port(port) == port  # nothing listens there any more
+
+
+def test_broker_that_ends_by_itself_is_an_error() -> None:
+    with EmbeddedBroker() as broker:
+        os.kill(broker.child.pid, signal.SIGKILL)
+        with pytest.raises(BrokerUnreachableError, match="ended by itself: tansu"):
+            broker.serve()
