@@ -17,7 +17,7 @@ from headrace.streams.errors import BrokerUnreachableError, SettingsError
 
 HOST = "127.0.0.1"  # loopback only: the broker knows no passwords
 START_LIMIT_S = 20.0  # ready in 0.2 s; the rest is for a machine that is busy elsewhere
-STOP_LIMIT_S = 5.0
+STOP_LIMIT_S = 2.0  # it waits for its clients to leave; they lose nothing that it would keep
 PROBE_PAUSE_S = 0.02
 
 
