@@ -56,7 +56,7 @@ def main() -> None:
         level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
     )
     fields = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    slow_s, slow_calls = float(fields.pop("slow_s")), int(fields.pop("slow_calls"))
+    slow_s, slow_calls = float(fields.pop("slow_s", "0")), int(fields.pop("slow_calls", "0"))
     settings = load(fields)
     engine = LastItems(history_length=settings.history_length, slow_s=slow_s, slow_calls=slow_calls)
     adapt.run(settings, engine)
