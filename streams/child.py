@@ -22,13 +22,15 @@ class Child:
         *,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
+        is_quiet: bool = True,
     ) -> None:
+        """Start the program; a quiet one's output is kept, another's goes where ours does."""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open until ``stop``
         self._process = subprocess.Popen(
             ["/bin/sh", "-c", END_WITH_PARENT, "sh", *command],
             stdin=subprocess.PIPE,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
+            stdout=self._log if is_quiet else None,
+            stderr=subprocess.STDOUT if is_quiet else None,
             start_new_session=True,  # Ctrl-C in the terminal is ours to pass on
             cwd=cwd,
             env=env,

@@ -7,11 +7,12 @@ users share reaches the ranking side as late as in a service with 200 events a s
 import copy
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 
 from headrace.model.baselines import baseline_ranks
 from headrace.model.candidates import Candidates, stack
@@ -22,7 +23,7 @@ from headrace.streams.learner import Learner
 from headrace.streams.prequential import Folded, adapted_ranks, judge
 from headrace.streams.settings import Settings
 from headrace.streams.state import NOT_ENGAGED
-from headrace.streams.wire import Event
+from headrace.streams.wire import Event, Item
 
 Progress = Callable[[int], None]
 Block = list[tuple[str, int, Event]]  # (user, position in the stream, event)
@@ -58,14 +59,17 @@ class Evaluation:
             )
         self._since_version = 0
 
-    def run(self, events: pl.DataFrame, *, on_progress: Progress) -> dict[str, Longs]:
+    def run(
+        self, events: pl.DataFrame, *, on_progress: Progress = lambda _: None
+    ) -> dict[str, Longs]:
         """Return the (n,) ranks of each contender: MISS, UNSCORED, or 1 and more."""
-        blocks = [
-            self._block(block, on_progress) for block in _blocks(events, self.events_per_delta)
-        ]
+        blocks = []
+        for block in _blocks(events, self.events_per_delta):
+            blocks.append(self._block(block))
+            on_progress(len(block))
         return {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}
 
-    def _block(self, block: Block, on_progress: Progress) -> dict[str, Longs]:
+    def _block(self, block: Block) -> dict[str, Longs]:
         """Rank, apply and learn the events between two deltas, then publish."""
         learner = self.learner
         learner.admit([event for _, _, event in block])
@@ -78,7 +82,6 @@ class Evaluation:
             ranks["frozen"][folded.is_task] = judged.judgement.ranks
         learner.absorb(folded, judged.tasks if judged else None, is_counted=not self.has_lag)
         self._publish(len(block))
-        on_progress(len(block))
         return ranks
 
     def _gather_at_once(self, folded: Folded) -> Candidates:
@@ -110,13 +113,22 @@ def evaluate(
     settings: Settings,
     *,
     stream: str,
+    n_events: int,
+    items: Sequence[Item] = (),
     has_lag: bool = True,
     on_progress: Progress = lambda _: None,
 ) -> dict[str, Any]:
-    """Return the report of one stream; ``events`` as read by ``files.read_events``."""
-    events = events.filter(~pl.col("action").is_in(list(NOT_ENGAGED)))
+    """Return the report of one stream; ``events`` as read by ``files.read_events``.
+
+    The first ``n_events`` interactions count; ``items`` is the catalogue.
+    """
+    torch.set_num_threads(settings.threads)
+    events = events.filter(~pl.col("action").is_in(list(NOT_ENGAGED))).head(n_events)
     started = time.perf_counter()
-    ranks = Evaluation(settings, has_lag=has_lag).run(events, on_progress=on_progress)
+    evaluation = Evaluation(settings, has_lag=has_lag)
+    for item in items:
+        evaluation.learner.categorise(item.item, item.categories)
+    ranks = evaluation.run(events, on_progress=on_progress)
     seconds = time.perf_counter() - started
     users, items = (
         events[name].rank("dense").to_numpy().astype(np.int32) - 1 for name in ("user", "item")

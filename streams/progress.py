@@ -1,6 +1,7 @@
 """Progress on standard error, so that standard output stays for results."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -26,8 +27,9 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.0f}/s", style="progress.data.speed")
 
 
-def tracked(steps: Iterable[T], *, total: int, label: str) -> Iterator[T]:
-    """Yield the steps while a bar counts them."""
+@contextmanager
+def counted(*, total: int, label: str) -> Iterator[Callable[[int], None]]:
+    """Yield a function that moves the bar by so many steps."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -37,4 +39,13 @@ def tracked(steps: Iterable[T], *, total: int, label: str) -> Iterator[T]:
         console=Console(stderr=True),
     )
     with bar:
-        yield from bar.track(steps, total=total, description=label)
+        task = bar.add_task(label, total=total)
+        yield lambda n: bar.advance(task, n)
+
+
+def tracked(steps: Iterable[T], *, total: int, label: str) -> Iterator[T]:
+    """Yield the steps while a bar counts them."""
+    with counted(total=total, label=label) as advance:
+        for step in steps:
+            yield step
+            advance(1)

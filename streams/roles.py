@@ -10,7 +10,10 @@ from headrace.streams.serving import Serving
 from headrace.streams.settings import Settings
 
 # Their info lines are about every join, fetch and future; what matters to us we log ourselves.
-NOISY = ("aiokafka", "faust", "kafka", "mode", "numba")
+NOISY = (
+    *("aiokafka", "faust", "kafka", "mode", "numba"),
+    *("headrace.streams.faust_app", "headrace.streams.intake"),  # Faust logs under our names here
+)
 
 
 def start_logging(settings: Settings) -> None:

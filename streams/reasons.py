@@ -1,0 +1,44 @@
+"""Reasons in words: what a signal's name means to the person a list is for."""
+
+from collections.abc import Mapping
+
+from headrace.model.scorer import INPUTS
+from headrace.streams.wire import Reason
+
+_BY_SIGNAL = {
+    "own_recency": "taken lately",
+    "own_last": "taken lately",
+    "own_count": "taken often",
+    "own_seen": "taken before",
+    "own_age": "taken before",
+    "own_in_session": "taken this session",
+    "own_followed": "usually next for this user",
+    "next": "often next after {because}",
+    "next_lift": "typically next after {because}",
+    "next_of_last": "often next after {because}",
+    "next_of_last_lift": "typically next after {because}",
+    "near": "taken around {because}",
+    "near_lift": "typically taken around {because}",
+    "session": "goes with {because}",
+    "recent": "lately taken around {because}",
+    "also": "liked by those who took {because}",
+    "also_mean": "liked by those who took {because}",
+    "back": "often just before {because}",
+    "popularity": "popular",
+    "popularity_slow": "popular",
+    "popularity_medium": "popular now",
+    "popularity_fast": "popular this minute",
+    "idle": "taken a moment ago by others",
+    "age": "known for its time here",
+    "repeat_propensity": "people take it again",
+    "category_share": "from a favourite category",
+    "category_of_last": "same category as the last one",
+    "affinity": "close to this user's taste",
+}
+assert set(_BY_SIGNAL) == set(INPUTS), "every signal has its words"
+
+
+def phrase(reason: Reason, titles: Mapping[str, str]) -> str:
+    """Return the reason in words, with the title of the item that spoke for it."""
+    because = titles.get(reason.because or "", reason.because or "what was taken before")
+    return _BY_SIGNAL.get(reason.signal, reason.signal).format(because=because)

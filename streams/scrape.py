@@ -1,0 +1,60 @@
+"""Read a role's own metrics over HTTP: what the demo shows is what Prometheus would see."""
+
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+
+from prometheus_client.parser import text_string_to_metric_families
+
+SCRAPE_LIMIT_S = 2.0
+
+
+@dataclass(slots=True)
+class Scrape:
+    """Samples of one moment; a metric that is not there yet reads as zero."""
+
+    samples: dict[tuple[str, tuple[str, ...]], float] = field(default_factory=dict)
+
+    def get(self, name: str, *labels: str) -> float:
+        """Return a sample by name, without the namespace, and label values."""
+        return self.samples.get((f"headrace_{name}", labels), 0.0)
+
+    def quantile(self, name: str, q: float, *, since: "Scrape") -> float:
+        """Return a quantile of a histogram's growth since another scrape, as Prometheus would.
+
+        Interpolates within the bucket; zero if nothing was observed between the two.
+        """
+        buckets = sorted(
+            (float(labels[0]), count - since.samples.get((key, labels), 0.0))
+            for (key, labels), count in self.samples.items()
+            if key == f"headrace_{name}_bucket"
+        )
+        if not buckets or buckets[-1][1] <= 0:
+            return 0.0
+        wanted = q * buckets[-1][1]
+        below_s, below_n = 0.0, 0.0
+        for upper_s, n in buckets:
+            if n >= wanted:
+                if upper_s == float("inf"):
+                    return below_s
+                return below_s + (upper_s - below_s) * (wanted - below_n) / (n - below_n)
+            below_s, below_n = upper_s, n
+        return below_s
+
+
+def scrape(port: int) -> Scrape:
+    """Return the metrics of the role at a port of this machine; empty while it does not answer."""
+    try:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{port}/metrics", timeout=SCRAPE_LIMIT_S
+        ) as answer:
+            text = answer.read().decode()
+    except (urllib.error.URLError, OSError):
+        return Scrape()
+    return Scrape(
+        {
+            (sample.name, tuple(sample.labels.values())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+    )

@@ -1,0 +1,99 @@
+"""Both roles on one machine, each its own process, started again when one fails."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from headrace.streams.child import Child
+from headrace.streams.settings import PREFIX, Settings
+
+logger = logging.getLogger(__name__)
+
+ROLES = ("learn", "adapt")
+STOP_LIMIT_S = 30.0  # the learn role writes a last version
+POLL_S = 0.2
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # before a failed role is started again
+STEADY_S = 60.0  # a role that ran for longer failed for a new reason: back to the first pause
+NEVER_AGAIN = 2  # wrong settings do not mend by themselves
+
+
+@dataclass(slots=True)
+class _Running:
+    child: Child
+    started_s: float
+    pause_s: float = FIRST_PAUSE_S
+
+
+class Roles:
+    """Runs both roles for the length of a ``with`` block."""
+
+    def __init__(self, settings: Settings, *, is_quiet: bool = False) -> None:
+        self._environment = os.environ | environment_of(settings)
+        self._is_quiet = is_quiet
+        self._running: dict[str, _Running] = {}
+
+    def __enter__(self) -> "Roles":
+        """Start both roles; they are ready some seconds later."""
+        for role in ROLES:
+            self._running[role] = _Running(self._start(role), time.monotonic())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop both roles, side by side, and wait until they are gone."""
+        for running in self._running.values():
+            running.child.hang_up()
+        for running in self._running.values():
+            running.child.stop(limit_s=STOP_LIMIT_S)
+
+    def _start(self, role: str) -> Child:
+        command = [sys.executable, "-m", "headrace.streams", role]
+        return Child(command, env=self._environment, is_quiet=self._is_quiet)
+
+    def tend(self) -> None:
+        """Start a role again that has ended; called now and then.
+
+        Raises:
+            RuntimeError: a role ended for a reason that starting it again cannot mend.
+        """
+        for role, running in self._running.items():
+            status = running.child.poll()
+            if status is None:
+                continue
+            if status == NEVER_AGAIN:
+                raise RuntimeError(f"{role} cannot run: {running.child.log_tail()}")
+            now_s = time.monotonic()
+            if now_s - running.started_s > STEADY_S:
+                running.pause_s = FIRST_PAUSE_S
+            logger.warning("%s ended with %d; starting it again", role, status)
+            time.sleep(running.pause_s)
+            pause_s = min(2 * running.pause_s, LONGEST_PAUSE_S)
+            self._running[role] = _Running(self._start(role), time.monotonic(), pause_s)
+
+    def log_tail(self, role: str) -> str:
+        """Return the last lines a quiet role logged."""
+        return self._running[role].child.log_tail()
+
+
+def environment_of(settings: Settings) -> Mapping[str, str]:
+    """Return the environment that gives a child these settings, whatever they were read from."""
+    dumped = settings.model_dump(mode="json")
+    return {
+        f"{PREFIX}{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+        for name, value in dumped.items()
+    }
+
+
+def up(settings: Settings) -> None:
+    """Run both roles until SIGTERM or Ctrl-C."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with Roles(settings) as roles:
+        while not stop.wait(POLL_S):
+            roles.tend()
