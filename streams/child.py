@@ -1,5 +1,6 @@
 """A child process that cannot outlive us, with its output kept for when something goes wrong."""
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -73,6 +74,7 @@ class Child:
         """Return the last lines the program wrote."""
         if self._log.closed:
             return ""
-        size = self._log.seek(0, 2)
-        self._log.seek(max(0, size - LOG_TAIL_BYTES))
-        return self._log.read().decode(errors="replace").strip()
+        # Read in place: to seek would move the program's own writing position.
+        descriptor = self._log.fileno()
+        start = max(0, os.fstat(descriptor).st_size - LOG_TAIL_BYTES)
+        return os.pread(descriptor, LOG_TAIL_BYTES, start).decode(errors="replace").strip()
