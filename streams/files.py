@@ -5,6 +5,7 @@ Events come back as a table (user, item, action, time_ms) in event-time order, i
 better before the first record is published than after.
 """
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import polars as pl
 
 from headrace.streams.errors import InputFileError
 from headrace.streams.purchases import completejourney
-from headrace.streams.tables import collect, names_of, require, scan
+from headrace.streams.tables import STDIN, collect, names_of, require, scan
 from headrace.streams.wire import MAX_ID_BYTES, MAX_TIME_MS, Item
 
-__all__ = ["completejourney", "read_events", "read_items"]
+__all__ = ["completejourney", "load_events", "load_items", "read_events", "read_items"]
+
+SAMPLE = "completejourney"  # stands for a file: a year of real purchases
 
 ALIASES = {"event": "action", "timestamp": "time_ms"}  # as files in the field name them
 CATEGORY_COLUMNS = ("department", "category", "type")  # from the widest to the finest
@@ -149,3 +152,29 @@ def _item(row: dict[str, Any]) -> Item:
         price=row.get("price"),
         text=row.get("text") or "",
     )
+
+
+# ------------------------------------------------------------------------------ the command line
+
+
+def load_events(name: str) -> pl.DataFrame:
+    """Read the events a person names: a file, ``-`` for typed ones, or the sample.
+
+    Raises:
+        InputFileError: they cannot be read, or there are none.
+    """
+    if name == SAMPLE:
+        return completejourney()[0]
+    events = read_events(name, now_ms=int(time.time() * 1000) if name == STDIN else None)
+    if events.is_empty():
+        raise InputFileError(f"{name}: there are no events in it")
+    return events
+
+
+def load_items(name: str) -> list[Item]:
+    """Read the catalogue a person names: a file, or the sample's.
+
+    Raises:
+        InputFileError: it cannot be read.
+    """
+    return completejourney()[1] if name == SAMPLE else read_items(name)

@@ -1,0 +1,129 @@
+"""Commands that run the roles and judge what they do."""
+
+import click
+
+from headrace.streams.options import with_settings
+from headrace.streams.settings import Settings
+
+MODEL_FLAGS = ("device", "seed")
+ROLE_FLAGS = ("topic_prefix", "partitions", "group", "model_store", "http_host", "log_level")
+
+
+@click.command()
+@with_settings(*ROLE_FLAGS, "adapt_port", "list_length", "device")
+def adapt(settings: Settings) -> None:
+    """Run an adapt worker: events in, refreshed lists out.
+
+    Start as many as there are partitions to share; each holds the state of its partitions' users.
+    It serves once the learn role has announced a model version. A failure ends the process with
+    its own exit status and without a commit: start it again, and the replay repairs.
+
+    \b
+    Example:  headrace adapt --bootstrap broker:9092 --model-store s3://shop/models
+    Next:     headrace consume --follow; curl http://127.0.0.1:8601/metrics
+    """
+    from headrace.streams.roles import run_adapt
+
+    run_adapt(settings)
+
+
+@click.command()
+@with_settings(*ROLE_FLAGS, "learn_port", *MODEL_FLAGS)
+def learn(settings: Settings) -> None:
+    """Run the learn role: events in, model versions out.
+
+    Run exactly one: it owns what all users share, item signals among it. It goes on from the
+    version it announced last, or from nothing.
+
+    \b
+    Example:  headrace learn --bootstrap broker:9092 --model-store s3://shop/models
+    Next:     headrace adapt
+    """
+    from headrace.streams.roles import run_learn
+
+    run_learn(settings)
+
+
+@click.command()
+@with_settings(*ROLE_FLAGS, "adapt_port", "learn_port", "list_length", *MODEL_FLAGS)
+def up(settings: Settings) -> None:
+    """Run both roles on this machine, until Ctrl-C.
+
+    A role that fails is started again.
+
+    \b
+    Example:  headrace up
+    Next:     headrace produce events.tsv, then headrace consume --follow
+    """
+    from headrace.streams import up as both
+
+    both.up(settings)
+
+
+@click.command()
+@click.argument("file")
+@click.option("--items", "catalogue", metavar="FILE", help="Catalogue, for categories.")
+@click.option(
+    "--events",
+    "n_events",
+    type=click.IntRange(min=2),
+    default=100_000,
+    show_default=True,
+    help="Only the first so many interactions.",
+)
+@click.option("--no-lag", is_flag=True, help="Let shared knowledge reach the lists at once.")
+@with_settings(*MODEL_FLAGS, "inner_steps", "replay_batches")
+def evaluate(
+    settings: Settings, file: str, catalogue: str | None, n_events: int, no_lag: bool
+) -> None:
+    """Judge the lists on the events of FILE, without Kafka.
+
+    The report is JSON on standard output. Each event is ranked before it is applied and learned
+    from; the second half is scored. The same model and passes as in the service, with the service's
+    delay at 200 events a second, beside the baselines that learn from every event at once.
+
+    \b
+    Example:  headrace evaluate events.tsv.gz
+              headrace evaluate completejourney --items completejourney | jq .contenders
+    Next:     headrace up
+    """
+    import json
+
+    from headrace.streams.evaluate import evaluate as judge
+    from headrace.streams.files import load_events, load_items
+    from headrace.streams.progress import counted
+
+    events = load_events(file)
+    items = load_items(catalogue) if catalogue else []
+    with counted(total=min(n_events, len(events)), label="evaluate") as advance:
+        report = judge(
+            events,
+            settings,
+            stream=file,
+            n_events=n_events,
+            items=items,
+            has_lag=not no_lag,
+            on_progress=advance,
+        )
+    click.echo(json.dumps(report))
+
+
+@click.command()
+@click.option("--keep", is_flag=True, help="Leave everything running after the summary.")
+@click.option("--port", default=0, help="Port of the broker; any free one if not given.")
+@click.option("--seconds", default=100.0, show_default=True, help="How long events are replayed.")
+@click.option("--rate", default=150.0, show_default=True, help="Events a second.")
+@with_settings("adapt_port", "learn_port", "device")
+def demo(settings: Settings, keep: bool, port: int, seconds: float, rate: float) -> None:
+    """Replay real purchases, live on one screen.
+
+    They go through a broker and both roles, which it starts, and takes down again at the end.
+
+    \b
+    Example:  headrace demo
+              headrace demo --keep --port 9092    then: headrace consume --follow
+    Next:     headrace evaluate completejourney
+    """
+    from headrace.streams.demo import run_demo
+
+    run_demo(settings, broker_port=port, seconds=seconds, events_per_s=rate, keep=keep)

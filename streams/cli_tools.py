@@ -1,0 +1,190 @@
+"""Commands around the roles: broker and topics, publishing, reading back."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import click
+
+from headrace.streams.options import with_settings
+from headrace.streams.settings import Settings
+
+if TYPE_CHECKING:
+    from headrace.streams.wire import Recommendation
+
+
+@click.command()
+@click.option("--port", default=9092, show_default=True, help="Port on 127.0.0.1; 0 for any.")
+def broker(port: int) -> None:
+    """Run a Kafka-compatible broker in memory, until Ctrl-C.
+
+    It listens on this machine only, and forgets everything when it ends: for the demo, tests and
+    first steps. For what must last, run Apache Kafka.
+
+    \b
+    Example:  headrace broker --port 9092
+    Next:     headrace topics
+    """
+    from headrace.streams.broker import EmbeddedBroker
+
+    with EmbeddedBroker(port) as running:
+        click.echo(f"broker ready at {running.bootstrap}; it forgets everything at Ctrl-C")
+        click.echo(f"next: headrace topics --bootstrap {running.bootstrap}")
+        running.serve()
+
+
+@click.command()
+@with_settings("topic_prefix", "partitions", "replication", "group")
+def topics(settings: Settings) -> None:
+    """Create the topics, or check that they fit.
+
+    \b
+    Example:  headrace topics --partitions 8
+    Next:     headrace produce events.tsv
+    """
+    from headrace.streams.topics import create_topics, topics_of
+
+    created = set(create_topics(settings))
+    for topic in topics_of(settings):
+        state = "created" if topic.name in created else "fits"
+        click.echo(f"{state:8} {topic.name}  ({topic.partitions} partitions)")
+
+
+@click.command()
+@click.argument("file")
+@click.option("--items", "is_catalogue", is_flag=True, help="FILE is a catalogue of items.")
+@with_settings("topic_prefix")
+def produce(settings: Settings, file: str, is_catalogue: bool) -> None:
+    """Publish the events, or the catalogue, of FILE.
+
+    As fast as the broker takes them; - reads typed events from standard input.
+
+    FILE is TSV, CSV, JSON lines or Parquet, also .gz or .xz, with the columns user, item, event
+    and timestamp (seconds, milliseconds or ISO text). Typed events are JSON lines or TSV; a missing
+    event means click, a missing timestamp now. A catalogue (--items) has the column item, and may
+    have title, categories (or department, category, type), price and text. The name
+    "completejourney" stands for a year of real purchases (pip install headrace[demo]).
+
+    \b
+    Example:  headrace produce --items products.csv
+              headrace produce events.tsv.gz
+              echo '{"user": "u1", "item": "i1"}' | headrace produce -
+    Next:     headrace consume --user u1
+    """
+    from headrace.streams.files import load_events, load_items
+    from headrace.streams.produce import events_of, publish_events, publish_items
+    from headrace.streams.progress import tracked
+
+    if is_catalogue:
+        items = load_items(file)
+        n_sent = publish_items(settings, tracked(items, total=len(items), label="items"))
+    else:
+        events = load_events(file)
+        steps = tracked(events_of(events), total=len(events), label="events")
+        n_sent = publish_events(settings, steps)
+    click.echo(f"{n_sent} {'items' if is_catalogue else 'events'} published", err=True)
+
+
+@click.command()
+@click.argument("file")
+@click.option("--speed", type=click.FloatRange(min=0, min_open=True), help="Times recorded time.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Events a second.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many events.")
+@click.option("--now", "restamp", is_flag=True, help="Stamp each event with the time it is sent.")
+@with_settings("topic_prefix")
+def replay(
+    settings: Settings,
+    file: str,
+    speed: float | None,
+    rate: float | None,
+    limit: int | None,
+    restamp: bool,
+) -> None:
+    """Replay the events of FILE at a chosen pace.
+
+    At --speed times recorded time (1 if not given), or at --rate events a second.
+
+    Event times stay as recorded, so that what is learned from them does too; --now replaces them.
+
+    \b
+    Example:  headrace replay events.parquet --speed 3600     an hour a second
+              headrace replay completejourney --rate 200 --limit 10000
+    Next:     headrace consume --follow
+    """
+    from headrace.streams.files import load_events
+    from headrace.streams.produce import events_of, publish_events
+    from headrace.streams.progress import tracked
+    from headrace.streams.replay import at_rate, at_speed, paced
+
+    if speed and rate:
+        raise click.UsageError("give --speed or --rate, not both")
+    table = load_events(file).head(limit) if limit else load_events(file)
+    events = events_of(table)
+    schedule = at_rate(events, events_per_s=rate) if rate else at_speed(events, speed=speed or 1)
+    steps = tracked(paced(schedule, restamp=restamp), total=len(table), label="replay")
+    click.echo(f"{publish_events(settings, steps)} events published", err=True)
+
+
+@click.command()
+@click.option("--user", help="Only this user's lists.")
+@click.option("--follow", is_flag=True, help="Wait for new lists, until Ctrl-C.")
+@click.option("--from-beginning", is_flag=True, help="Also lists that newer ones replaced.")
+@click.option("--json", "is_json", is_flag=True, help="One JSON object a line, for programs.")
+@click.option("--limit", type=click.IntRange(min=1), help="End after so many lists.")
+@with_settings("topic_prefix")
+def consume(
+    settings: Settings,
+    user: str | None,
+    follow: bool,
+    from_beginning: bool,
+    is_json: bool,
+    limit: int | None,
+) -> None:
+    """Print lists, with titles and reasons.
+
+    The current list of each user, if nothing else is said. Reading disturbs nobody: no group is
+    joined and nothing is committed.
+
+    \b
+    Example:  headrace consume --user 42
+              headrace consume --follow --json | jq .items
+    Next:     headrace dead-letters, if an event seems to have had no effect
+    """
+    from itertools import islice
+
+    from headrace.streams import consume as lists
+
+    found: Iterable[Recommendation]
+    if follow:
+        found = lists.follow_lists(settings, user=user, from_beginning=from_beginning)
+    elif from_beginning:
+        found = lists.all_lists(settings, user=user)
+    else:
+        found = lists.current_lists(settings, user=user)
+    titles = {} if is_json else lists.read_titles(settings)
+    is_empty = True
+    try:
+        for each in islice(found, limit):
+            is_empty = False
+            click.echo(lists.as_json(each) if is_json else lists.as_text(each, titles))
+    except KeyboardInterrupt:
+        return  # how following ends
+    if is_empty:
+        click.echo("no lists yet: they need events, and both roles running", err=True)
+
+
+@click.command("dead-letters")
+@with_settings("topic_prefix")
+def dead_letters(settings: Settings) -> None:
+    """Print the records that were set aside, with reasons.
+
+    \b
+    Example:  headrace dead-letters
+    Next:     fix what produces them, and publish them again
+    """
+    from headrace.streams import dead_letters as letters
+
+    n_letters = 0
+    for letter in letters.read_dead_letters(settings):
+        click.echo(letters.as_text(letter))
+        n_letters += 1
+    click.echo(f"{n_letters} records set aside", err=True)
