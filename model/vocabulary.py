@@ -54,6 +54,9 @@ class Vocabulary:
         """Follow the writer: the item has this index there."""
         if index >= len(self.ids):
             self.ids.extend([""] * (index + 1 - len(self.ids)))
+        old = self._indexes.pop(item, None)
+        if old is not None:
+            self.ids[old] = ""
         if self.ids[index]:
             del self._indexes[self.ids[index]]
         self.ids[index] = item
