@@ -165,7 +165,7 @@ class Demo:
         time.sleep(REFRESH_S)
 
     def stop(self) -> None:
-        """Let the replay end; the follower waits for lists that no longer come, and ends with us."""
+        """Let the replay end; the follower, which waits for lists, ends with the process."""
         self._stopping.set()
         if self._replay is not None:
             self._replay.join()

@@ -1,0 +1,128 @@
+"""Online mix: four counted signals, weighed by a softmax regression that learns at every event.
+
+Nothing in it is specific to a user. It beats most neural recommenders on real streams, so it is
+the baseline that counts.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import int64, njit
+from numba.typed import Dict
+
+from headrace.model.recommender import MISS
+from headrace.model.signals import Ints, Longs
+
+Doubles = npt.NDArray[np.float64]
+
+OWN_ITEMS = 50  # latest own items that are candidates
+FOLLOWERS = 60  # most frequent followers of each of the last items that are candidates
+LAST_ITEMS = 3
+POPULAR = 100
+OWN_FADE = 0.9
+FOLLOWER_FADE = 0.6
+LEARNING_RATE = 0.3  # Adagrad
+ADAGRAD_START = 0.01
+N_SIGNALS = 4
+OWN, LAST, FOLLOWED, POPULARITY = range(N_SIGNALS)
+
+
+class MixState(NamedTuple):
+    """What is learned."""
+
+    weights: Doubles  # (4,)
+    squares: Doubles  # (4,) Adagrad's sums of squared gradients
+
+
+def new_mix() -> MixState:
+    """Return the weights before the first event."""
+    return MixState(np.array([1.0, 1.0, 1.0, 0.3]), np.full(N_SIGNALS, ADAGRAD_START))
+
+
+@njit(cache=True, nogil=True)
+def mix_rank(
+    mix: MixState,
+    item: int,
+    had: Ints,
+    order: Longs,
+    pair_start: Longs,
+    followers: Ints,
+    pairs: Doubles,
+    successions: Doubles,
+    popularity: Doubles,
+) -> int:
+    """Rank an event's item, then learn from it.
+
+    Args:
+        mix: updated in place if the item is a candidate.
+        item: what the event is about.
+        had: (m,) the user's items before, oldest first.
+        order: items by popularity, best first, as last refreshed.
+        pair_start: (N + 1,) where each item's followers lie in ``followers`` and ``pairs``.
+        followers: (L,) item index.
+        pairs: (L,) how often the follower followed.
+        successions: (N,) how often anything followed the item.
+        popularity: (N,) how often the item came.
+    """
+    m = len(had)
+    last = had[m - 1] if m else -1
+    rows: dict[Any, int] = Dict.empty(int64, int64)  # candidate to its row of signals
+    signals = np.zeros((OWN_ITEMS + LAST_ITEMS * FOLLOWERS + POPULAR + 1, N_SIGNALS))
+    for k in range(min(m, OWN_ITEMS)):
+        row = _row_of(rows, had[m - 1 - k])
+        signals[row, OWN] += OWN_FADE**k
+        if signals[row, LAST] == 0:
+            signals[row, LAST] = 1.0 / (k + 1)
+    for k in range(min(m, LAST_ITEMS)):
+        y = had[m - 1 - k]
+        start, end = pair_start[y], pair_start[y + 1]
+        for place in _most_frequent(pairs[start:end]):
+            row = _row_of(rows, followers[start + place])
+    for z in order[:POPULAR]:
+        _row_of(rows, z)
+    for k in range(min(m, LAST_ITEMS)):
+        y = had[m - 1 - k]
+        for place in range(pair_start[y], pair_start[y + 1]):
+            key = np.int64(followers[place])
+            if pairs[place] > 0 and key in rows:
+                share = pairs[place] / successions[y]
+                signals[rows[key], FOLLOWED] += FOLLOWER_FADE**k * share
+    for z, row in rows.items():
+        signals[row, OWN] = np.log1p(10 * signals[row, OWN])
+        signals[row, FOLLOWED] = np.log1p(100 * signals[row, FOLLOWED])
+        signals[row, POPULARITY] = np.log1p(popularity[z])
+    if np.int64(item) not in rows:
+        return MISS
+    scores = (signals[: len(rows)] * mix.weights).sum(axis=1)
+    if np.int64(last) in rows:
+        scores[rows[np.int64(last)]] = -np.inf
+    mine = rows[np.int64(item)]
+    _learn(mix, signals[: len(rows)], scores, mine)
+    return int((scores > scores[mine]).sum()) + 1
+
+
+@njit(cache=True, nogil=True)
+def _row_of(rows: dict[Any, int], item: int) -> int:
+    key = np.int64(item)
+    if key not in rows:
+        rows[key] = len(rows)
+    return int(rows[key])
+
+
+@njit(cache=True, nogil=True)
+def _most_frequent(counts: Doubles) -> Longs:
+    """Return the places of the most frequent followers, of equal ones the first."""
+    order = np.argsort(-counts, kind="mergesort")[:FOLLOWERS]
+    return order[counts[order] > 0]
+
+
+@njit(cache=True, nogil=True)
+def _learn(mix: MixState, signals: Doubles, scores: Doubles, target: int) -> None:
+    """Take one Adagrad step on the softmax cross-entropy over the candidates."""
+    p = np.exp(scores - scores.max())
+    p /= p.sum()
+    for s in range(N_SIGNALS):
+        gradient = (p * signals[:, s]).sum() - signals[target, s]
+        mix.squares[s] += gradient * gradient
+        mix.weights[s] -= LEARNING_RATE * gradient / np.sqrt(mix.squares[s])

@@ -1,0 +1,21 @@
+"""Ranking metrics from ranks: each judged event has one relevant item, and where it stood."""
+
+import numpy as np
+import numpy.typing as npt
+
+Ranks = npt.NDArray[np.integer]  # (n,) 1-based; a large number for an item that was not ranked
+
+
+def hr_at(ranks: Ranks, k: int) -> float:
+    """Return the hit ratio: the share of events whose item stood among the first ``k``."""
+    return float(np.mean(ranks <= k)) if len(ranks) else 0.0
+
+
+def ndcg_at(ranks: Ranks, k: int) -> float:
+    """Return the mean of ``1 / log2(rank + 1)`` within the first ``k``, else 0."""
+    return float(np.mean(np.where(ranks <= k, 1 / np.log2(ranks + 1.0), 0))) if len(ranks) else 0.0
+
+
+def mrr_at(ranks: Ranks, k: int) -> float:
+    """Return the mean of ``1 / rank`` within the first ``k``, else 0."""
+    return float(np.mean(np.where(ranks <= k, 1 / np.maximum(ranks, 1), 0))) if len(ranks) else 0.0
