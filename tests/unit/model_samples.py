@@ -1,0 +1,51 @@
+"""Small histories, signals and tasks that the tests of the model share."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.model.candidates import Histories
+from headrace.model.signals import ItemSignals, Longs
+
+NOW_S = 1_000_000
+
+
+def histories(*users: Sequence[int], width: int = 8, minutes: float = 1) -> Histories:
+    """Return what users did, each given newest first and ``minutes`` apart, the newest now."""
+    items = np.full((len(users), width), -1, np.int32)
+    times_s = np.zeros((len(users), width), np.int64)
+    for row, user in enumerate(users):
+        items[row, : len(user)] = user
+        times_s[row, : len(user)] = NOW_S - 60 * minutes * np.arange(len(user))
+    n_events = np.array([len(user) for user in users], np.int64)
+    return Histories(items, times_s, np.zeros_like(items), n_events, np.zeros_like(n_events))
+
+
+def count_user(signals: ItemSignals, items: Sequence[int], *, times_s: Sequence[int] = ()) -> None:
+    """Count what one new user did, oldest first; a minute apart unless times are given."""
+    times = np.array(times_s or [60 * i for i in range(len(items))], np.int64)
+    width = max(1, len(items))
+    had = np.full((len(items), width), -1, np.int32)
+    had_times_s = np.zeros((len(items), width), np.int64)
+    for i in range(1, len(items)):
+        had[i, :i] = items[:i][::-1]
+        had_times_s[i, :i] = times[:i][::-1]
+    signals.count(np.array(items, np.int32), times, had, had_times_s)
+
+
+def count_alone(signals: ItemSignals, item: int, *, times: int) -> None:
+    """Count an item for as many users without a history: its popularity, and no neighbours."""
+    nobody = np.full((times, 1), -1, np.int32)
+    nothing: Longs = np.zeros((times, 1), np.int64)
+    signals.count(np.full(times, item, np.int32), np.zeros(times, np.int64), nobody, nothing)
+
+
+def relation_of(signals: ItemSignals, relation: int, n_items: int) -> npt.NDArray[np.float32]:
+    """Return the (n, n) weights of one relation as readers see them, from row to column."""
+    dense = np.zeros((n_items, n_items), np.float32)
+    a = signals.arrays
+    for item in range(n_items):
+        for place in range(a.filled[item]):
+            dense[item, a.ids[item, place]] = a.weights[item, place, relation]
+    return dense
