@@ -283,21 +283,24 @@ def _choose(
     """Take the strongest of one relation as candidates; of equal ones, the first met."""
     sums, _, _, stamps, touched = scratch
     quota = QUOTAS[relation]
-    threshold = np.float32(0.0)
+    threshold, n_equal = np.float32(0.0), 0
     if n_touched > quota:
         strengths = np.empty(n_touched, np.float32)
         for t in range(n_touched):
             strengths[t] = sums[touched[t], relation]
         threshold = np.partition(strengths, n_touched - quota)[n_touched - quota]
-    taken = 0
+        n_equal = quota - (strengths > threshold).sum()  # room left for those at the threshold
     for t in range(n_touched):
         z = touched[t]
         strength = sums[z, relation]
         if strength <= 0 or strength < threshold:
             continue
-        if taken == quota or n == MAX_CANDIDATES:
+        if strength == threshold:
+            if n_equal == 0:
+                continue
+            n_equal -= 1
+        if n == MAX_CANDIDATES:
             break
-        taken += 1
         if stamps[z, CHOSEN] != stamp:
             stamps[z, CHOSEN] = stamp
             items[n] = z
