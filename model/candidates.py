@@ -354,7 +354,7 @@ def _describe(
             f[OWN_IN_SESSION] = 1.0 if k < n_session else 0.0
             followed = 0.0
             for j in range(1, len(had)):
-                if had[j] == last and had[j - 1] == z:
+                if last >= 0 and had[j] == last and had[j - 1] == z:
                     followed += 0.95**j
             f[OWN_FOLLOWED] = np.log1p(3 * followed)
             out.because[b, c] = k
