@@ -4,31 +4,37 @@ import asyncio
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.streams import metrics
 from headrace.streams.faust_app import IntakeApp
-from headrace.streams.guards import EXIT_FAILED, PauseGuard, Watchdog, end_process
+from headrace.streams.guards import EXIT_FAILED, PauseGuard, Watchdog, end_process, now_s
 
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.2  # a tenth of the smallest sensible pause limit
 GAUGES_EVERY_TICKS = 5
+SILENT_LIMIT_S = 60.0  # longer than a start takes on a busy machine
 DRAIN_LIMIT_S = 5.0  # for micro-batches in flight at a stop; what is left is replayed
 STOP_LIMIT_S = 10.0  # for Faust; everything that matters is committed by then
 
 
 @dataclass(slots=True)
 class Readiness:
-    """Whether the role can serve: the model is there and every state is recovered."""
+    """Whether the role works, and whether it can serve: model there, every state recovered."""
 
+    ticked_at_s: float = field(default_factory=now_s)
     is_model_ready: Callable[[], bool] = lambda: True
     is_recovered: Callable[[], bool] = lambda: False  # set by the role when it starts
 
     def __call__(self) -> bool:
         """Return the answer of ``/health/ready``."""
         return self.is_recovered() and self.is_model_ready()
+
+    def is_live(self) -> bool:
+        """Return the answer of ``/health/live``: the event loop turns."""
+        return now_s() - self.ticked_at_s < SILENT_LIMIT_S
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,6 +82,7 @@ async def _tick_forever(role: Role) -> None:
     ticks = 0
     while True:
         role.guard.tick()
+        role.readiness.ticked_at_s = now_s()
         is_serving = role.app.serving.is_set()
         role.watchdog.tick(is_serving=is_serving)
         metrics.READY.set(role.readiness())

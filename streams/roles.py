@@ -30,7 +30,7 @@ def run_adapt(settings: Settings) -> None:
     serving = Serving(settings, device=pick_device(settings))
     readiness = Readiness(is_model_ready=serving.is_ready)
     server = http.serve(
-        settings.http_host, settings.adapt_port, is_live=lambda: True, is_ready=readiness
+        settings.http_host, settings.adapt_port, is_live=readiness.is_live, is_ready=readiness
     )
     broadcast = Broadcast(settings, serving)
     broadcast.follower.start()
@@ -47,7 +47,7 @@ def run_learn(settings: Settings) -> None:
     start_logging(settings)
     readiness = Readiness()
     server = http.serve(
-        settings.http_host, settings.learn_port, is_live=lambda: True, is_ready=readiness
+        settings.http_host, settings.learn_port, is_live=readiness.is_live, is_ready=readiness
     )
     try:
         learn.run(settings, readiness=readiness)
