@@ -31,4 +31,4 @@ types: $(READY)  ## strict types of model/ and streams/
 	cd .venv/types && MYPYPATH=. ../bin/mypy --config-file headrace/pyproject.toml -p headrace.model -p headrace.streams
 
 clean:  ## remove the environment and caches
-	rm -rf .venv .kafka .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	rm -rf .venv .kafka .tools .mypy_cache .pytest_cache .ruff_cache build *.egg-info

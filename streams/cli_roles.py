@@ -88,6 +88,7 @@ def evaluate(
     Next:     headrace up
     """
     import json
+    from pathlib import Path
 
     from headrace.streams.evaluate import evaluate as judge
     from headrace.streams.files import load_events, load_items
@@ -99,7 +100,7 @@ def evaluate(
         report = judge(
             events,
             settings,
-            stream=file,
+            stream=Path(file).name.split(".")[0],
             n_events=n_events,
             items=items,
             has_lag=not no_lag,
