@@ -1,5 +1,6 @@
 """The demo: real purchases through a real broker and both roles, live on one screen."""
 
+import signal
 import tempfile
 import threading
 import time
@@ -15,7 +16,7 @@ from rich.live import Live
 from headrace.streams import consume
 from headrace.streams.broker import EmbeddedBroker, free_port
 from headrace.streams.demo_screen import Moment, Shopper, render, summary
-from headrace.streams.errors import SettingsError
+from headrace.streams.errors import RoleFailedError, SettingsError
 from headrace.streams.files import completejourney
 from headrace.streams.produce import events_of, publish_events, publish_items
 from headrace.streams.replay import at_rate, paced
@@ -39,6 +40,21 @@ def run_demo(
 ) -> None:
     """Run until the replay is over, or Ctrl-C; then take everything down, unless ``keep``."""
     console = Console()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill also takes everything down
+    try:
+        _run(console, settings, broker_port, seconds, events_per_s, keep)
+    except KeyboardInterrupt:
+        console.print("stopped")
+
+
+def _run(
+    console: Console,
+    settings: Settings,
+    broker_port: int,
+    seconds: float,
+    events_per_s: float,
+    keep: bool,
+) -> None:
     events, items = _data(int(seconds * events_per_s))
     with ExitStack() as stack:
         stack.callback(console.show_cursor)
@@ -54,11 +70,9 @@ def run_demo(
             console.print("starting both roles; the first start compiles the counting loops")
             demo.wait_until_ready()
             demo.show(console, events_of(events), events_per_s)
-        except KeyboardInterrupt:
-            console.print("stopped")
         finally:
             demo.stop()
-        console.print(summary(demo.moment()))
+            console.print(summary(demo.moment()))
         if keep:
             _keep(console, settings, roles)
 
@@ -101,12 +115,9 @@ def _keep(console: Console, settings: Settings, roles: Roles) -> None:
     console.print(
         f"left running until Ctrl-C: headrace consume --follow --bootstrap {settings.bootstrap}"
     )
-    try:
-        while True:
-            roles.tend()
-            time.sleep(REFRESH_S)
-    except KeyboardInterrupt:
-        return
+    while True:
+        roles.tend()
+        time.sleep(REFRESH_S)
 
 
 class Demo:
@@ -133,14 +144,14 @@ class Demo:
         """Wait until both roles serve.
 
         Raises:
-            RuntimeError: they do not within the limit, or cannot run.
+            RoleFailedError: they do not within the limit, or cannot run.
         """
         deadline_s = time.monotonic() + READY_LIMIT_S
         ports = (self._settings.learn_port, self._settings.adapt_port)
         while not all(scrape(port).get("ready") for port in ports):
             self._roles.tend()
             if time.monotonic() > deadline_s:
-                raise RuntimeError(f"not ready in time: {self._roles.log_tail('adapt')}")
+                raise RoleFailedError(f"not ready in time: {self._roles.log_tail('adapt')}")
             time.sleep(REFRESH_S)
         self._first = scrape(self._settings.adapt_port)
 

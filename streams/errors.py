@@ -49,3 +49,7 @@ class InputFileError(StreamsError):
 
 class CheckpointError(StreamsError):
     """A checkpoint fails its checksum or does not fit. The version being served stays."""
+
+
+class RoleFailedError(StreamsError):
+    """A role ended, or never became ready, and starting it again cannot help."""

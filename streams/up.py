@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headrace.streams.child import Child
+from headrace.streams.errors import RoleFailedError
 from headrace.streams.settings import PREFIX, Settings
 
 logger = logging.getLogger(__name__)
@@ -59,14 +60,14 @@ class Roles:
         """Start a role again that has ended; called now and then.
 
         Raises:
-            RuntimeError: a role ended for a reason that starting it again cannot mend.
+            RoleFailedError: a role ended for a reason that starting it again cannot mend.
         """
         for role, running in self._running.items():
             status = running.child.poll()
             if status is None:
                 continue
             if status == NEVER_AGAIN:
-                raise RuntimeError(f"{role} cannot run: {running.child.log_tail()}")
+                raise RoleFailedError(f"{role} cannot run: {running.child.log_tail()}")
             now_s = time.monotonic()
             if now_s - running.started_s > STEADY_S:
                 running.pause_s = FIRST_PAUSE_S
