@@ -9,6 +9,7 @@ from typing import Any
 
 from headrace.streams.clients import Reader, reader
 from headrace.streams.errors import MalformedRecordError
+from headrace.streams.reasons import phrase
 from headrace.streams.settings import Settings
 from headrace.streams.wire import Recommendation, decode_item, decode_recommendation
 
@@ -112,5 +113,4 @@ def _why(found: Recommendation, position: int, titles: Titles) -> str:
     if position >= len(found.reasons):
         return ""
     reason = found.reasons[position]
-    because = f", because of {_name(reason.because, titles)}" if reason.because else ""
-    return f"{reason.signal} {reason.share:.0%}{because}"
+    return f"{reason.share:.0%} {phrase(reason, titles)}"

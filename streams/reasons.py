@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 
-from headrace.model.scorer import INPUTS
 from headrace.streams.wire import Reason
 
-_BY_SIGNAL = {
+WORDS = {  # one for each of model.scorer.INPUTS; not imported, for it takes seconds to load
     "own_recency": "taken lately",
     "own_last": "taken lately",
     "own_count": "taken often",
@@ -35,10 +34,9 @@ _BY_SIGNAL = {
     "category_of_last": "same category as the last one",
     "affinity": "close to this user's taste",
 }
-assert set(_BY_SIGNAL) == set(INPUTS), "every signal has its words"
 
 
 def phrase(reason: Reason, titles: Mapping[str, str]) -> str:
     """Return the reason in words, with the title of the item that spoke for it."""
     because = titles.get(reason.because or "", reason.because or "what was taken before")
-    return _BY_SIGNAL.get(reason.signal, reason.signal).format(because=because)
+    return WORDS.get(reason.signal, reason.signal).format(because=because)

@@ -178,8 +178,8 @@ LIST = Recommendation(
     items=("a", "bb"),
     scores=(0.75, 0.5),
     reasons=(
-        Reason(signal="followers", share=0.625, because="bb"),
-        Reason(signal="popular", share=1.0),
+        Reason(signal="next", share=0.625, because="bb"),
+        Reason(signal="popularity", share=1.0),
     ),
     model_version=3,
     source=Source(topic="headrace.events", partition=2, offset=15, time_ms=1),
@@ -190,8 +190,8 @@ LIST = Recommendation(
 def test_list_is_shown_with_titles_scores_and_reasons() -> None:
     assert as_text(LIST, {"a": "Tea"}).splitlines() == [
         "u1  2017-07-14 02:40:00 UTC  model 3  after headrace.events/2@15",
-        "   1. Tea     0.750  followers 62%, because of bb",
-        "   2. bb      0.500  popular 100%",
+        "   1. Tea     0.750  62% often next after bb",
+        "   2. bb      0.500  100% popular",
     ]
 
 
