@@ -97,9 +97,12 @@ class OuterLoop:
         )
 
     def state(self) -> dict[str, Tensor]:
-        """Return the optimisers' moments and the task count, to go on from. The replay is not in
-        it: after a restart only what comes from then on is rehearsed."""
-        tensors = {"n_tasks": torch.tensor([self.n_tasks])}
+        """Return the optimisers' moments and the counts, to go on from. The replay is not in it:
+        after a restart only what comes from then on is rehearsed."""
+        tensors = {
+            "n_tasks": torch.tensor([self.n_tasks]),
+            "n_steps": torch.tensor([self._n_steps]),
+        }
         for name, optimiser in self._optimisers().items():
             for i, moments in optimiser.state_dict()["state"].items():
                 tensors |= {f"{name}.{i}.{key}": value for key, value in moments.items()}
@@ -108,6 +111,7 @@ class OuterLoop:
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Go on from a state that ``state`` returned."""
         self.n_tasks = int(tensors["n_tasks"][0])
+        self._n_steps = int(tensors["n_steps"][0])
         for name, optimiser in self._optimisers().items():
             state = optimiser.state_dict()
             for key, value in tensors.items():
