@@ -324,6 +324,16 @@ def test_loop_restored_from_its_state_goes_on_exactly() -> None:
     assert not are_equal(parameters(forgetful), parameters(loop))  # the moments matter
 
 
+def test_restart_keeps_the_mean_of_what_is_no_longer_in_the_replay() -> None:
+    young = replace(PLAIN, standardise_until=100)
+    loop = new_loop(young)
+    loop.learn(two_candidates(2, 0), n_items=N_ITEMS, rehearse=False)
+    restored = OuterLoop(loop.recommender, young, seed=0)
+    restored.load_state(loop.state())
+    restored.learn(two_candidates(8, 0), n_items=N_ITEMS, rehearse=False)
+    assert restored.meta.scorer.mean[0] == pytest.approx(1)  # of 2 and 0; the second step's is 4
+
+
 def test_state_of_a_loop_that_took_no_step_can_be_restored() -> None:
     loop = new_loop()
     loop.load_state(new_loop().state())
