@@ -296,17 +296,18 @@ def scorer_loop(*, value: float) -> ScorerLoop:
     return loop
 
 
-def sums(*users: tuple[float, float]) -> GradientSums:
-    """Return sums of users, each given as its first gradient's sum and how many were judged."""
+def sums(*users: tuple[float, float, float]) -> GradientSums:
+    """Return sums of users, each given as its first gradient's sum and its short and long count."""
     gradients = torch.zeros(len(users), N_DECAYS, n_scorer_weights(CONFIG))
-    gradients[:, 0, 0] = torch.tensor([total for total, _ in users])
-    return GradientSums(gradients, torch.tensor([[count] * N_DECAYS for _, count in users]))
+    gradients[:, 0, 0] = torch.tensor([total for total, _, _ in users])
+    return GradientSums(gradients, torch.tensor([counts for _, *counts in users]))
 
 
 def test_scorer_shift_is_the_preconditioned_mean_gradient_times_trust() -> None:
-    linear, hidden = scorer_loop(value=2)(sums((3, 3), (-18, 6)))
-    # The mean is shrunk by three: 3 / (3 + 3) and -18 / (6 + 3); trust is 3 / 6 and 6 / 9.
-    expected = [2 * math.tanh(1 / 2) / 2, 2 * math.tanh(-2) * 2 / 3]
+    linear, hidden = scorer_loop(value=2)(sums((3, 3, 3), (-18, 3, 6)))
+    # The mean is over the short count, shrunk by three: 3 / (3 + 3) and -18 / (3 + 3). Trust is
+    # over the long one: 3 / (3 + 3) and 6 / (6 + 3).
+    expected = [2 * math.tanh(1 / 2) / 2, 2 * math.tanh(-3) * 2 / 3]
     assert linear.shape == (2, N_INPUTS)
     assert hidden.shape == (2, CONFIG.hidden)
     torch.testing.assert_close(linear, torch.tensor(expected)[:, None].expand_as(linear))
@@ -316,13 +317,13 @@ def test_scorer_shift_is_the_preconditioned_mean_gradient_times_trust() -> None:
 def test_user_without_judged_events_keeps_the_scorer() -> None:
     loop = scorer_loop(value=2)
     nn.init.ones_(loop.read.bias)  # even where nothing read means something
-    linear, hidden = loop(sums((0, 0), (1, 1)))
+    linear, hidden = loop(sums((0, 0, 0), (1, 1, 1)))
     assert linear[0].eq(0).all()
     assert hidden[0].eq(0).all()
     assert linear[1].ne(0).all()
 
 
 def test_new_loop_moves_no_scorer() -> None:
-    linear, hidden = ScorerLoop(CONFIG)(sums((3, 3)))
+    linear, hidden = ScorerLoop(CONFIG)(sums((3, 3, 3)))
     assert not linear.any()
     assert not hidden.any()
