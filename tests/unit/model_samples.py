@@ -1,14 +1,20 @@
 """Small histories, signals and tasks that the tests of the model share."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from headrace.model.candidates import Histories
+from headrace.model.candidates import SIGNALS, Candidates, Gatherer, Histories
 from headrace.model.signals import ItemSignals, Longs
 
 NOW_S = 1_000_000
+
+
+def raw(value: float) -> float:
+    """Return what softplus turns into ``value``: how positive meta-parameters are kept."""
+    return math.log(math.expm1(value))
 
 
 def histories(*users: Sequence[int], width: int = 8, minutes: float = 1) -> Histories:
@@ -49,3 +55,35 @@ def relation_of(signals: ItemSignals, relation: int, n_items: int) -> npt.NDArra
         for place in range(a.filled[item]):
             dense[item, a.ids[item, place]] = a.weights[item, place, relation]
     return dense
+
+
+def link(
+    signals: ItemSignals,
+    item: int,
+    others: Sequence[int],
+    relation: int,
+    weights: Sequence[float] | float,
+) -> None:
+    """Give an item neighbours in one relation; their weights are all that was counted of it."""
+    a, n = signals.arrays, len(others)
+    a.ids[item, :n] = others
+    a.weights[item, :n, relation] = weights
+    a.totals[item, relation] = a.weights[item, :n, relation].sum()
+    a.filled[item] = n
+
+
+def gather(signals: ItemSignals, *users: Sequence[int], width: int = 8) -> Candidates:
+    """Gather for users given newest first."""
+    return Gatherer().gather(signals, histories(*users, width=width))
+
+
+def items_of(found: Candidates, row: int = 0) -> list[int]:
+    """Return a user's candidates without the padding."""
+    items = found.items[row]
+    return [item for item in items.tolist() if item >= 0]
+
+
+def signal(found: Candidates, item: int, name: str, row: int = 0) -> float:
+    """Return one signal of one candidate."""
+    place = items_of(found, row).index(item)
+    return float(found.signals[row, place, SIGNALS.index(name)])

@@ -5,20 +5,13 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from model_samples import raw
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headrace.model.config import ModelConfig
 from headrace.model.encoder import Encoded, Encoder
-from headrace.model.inner_loop import (
-    N_DECAYS,
-    GradientSums,
-    ScorerLoop,
-    Support,
-    UserLoop,
-    n_scorer_weights,
-)
-from headrace.model.scorer import N_INPUTS
+from headrace.model.inner_loop import Support, UserLoop
 
 N_ITEMS = 10
 CONFIG = ModelConfig(width=4, heads=2, length=6, hidden=3, inner_steps=3)
@@ -32,11 +25,6 @@ USERS = (
     [2, 9, 2, 9, 2, 9],
 )
 NEGATIVES = torch.tensor([0, 1, 2, 2, 9, 7, 4])  # some of them are targets, one is there twice
-
-
-def raw(value: float) -> float:
-    """Return what softplus turns into ``value``."""
-    return math.log(math.expm1(value))
 
 
 @pytest.fixture
@@ -279,51 +267,3 @@ def test_steps_lower_the_support_loss_of_everyone_who_has_support(
         adapted = support.loss(loop(encoder, encoded, NEGATIVES, first_order=True))
     assert (adapted[2:] < start[2:]).all()
     assert adapted[:2].tolist() == [0, 0]
-
-
-# -------------------------------------------------------------------------------- the scorer's loop
-
-
-def scorer_loop(*, value: float) -> ScorerLoop:
-    """Return a loop that reads only the first of the gradients and moves each weight as far."""
-    loop = ScorerLoop(CONFIG)
-    with torch.no_grad():
-        loop.read.weight.zero_()
-        loop.read.bias.zero_()
-        loop.read.weight[0, 0] = 1
-        loop.write.weight[:, 0] = value
-        loop.raw_patience.fill_(raw(3))
-    return loop
-
-
-def sums(*users: tuple[float, float, float]) -> GradientSums:
-    """Return sums of users, each given as its first gradient's sum and its short and long count."""
-    gradients = torch.zeros(len(users), N_DECAYS, n_scorer_weights(CONFIG))
-    gradients[:, 0, 0] = torch.tensor([total for total, _, _ in users])
-    return GradientSums(gradients, torch.tensor([counts for _, *counts in users]))
-
-
-def test_scorer_shift_is_the_preconditioned_mean_gradient_times_trust() -> None:
-    linear, hidden = scorer_loop(value=2)(sums((3, 3, 3), (-18, 3, 6)))
-    # The mean is over the short count, shrunk by three: 3 / (3 + 3) and -18 / (3 + 3). Trust is
-    # over the long one: 3 / (3 + 3) and 6 / (6 + 3).
-    expected = [2 * math.tanh(1 / 2) / 2, 2 * math.tanh(-3) * 2 / 3]
-    assert linear.shape == (2, N_INPUTS)
-    assert hidden.shape == (2, CONFIG.hidden)
-    torch.testing.assert_close(linear, torch.tensor(expected)[:, None].expand_as(linear))
-    torch.testing.assert_close(hidden, torch.tensor(expected)[:, None].expand_as(hidden))
-
-
-def test_user_without_judged_events_keeps_the_scorer() -> None:
-    loop = scorer_loop(value=2)
-    nn.init.ones_(loop.read.bias)  # even where nothing read means something
-    linear, hidden = loop(sums((0, 0, 0), (1, 1, 1)))
-    assert linear[0].eq(0).all()
-    assert hidden[0].eq(0).all()
-    assert linear[1].ne(0).all()
-
-
-def test_new_loop_moves_no_scorer() -> None:
-    linear, hidden = ScorerLoop(CONFIG)(sums((3, 3, 3)))
-    assert not linear.any()
-    assert not hidden.any()

@@ -159,6 +159,13 @@ def test_miss_has_no_gradient(recommender: Recommender) -> None:
     assert judgement.gradients.any(1).tolist() == [True, True, True, True, False]
 
 
+def test_signal_that_is_no_number_leaves_no_mark_on_the_user() -> None:
+    recommender = new_recommender()
+    prepared = recommender.prepare(histories([2]), two_candidates(first=math.nan, second=0))
+    judgement = recommender.judge(prepared, np.array([1], np.int32))
+    assert judgement.gradients.tolist() == [[0] * n_scorer_weights(CONFIG)]
+
+
 def test_padding_takes_no_part_in_a_judgement() -> None:
     recommender = new_recommender()
     target = np.array([0], np.int32)
@@ -220,11 +227,12 @@ def test_affinity_is_limited(bias: float, limit: float) -> None:
 
 def test_item_too_new_for_an_embedding_has_no_affinity_and_is_unknown_to_the_encoder() -> None:
     recommender = new_recommender()  # embeddings for items 0 to 3
-    nn.init.ones_(recommender.meta.encoder.bias[:3])
+    nn.init.normal_(recommender.meta.encoder.items)
     new = two_candidates(first=0, second=0)
     new.items[0, 1] = 4
     prepared = recommender.prepare(histories([2, 4]), new)
-    assert affinity(recommender, prepared).tolist() == [[1, 0]]
+    assert affinity(recommender, prepared)[0, 0] != 0
+    assert affinity(recommender, prepared)[0, 1] == 0
     unknown = recommender.prepare(histories([2, -1]), new)
     torch.testing.assert_close(prepared.encoded.latest, unknown.encoded.latest)
 

@@ -1,0 +1,106 @@
+"""Outer loops and tasks that the tests of the outer loop share."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from model_samples import count_user, histories
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from headrace.model.candidates import N_CONTEXTS, N_SIGNALS, Candidates
+from headrace.model.config import ModelConfig
+from headrace.model.inner_loop import N_DECAYS, GradientSums, n_scorer_weights
+from headrace.model.outer_loop import OuterLoop, OuterLoopConfig, Tasks
+from headrace.model.recommender import MetaParameters, Recommender, position_of
+from headrace.model.signals import ItemSignals
+
+CONFIG = ModelConfig(width=4, heads=2, length=6, hidden=5, inner_steps=2, negatives=8)
+P = n_scorer_weights(CONFIG)
+N_ITEMS = 30
+USERS = ([3, 1, 4, 1, 5], [2, 8], [9, 2, 6], [5, 3, 5], [7, 7, 1])
+# One task, one step: nothing drawn at random, and inputs that are not standardised meanwhile.
+PLAIN = OuterLoopConfig(gradient_dropout=0, standardise_until=0)
+
+
+def new_loop(config: OuterLoopConfig = PLAIN, *, seed: int = 0) -> OuterLoop:
+    """Return an outer loop over a stream drawn at random; equal seeds make equal loops."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(0)
+    signals = ItemSignals(8, capacity=N_ITEMS)
+    for _ in range(20):
+        count_user(signals, rng.integers(0, N_ITEMS, 6).tolist())
+    meta = MetaParameters(CONFIG, capacity=N_ITEMS)
+    nn.init.normal_(meta.scorer_loop.write.weight, std=0.1)
+    meta.negatives.copy_(torch.arange(8))
+    return OuterLoop(Recommender(meta, signals), config, seed=seed)
+
+
+def new_tasks(loop: OuterLoop, users: Sequence[Sequence[int]] = USERS, *, place: int = 1) -> Tasks:
+    """Return a task for each user: the event is of the candidate in that place."""
+    had = histories(*users)
+    candidates = loop.recommender.gather(had)
+    targets = candidates.items[:, place].copy()
+    n = len(users)
+    return Tasks(
+        had,
+        candidates,
+        targets,
+        position_of(candidates.items, targets).astype(np.int32),
+        np.zeros((n, N_DECAYS, P), np.float32),
+        np.zeros((n, N_DECAYS), np.float32),
+    )
+
+
+def with_gradients(tasks: Tasks) -> Tasks:
+    """Return the tasks of users of whom five events were judged before."""
+    rng = np.random.default_rng(0)
+    sums = rng.normal(size=tasks.gradient_sums.shape).astype(np.float32)
+    counts = np.full_like(tasks.gradient_counts, 5)
+    return replace(tasks, gradient_sums=sums, gradient_counts=counts)
+
+
+def two_candidates(*signals: float) -> Tasks:
+    """Return one task of which the second item is the event's; they differ in the first signal."""
+    values = np.zeros((1, 2, N_SIGNALS), np.float32)
+    values[0, :, 0] = signals
+    items = np.array([[0, 1]], np.int32)
+    return Tasks(
+        histories([2]),
+        Candidates(items, values, np.zeros((1, N_CONTEXTS), np.float32), np.full_like(items, -1)),
+        np.array([1], np.int32),
+        np.array([1], np.int32),
+        np.zeros((1, N_DECAYS, P), np.float32),
+        np.zeros((1, N_DECAYS), np.float32),
+    )
+
+
+def item_loss(loop: OuterLoop, tasks: Tasks) -> float:
+    """Return the cross-entropy of the adapted users' vectors over all items, in nats."""
+    recommender, encoder = loop.recommender, loop.meta.encoder
+    with torch.no_grad():
+        prepared = recommender.prepare(tasks.histories, tasks.candidates)
+        sums = GradientSums(*map(torch.from_numpy, (tasks.gradient_sums, tasks.gradient_counts)))
+        user = prepared.encoded.latest + recommender.adapt(prepared, sums).user
+        logits = user @ encoder.items.T + encoder.bias
+        return float(F.cross_entropy(logits, torch.from_numpy(tasks.targets).long()))
+
+
+def parameters(loop: OuterLoop, *parts: str) -> dict[str, Tensor]:
+    """Return a copy of the meta-parameters, of some parts or of all."""
+    return {
+        name: value.detach().clone()
+        for name, value in loop.meta.named_parameters()
+        if not parts or name.split(".")[0] in parts
+    }
+
+
+def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    """Equal to the bit."""
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def are_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Return whether no parameter differs."""
+    return all(torch.equal(value, other[name]) for name, value in one.items())
