@@ -20,7 +20,15 @@ from outer_loop_samples import (
 )
 from torch import Tensor, nn
 
-from headrace.model.outer_loop import STANDARDISE_EVERY
+from headrace.model.outer_loop import STANDARDISE_EVERY, OuterLoop
+
+
+def gradient_norm(loop: OuterLoop, part: str) -> float:
+    """Return the norm of the latest gradient of a part of the meta-parameters."""
+    module = loop.meta.get_submodule(part)
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    return math.hypot(*(gradient.norm().item() for gradient in gradients))
+
 
 # ------------------------------------------------------------------------------------------ steps
 
@@ -96,6 +104,23 @@ def test_unknown_item_teaches_nothing() -> None:
     tasks = replace(new_tasks(loop), targets=unknown, positions=unknown)
     loop.learn(tasks, n_items=N_ITEMS, rehearse=False)
     assert_equal(parameters(loop), before)
+
+
+def test_item_too_new_for_an_embedding_teaches_the_encoder_nothing() -> None:
+    loop = new_loop()
+    new = np.full(len(USERS), N_ITEMS + 5, np.int32)
+    before = parameters(loop, "encoder", "user_loop")
+    loop.learn(replace(new_tasks(loop), targets=new), n_items=N_ITEMS + 10, rehearse=False)
+    assert_equal(parameters(loop, "encoder", "user_loop"), before)
+
+
+def test_gradients_of_a_step_are_clipped_to_a_norm() -> None:
+    free, clipped = new_loop(), new_loop(replace(PLAIN, max_gradient_norm=0.01))
+    for loop in (free, clipped):
+        loop.learn(new_tasks(loop), n_items=N_ITEMS, rehearse=False)
+    for part in ("scorer", "encoder"):
+        assert gradient_norm(free, part) > 0.02
+        assert gradient_norm(clipped, part) <= 0.01
 
 
 def test_sample_of_a_large_catalogue_lowers_the_loss_over_all_of_it() -> None:

@@ -5,13 +5,14 @@ import math
 import numpy as np
 import numpy.typing as npt
 import pytest
-from model_samples import count_alone, count_user, relation_of
+from model_samples import count_alone, count_user, link, relation_of
 
 from headrace.model.signals import (
     ALL_TIME,
     ALSO,
     FAST,
     MEDIUM,
+    N_RELATIONS,
     NEAR,
     NEXT,
     POPULARITY_LIVES,
@@ -96,6 +97,12 @@ def test_nothing_before_the_gap_is_in_the_session() -> None:
     assert relation_of(signals, SESSION, 3).tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0]]
 
 
+def test_session_is_as_long_as_its_gaps_are_short() -> None:
+    signals = new_signals()
+    count_user(signals, [A, B, C], times_s=[0, 3000, 6000])  # A and C: more than an hour apart
+    assert relation_of(signals, SESSION, 3).tolist() == [[0, 1, 1], [1, 0, 1], [1, 1, 0]]
+
+
 def test_click_repeated_at_once_adds_to_popularity_only() -> None:
     signals = new_signals()
     count_user(signals, [A, A])
@@ -111,7 +118,7 @@ def test_return_to_an_item_is_a_repeat_and_no_new_pair() -> None:
     assert signals.arrays.repeats[:2].tolist() == [1, 0]
     assert relation_of(signals, ALSO, 2).tolist() == [[0, 1], [1, 0]]  # of the first A, B alone
     assert relation_of(signals, NEXT, 2).tolist() == [[0, 1], [1, 0]]
-    assert relation_of(signals, NEXT, 2)[A, A] == 0
+    assert all(relation_of(signals, r, 2).trace() == 0 for r in range(N_RELATIONS))  # not its own
 
 
 def test_two_users_do_not_follow_each_other() -> None:
@@ -149,6 +156,14 @@ def test_full_row_lets_its_weakest_neighbour_go() -> None:
         count_user(signals, [A, follower])
     assert relation_of(signals, NEXT, 4)[A].tolist() == [0, 2, 0, 1]
     assert signals.arrays.totals[A, NEXT] == 4  # what went is still part of the whole
+
+
+def test_ten_users_of_both_items_weigh_as_one_who_followed_one_to_the_other() -> None:
+    signals = new_signals(2)
+    link(signals, A, [B, C], ALSO, [11, 0])  # strength 1.1
+    signals.arrays.weights[A, 1, NEXT] = 1  # of C
+    count_user(signals, [A, D])
+    assert signals.arrays.ids[A].tolist() == [B, D]
 
 
 def test_weights_of_the_neighbour_that_went_are_not_inherited() -> None:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from model_samples import count_user, relation_of
+from model_samples import count_alone, count_user, relation_of
 
 from headrace.model.signals import (
     ALL_TIME,
@@ -148,6 +148,9 @@ def test_delta_holds_only_what_changed_since_the_last() -> None:
         (D, C),
     ]
     assert signals.take_delta()["items"].tolist() == []
+    count_alone(signals, A, times=1)  # its neighbours stay as they are
+    delta = signals.take_delta()
+    assert (delta["items"].tolist(), delta["rows"].tolist()) == ([A], [])
 
 
 def test_empty_delta_changes_nothing() -> None:
