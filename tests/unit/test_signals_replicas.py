@@ -75,7 +75,7 @@ def test_forgotten_item_leaves_no_trace_in_any_row() -> None:
         after = relation_of(signals, relation, 4)
         assert after[B].sum() == after[:, B].sum() == 0
         np.testing.assert_array_equal(after[np.ix_(kept, kept)], weights)
-    assert B not in signals.arrays.ids
+    assert signals.arrays.ids[A].tolist() == [C, D, -1, -1]
     assert signals.arrays.filled.tolist() == [2, 0, 2, 2]
 
 
@@ -95,10 +95,12 @@ def test_rebase_keeps_what_readers_see() -> None:
     count_user(signals, [A, B, C])
     signals.clock = 40 * RECENT_LIFE  # e^40 is the limit
     before = relation_of(signals, RECENT, 3) * signals.recent_scale()
+    totals = signals.arrays.totals[:3, RECENT] * signals.recent_scale()
     assert before[A, B] == pytest.approx(math.exp(-40) * LATER, rel=1e-4)
     assert signals.rebase()
     assert signals.recent_scale() == 1
     np.testing.assert_allclose(relation_of(signals, RECENT, 3), before, rtol=1e-5)
+    np.testing.assert_allclose(signals.arrays.totals[:3, RECENT], totals, rtol=1e-5)
 
 
 def test_rebase_waits_until_weights_are_large() -> None:
