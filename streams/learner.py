@@ -86,9 +86,7 @@ class Learner:
         """The item signals being counted."""
         return self.recommender.signals
 
-    def learn(
-        self, events: Sequence[tuple[str, int, Event]], *, rehearse: bool = True
-    ) -> Learned:
+    def learn(self, events: Sequence[tuple[str, int, Event]], *, rehearse: bool = True) -> Learned:
         """Learn from (user key, offset, event) triples, new to the users' states and in order.
 
         1. Admit items. 2. Fold the events, keeping each history before. 3. Judge the tasks among
