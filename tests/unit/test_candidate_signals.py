@@ -126,7 +126,7 @@ def test_popularity_age_and_idleness_are_as_of_now() -> None:
     signals = new_signals()
     count_alone(signals, B, times=2)  # at ticks 0 and 1
     signals.arrays.last_time_s[B], signals.now_s = NOW_S - 99, NOW_S
-    signals.clock = 226  # a fast life after the second
+    signals.clock = 226.0  # a fast life after the second
     found = gather(signals, [A, B])
     assert signal(found, B, "popularity") == pytest.approx(math.log1p(2))
     then = 1 + math.exp(-1 / 225)

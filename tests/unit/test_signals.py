@@ -103,6 +103,16 @@ def test_session_is_as_long_as_its_gaps_are_short() -> None:
     assert relation_of(signals, SESSION, 3).tolist() == [[0, 1, 1], [1, 0, 1], [1, 1, 0]]
 
 
+@pytest.mark.parametrize(
+    ("relation", "window"), [(NEXT, 1), (NEAR, 5), (RECENT, 5), (SESSION, 20), (ALSO, 30)]
+)
+def test_relation_looks_back_over_its_window(relation: int, window: int) -> None:
+    signals = new_signals(64, capacity=35)
+    count_user(signals, list(range(35)))
+    linked = np.flatnonzero(relation_of(signals, relation, 35)[:, 34])
+    assert linked.tolist() == list(range(34 - window, 34))
+
+
 def test_click_repeated_at_once_adds_to_popularity_only() -> None:
     signals = new_signals()
     count_user(signals, [A, A])
@@ -179,16 +189,16 @@ def test_weights_of_the_neighbour_that_went_are_not_inherited() -> None:
 
 def popular_of(signals: ItemSignals, quotas: tuple[int, ...]) -> list[int]:
     """Return the candidates for everybody."""
-    signals.refresh_popular(4, quotas=quotas)
+    signals.refresh_popular(signals.capacity, quotas=quotas)
     popular: npt.NDArray[np.int32] = signals.popular
     return popular.tolist()
 
 
 def test_popular_items_come_best_first_without_those_that_had_no_event() -> None:
-    signals = new_signals()
-    for item, times in ((A, 2), (C, 3), (D, 1)):
-        count_alone(signals, item, times=times)
-    assert popular_of(signals, (4, 0, 0, 0)) == [C, A, D]
+    signals = new_signals(capacity=12)
+    for item in range(12):
+        count_alone(signals, item, times=item * 5 % 12)  # 0, 5, 10, 3, 8, 1, 6, 11, 4, 9, 2, 7
+    assert popular_of(signals, (12, 0, 0, 0)) == [7, 2, 9, 4, 11, 6, 1, 8, 3, 10, 5]
 
 
 def test_popular_items_are_the_first_of_each_life_without_doubles() -> None:
