@@ -11,7 +11,7 @@ from headrace.model.candidates import (
     SIGNALS,
     Gatherer,
 )
-from headrace.model.signals import ALL_TIME, ALSO, NEXT, RECENT, SESSION, ItemSignals
+from headrace.model.signals import ALL_TIME, ALSO, NEAR, NEXT, RECENT, SESSION, ItemSignals
 
 A, B, C, D = range(4)
 N_ITEMS = 200
@@ -75,14 +75,44 @@ def test_relation_is_a_share_of_what_was_counted_fading_with_each_step_back() ->
     share = 3 / (4 + 1) + 0.6 * 1 / (1 + 1)
     assert signal(found, C, "next") == pytest.approx(math.log1p(100 * share))
     assert signal(found, C, "next_lift") == pytest.approx(math.log1p(1000 * share / 3))  # sqrt(8+1)
-    assert signal(found, C, "next_of_last") == pytest.approx(math.log1p(100 * 3 / (4 + 1)))
 
 
-def test_relation_reaches_only_so_far_back() -> None:
+@pytest.mark.parametrize(
+    ("relation", "name", "expected"),
+    [
+        # 1 was counted of item B, which is a step back: its fade, over 1 and the prior.
+        (NEXT, "next", 100 * 0.6 / (1 + 1)),
+        (NEAR, "near", 100 * 0.85 / (1 + 3)),
+        (NEAR, "near_lift", 1000 * 0.85 / (1 + 3) / 3),
+        (SESSION, "session", 100 * 1.0 / (1 + 5)),
+        (RECENT, "recent", 100 * 0.7 / (1 + 0.5)),
+        (ALSO, "also", 10 * 0.96 / math.sqrt(0 + 2) / math.sqrt(8 + 2)),
+    ],
+)
+def test_each_relation_fades_a_step_back(relation: int, name: str, expected: float) -> None:
     signals = new_signals()
-    link(signals, D, [50], NEXT, 1)
-    assert 50 in items_of(gather(signals, [A, B, D]))
-    assert 50 not in items_of(gather(signals, [A, B, C, D]))  # NEXT looks at three items
+    link(signals, B, [C], relation, 1)
+    signals.arrays.popularity[C, ALL_TIME] = 8  # lifts are over its root and one: 3
+    assert signal(gather(signals, [A, B]), C, name) == pytest.approx(math.log1p(expected))
+
+
+def test_link_from_the_last_item_alone_has_a_signal_and_a_lift() -> None:
+    signals = new_signals()
+    link(signals, A, [C, D], NEXT, [3, 1])
+    link(signals, B, [C], NEXT, [9])
+    signals.arrays.popularity[C, ALL_TIME] = 8
+    found = gather(signals, [A, B])
+    assert signal(found, C, "next_of_last") == pytest.approx(math.log1p(100 * 3 / 5))
+    assert signal(found, C, "next_of_last_lift") == pytest.approx(math.log1p(100 * 3 / 5 / 3))
+
+
+@pytest.mark.parametrize(("relation", "reach"), [(NEXT, 3), (NEAR, 15), (RECENT, 5)])
+def test_relation_reaches_only_so_far_back(relation: int, reach: int) -> None:
+    signals = new_signals()
+    link(signals, D, [50], relation, 1)
+    between = list(range(10, 10 + reach))
+    assert 50 in items_of(gather(signals, [*between[1:], D], width=20))
+    assert 50 not in items_of(gather(signals, [*between, D], width=20))
 
 
 def test_session_relation_counts_items_of_this_session_only() -> None:
@@ -131,6 +161,12 @@ def test_popularity_age_and_idleness_are_as_of_now() -> None:
     assert signal(found, B, "popularity") == pytest.approx(math.log1p(2))
     then = 1 + math.exp(-1 / 225)
     assert signal(found, B, "popularity_fast") == pytest.approx(math.log1p(then / math.e))
+    assert signal(found, B, "popularity_medium") == pytest.approx(
+        math.log1p(10 * (1 + math.exp(-1 / 1900)) * math.exp(-225 / 1900))
+    )
+    assert signal(found, B, "popularity_slow") == pytest.approx(
+        math.log1p((1 + math.exp(-1 / 20_000)) * math.exp(-225 / 20_000))
+    )
     assert signal(found, B, "age") == pytest.approx(math.log1p(226) / 10)
     assert signal(found, B, "idle") == pytest.approx(math.log1p(99) / 10)
 
