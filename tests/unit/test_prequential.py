@@ -1,0 +1,185 @@
+"""Judging before applying: each event sees exactly what came before it, however it is batched."""
+
+import numpy as np
+import pytest
+from stream_samples import copies, drawn, event, folded, learned, state_of
+
+from headrace.model.candidates import HISTORY
+from headrace.model.inner_loop import GRADIENT_DECAYS, N_DECAYS
+from headrace.model.recommender import MISS, Judgement
+from headrace.model.vocabulary import Vocabulary
+from headrace.streams.learner import Learner
+from headrace.streams.prequential import (
+    ACTIONS,
+    accumulate,
+    adapted_ranks,
+    fold,
+    gradient_sums,
+    judge,
+)
+from headrace.streams.state import UserState
+from headrace.streams.wire import Event
+
+A, B, C = range(3)
+VOCABULARY = Vocabulary(16, ["a", "b", "c"])
+SHORT, LONG = GRADIENT_DECAYS
+
+
+@pytest.fixture(scope="module")
+def learner() -> Learner:
+    """Return a learner that has seen some users."""
+    return learned(drawn(300))
+
+
+def new_events(n_users: int) -> list[tuple[int, int, Event]]:
+    """Return several events of each user, interleaved, in the order of a micro-batch."""
+    stream = drawn(40, n_users=n_users, seed=1)
+    return [(int(key.split("-")[1]), offset, one) for key, offset, one in stream]
+
+
+# ------------------------------------------------------------------------------------------ fold
+
+
+def test_each_event_of_a_micro_batch_has_the_history_before_it() -> None:
+    states = [UserState(), state_of(event("bob", "c", 0))]
+    events = [
+        (0, 5, event("ann", "a", 1)),
+        (1, 6, event("bob", "b", 2)),
+        (0, 7, event("ann", "b", 3)),
+        (0, 8, event("ann", "c", 4)),
+    ]
+    result = fold(states, events, VOCABULARY, history_length=100)
+    assert result.before.items[:, :3].tolist() == [
+        [-1, -1, -1],
+        [C, -1, -1],
+        [A, -1, -1],
+        [B, A, -1],
+    ]
+    assert result.before.n_events.tolist() == [0, 1, 1, 2]
+    assert result.after.items[:, :3].tolist() == [[C, B, A], [B, C, -1]]
+    assert result.targets.tolist() == [A, B, B, C]
+    assert result.owners.tolist() == [0, 1, 0, 0]
+    assert np.diff(result.times_s).tolist() == [60, 60, 60]
+    assert [state.last_offset for state in states] == [8, 6]
+
+
+@pytest.mark.parametrize("action", ["impression", "return"])
+def test_what_was_shown_or_undone_is_no_interaction(action: str) -> None:
+    state = state_of(event("ann", "a"))
+    events = [(0, 5, event("ann", "b", 1, action=action)), (0, 6, event("ann", "c", 2))]
+    result = fold([state], events, VOCABULARY, history_length=100)
+    assert result.targets.tolist() == [-1, C]
+    assert result.is_task.tolist() == [False, True]
+    assert result.before.items[:, 0].tolist() == [A, A]
+    assert (state.items, state.n_events, state.last_offset) == (["a", "c"], 2, 6)
+
+
+def test_a_repeat_of_the_last_item_is_counted_but_is_no_task() -> None:
+    events = [(0, at, event("ann", item, at)) for at, item in enumerate("aaba")]
+    result = fold([UserState()], events, VOCABULARY, history_length=100)
+    assert result.targets.tolist() == [A, A, B, A]
+    assert result.is_task.tolist() == [True, False, True, True]
+    assert result.after.n_repeats.tolist() == [2]
+
+
+def test_items_without_an_index_are_unknown_in_targets_and_histories() -> None:
+    events = [(0, 0, event("ann", "new")), (0, 1, event("ann", "a", 1))]
+    result = fold([UserState()], events, VOCABULARY, history_length=100)
+    assert result.targets.tolist() == [-1, A]
+    assert result.is_task.tolist() == [True, True]
+    assert result.after.items[0, :3].tolist() == [A, -1, -1]
+
+
+def test_actions_are_known_by_position_and_unknown_ones_are_other() -> None:
+    actions = ["cart", "purchase", "waved"]
+    events = [(0, at, event("ann", "a", at, action=act)) for at, act in enumerate(actions)]
+    result = fold([UserState()], events, VOCABULARY, history_length=100)
+    assert [ACTIONS[i] for i in result.after.actions[0, :3]] == ["other", "purchase", "add_to_cart"]
+
+
+def test_the_model_sees_the_newest_of_a_longer_history() -> None:
+    state = state_of(*(event("ann", "a", at) for at in range(HISTORY)), event("ann", "b", 99))
+    result = fold([state], [], VOCABULARY, history_length=100)
+    assert result.after.items[0].tolist() == [B] + [A] * (HISTORY - 1)
+    assert result.after.n_events.tolist() == [HISTORY + 1]
+
+
+def test_nothing_folded_is_nothing_to_judge(learner: Learner) -> None:
+    states = [UserState()]
+    result = folded(learner, states, [])
+    assert judge(learner.recommender, result, states) is None
+    assert result.after.n_events.tolist() == [0]
+
+
+# ----------------------------------------------------------------------------------------- judge
+
+
+def hand_made(*ranks: int) -> Judgement:
+    """Return a judgement whose first gradient is 1, whose second is 2 and so on."""
+    gradients = np.arange(1, len(ranks) + 1, dtype=np.float32)[:, None]
+    gradients[np.array(ranks) == MISS] = 0
+    return Judgement(np.array(ranks), np.zeros(len(ranks), np.int64), gradients)
+
+
+def test_each_task_has_the_sums_of_exactly_the_events_before_it() -> None:
+    states, owners = [UserState(), UserState()], np.array([0, 1, 0, 0])
+    sums, counts = accumulate(states, owners, hand_made(1, 1, 1, 1))
+    before_last = [1 * SHORT + 3, 1 * LONG + 3]  # gradients 1 and 3 are the first user's
+    np.testing.assert_allclose(sums[..., 0], [[0, 0], [0, 0], [1, 1], before_last], rtol=1e-6)
+    np.testing.assert_allclose(counts, [[0, 0], [0, 0], [1, 1], [SHORT + 1, LONG + 1]], rtol=1e-6)
+    after = [before_last[0] * SHORT + 4, before_last[1] * LONG + 4]
+    assert states[0].gradients is not None
+    np.testing.assert_allclose(states[0].gradients[:, 0], after, rtol=1e-6)
+    np.testing.assert_allclose(states[1].gradients, np.full((N_DECAYS, 1), 2.0))
+
+
+def test_a_miss_leaves_the_sums_as_they_are() -> None:
+    state = UserState()
+    _, counts = accumulate([state], np.array([0, 0, 0]), hand_made(1, MISS, 1))
+    assert counts[1].tolist() == counts[2].tolist() == [1, 1]
+    np.testing.assert_allclose(state.n_judged, [SHORT + 1, LONG + 1], rtol=1e-6)
+
+
+def test_a_micro_batch_is_judged_as_its_events_one_at_a_time(learner: Learner) -> None:
+    states = copies(list(learner.users.values())[:3])
+    alone, events = copies(states), new_events(3)
+    together = judge(learner.recommender, folded(learner, states, events), states)
+    singles = [judge(learner.recommender, folded(learner, alone, [one]), alone) for one in events]
+    tasks = [single for single in singles if single is not None]
+    assert together is not None
+    assert len(together.tasks) == len(tasks) > 20
+    assert together.judgement.ranks.tolist() == [int(t.judgement.ranks[0]) for t in tasks]
+    np.testing.assert_allclose(
+        together.tasks.gradient_sums,
+        np.concatenate([t.tasks.gradient_sums for t in tasks]),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    for one, other in zip(states, alone, strict=True):
+        assert one.gradients is not None
+        assert one.n_judged is not None
+        np.testing.assert_allclose(one.gradients, other.gradients, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(one.n_judged, other.n_judged, rtol=1e-6)
+
+
+def test_before_any_outer_step_the_adapted_user_ranks_as_the_frozen_one() -> None:
+    untrained = Learner(learned([]).settings.model_copy(update={"inner_steps": 0}))
+    stream = drawn(40)
+    untrained.admit([one for _, _, one in stream])
+    states, result = untrained.fold(stream)
+    untrained.count(result, slice(None))
+    judged = judge(untrained.recommender, result, states)
+    assert judged is not None
+    assert adapted_ranks(untrained.recommender, judged).tolist() == judged.judgement.ranks.tolist()
+    assert (judged.judgement.ranks < MISS).any()
+
+
+def test_sums_of_a_model_of_another_shape_are_left_out(learner: Learner) -> None:
+    fits = next(s for s in learner.users.values() if s.gradients is not None)
+    other = UserState(
+        gradients=np.ones((N_DECAYS, 3), np.float32), n_judged=np.ones(N_DECAYS, np.float32)
+    )
+    result = gradient_sums(learner.recommender, [other, fits, UserState()])
+    assert result.counts[0].tolist() == result.counts[2].tolist() == [0, 0]
+    assert result.counts[1].tolist() == pytest.approx(fits.n_judged)
+    assert not result.sums[0].any()
