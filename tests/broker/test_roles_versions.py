@@ -1,0 +1,125 @@
+"""Model versions: swapped under load, refused when damaged, gone on from after a kill."""
+
+from collections import Counter, defaultdict
+
+from confluent_kafka import Producer
+from harness import Watcher
+from roles_harness import publish, roles, shoppers, small_deployment
+
+from headrace.model.signals import ALL_TIME
+from headrace.streams.learner import Learner
+from headrace.streams.learner_state import restore
+from headrace.streams.publication import ANNOUNCEMENT_KEY, Announcement
+from headrace.streams.publisher import latest_announcement
+from headrace.streams.settings import Settings
+from headrace.streams.store import ModelStore, StoredFile
+from headrace.streams.wire import decode_recommendation
+
+CHUNK = 50
+
+
+def announced(settings: Settings) -> Announcement:
+    """Return the version announced last."""
+    announcement = latest_announcement(settings)
+    assert announcement is not None
+    return announcement
+
+
+def announce_damaged(settings: Settings) -> int:
+    """Announce a version whose file is not what its checksum says; return its number."""
+    good = announced(settings)
+    damaged = Announcement(
+        version=good.version + 1_000,
+        epoch=good.epoch,
+        model=StoredFile(good.model.name, "0" * 64, good.model.size_bytes),
+        learner=good.learner,
+        delta_offset=good.delta_offset,
+        published_ms=good.published_ms,
+    )
+    producer = Producer({"bootstrap.servers": settings.bootstrap})
+    producer.produce(settings.topic("models"), key=ANNOUNCEMENT_KEY, value=damaged.encode())
+    producer.flush()
+    return damaged.version
+
+
+def test_versions_are_swapped_under_load_and_a_damaged_one_is_refused(settings: Settings) -> None:
+    settings = small_deployment(settings, version_events=100, delta_interval_s=0.5)
+    events = shoppers(1_000)
+    with (
+        Watcher(settings) as watcher,
+        roles(settings, "learn", "adapt") as (learn, adapt),
+    ):
+        # A chunk at a time, each answered: versions come in the middle of the load.
+        n_sent = 0
+        while n_sent < len(events) or announced(settings).version < 4:
+            publish(settings, events[n_sent % len(events) :][:CHUNK])
+            n_sent += CHUNK
+            watcher.until_answered(n_sent)
+        adapt.until(lambda m: m.get("model_version") >= 4, "the fourth version at work")
+
+        damaged = announce_damaged(settings)
+        adapt.until(lambda m: m.get("checkpoints_refused_total") == 1, "the damaged one refused")
+        assert adapt.metrics().get("model_version") < damaged
+        publish(settings, events[:CHUNK])
+        watcher.until_answered(n_sent + CHUNK)
+        assert adapt.metrics().get("model_version") < damaged
+        assert (learn.child.poll(), adapt.child.poll()) == (None, None)
+
+    versions: defaultdict[int, list[int]] = defaultdict(list)
+    for record in watcher.lists:
+        versions[record.partition()].append(decode_recommendation(record.value()).model_version)
+    assert all(column == sorted(column) for column in versions.values())
+    assert max(max(column) for column in versions.values()) >= 4
+    expected, written = watcher.expected(), watcher.written()
+    assert {key: state.items for key, state in written.items()} == {
+        key: state.items for key, state in expected.items()
+    }
+
+
+def test_killed_learn_role_learns_nothing_twice_and_skips_nothing(settings: Settings) -> None:
+    settings = small_deployment(settings, version_events=100, delta_interval_s=0.5)
+    events = shoppers(600)
+    with Watcher(settings) as watcher, roles(settings, "learn") as (learn,):
+        publish(settings, events[:300])
+        learn.until(lambda m: m.get("versions_published_total") >= 2, "a version with events")
+        publish(settings, events[300:450])
+        learn.kill_and_restart()
+        publish(settings, events[450:])
+        learn.until(lambda m: m.get("versions_published_total") >= 2, "a version after the kill")
+        watcher.until(lambda: len(watcher.events) == len(events), "all events on their topic")
+        ends = Counter(record.partition() for record in watcher.events)
+        assert learn.stop() == 0  # a stop publishes what was learned until then
+
+        with roles(settings, "learn") as (again,):  # the rest, should the stop have come early
+            again.until(lambda m: m.get("versions_published_total") >= 1, "going on")
+            again.until(lambda _: learned_events(settings) == len(events), "everything learned")
+
+    learner, positions = restored(settings)
+    assert positions == dict(ends)
+    expected = {
+        f"{partition}/{user.decode()}": state
+        for (partition, user), state in watcher.expected().items()
+    }
+    assert set(learner.users) == set(expected)
+    for key, state in learner.users.items():
+        assert state.items == expected[key].items
+        assert state.n_events == expected[key].n_events
+    counted = {
+        item: int(learner.signals.arrays.popularity[index, ALL_TIME])
+        for index, item in enumerate(learner.vocabulary.ids)
+    }
+    assert counted == dict(Counter(event.item for event in events))
+
+
+def restored(settings: Settings) -> tuple[Learner, dict[int, int]]:
+    """Return a learner that goes on from the version announced last, and its offsets."""
+    store = ModelStore(settings.store_url, keep=settings.versions_kept)
+    announcement = announced(settings)
+    learner = Learner(settings)
+    positions = restore(learner, store.read(announcement.model), store.read(announcement.learner))
+    return learner, positions
+
+
+def learned_events(settings: Settings) -> int:
+    """Return how many events are in the version announced last."""
+    return restored(settings)[0].n_events
