@@ -126,22 +126,22 @@ class Learner:
 
     def admit(self, events: Sequence[Event]) -> None:
         """Give the events' items an index, while there is room, and room in the arrays."""
-        known = self.vocabulary.n_items
-        admitted = [
-            (self.vocabulary.admit(event.item), event.item)
+        new = dict.fromkeys(
+            event.item
             for event in events
-            if event.action not in NOT_ENGAGED
-        ]
-        if self.vocabulary.n_items == known:
+            if event.action not in NOT_ENGAGED and self.vocabulary.index(event.item) < 0
+        )
+        indexed = ((self.vocabulary.admit(item), item) for item in new)
+        admitted = [(index, item) for index, item in indexed if index >= 0]
+        if not admitted:
             return
         n = len(self.vocabulary)
         self.signals.reserve(n)
         if n > self.recommender.meta.capacity:
             self.outer_loop.grow(self.signals.capacity)
+        self.new_items += admitted
         for index, item in admitted:
-            if index >= 0:
-                self.new_items.append((index, item))
-                self._place_in_category(index, item)
+            self._place_in_category(index, item)
 
     def fold(self, events: Sequence[tuple[str, int, Event]]) -> tuple[list[UserState], Folded]:
         """Apply events to the users' states that the learner keeps; return those states."""
@@ -196,6 +196,7 @@ class Learner:
         gone = np.argsort(slow, kind="stable")[:n]
         self.signals.forget(gone)
         self.vocabulary.evict(gone.tolist())
+        self.new_items = []  # replicas reload; told later, an evicted one would come back to them
         self.signals.refresh_popular(len(self.vocabulary))
         self.signals.rebase()
         return True

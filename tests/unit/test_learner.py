@@ -1,0 +1,165 @@
+"""What the learner counts, in batches of any size, and what it forgets."""
+
+import math
+
+import numpy as np
+import pytest
+from stream_samples import MINUTE_MS, START_MS, Triple, drawn, event, learned, small
+
+from headrace.model.signals import ALL_TIME
+from headrace.streams.learner import Learner, model_config, pick_device
+
+
+def counts_of(learner: Learner) -> dict[str, bytes]:
+    """Return all that was counted, to the bit."""
+    snapshot = learner.signals.snapshot(len(learner.vocabulary))
+    return {name: array.tobytes() for name, array in snapshot.items()}
+
+
+def popularity_of(learner: Learner) -> dict[str, float]:
+    """Return how often each item was taken."""
+    popularity = learner.signals.popularity_now(len(learner.vocabulary))[:, ALL_TIME]
+    return {
+        item: float(popularity[learner.vocabulary.index(item)]) for item in learner.vocabulary.ids
+    }
+
+
+def visits(*items: str, user: str = "ann") -> list[Triple]:
+    """Return what one user did, a minute apart."""
+    return [(user, at, event(user, item, at)) for at, item in enumerate(items)]
+
+
+@pytest.mark.parametrize("size", [7, 200])
+@pytest.mark.parametrize("max_items", [16, 200])  # with too little room for the items, or enough
+def test_batches_of_any_size_give_the_same_counts(size: int, max_items: int) -> None:
+    stream = drawn(120, n_items=30)
+    one, other = (learned(stream, size=s, max_items=max_items) for s in (1, size))
+    assert counts_of(one) == counts_of(other)
+    assert one.vocabulary.ids == other.vocabulary.ids
+    assert one.n_events == other.n_events == 120
+    histories = [{k: (s.items, s.n_events) for k, s in x.users.items()} for x in (one, other)]
+    assert histories[0] == histories[1]
+
+
+def test_every_interaction_is_counted_once() -> None:
+    learner = learned(visits("tea", "milk", "tea", "tea"))
+    assert popularity_of(learner) == {"tea": 3, "milk": 1}
+    assert learner.users["ann"].items == ["tea", "milk", "tea", "tea"]
+    assert learner.signals.now_s == (START_MS + 3 * MINUTE_MS) // 1000
+
+
+def test_what_was_shown_or_undone_gets_no_index_and_no_count() -> None:
+    learner = Learner(small())
+    shown = ("ann", 0, event("ann", "tea", action="impression"))
+    returned = ("ann", 1, event("ann", "milk", 1, action="return"))
+    step = learner.learn([shown, returned])
+    assert (step.n_events, step.n_tasks) == (2, 0)
+    assert math.isnan(step.query_loss)
+    assert (len(learner.vocabulary), learner.signals.clock) == (0, 0)
+    assert learner.users["ann"].last_offset == 1
+
+
+def test_a_step_tells_events_and_tasks() -> None:
+    step = Learner(small()).learn(visits("tea", "milk", "milk"))
+    assert (step.n_events, step.n_tasks) == (3, 2)  # the repeat of the last item is no task
+
+
+def test_new_items_are_told_once_and_in_their_order() -> None:
+    learner = learned(visits("tea", "milk", "tea", "soap"), size=3)
+    assert learner.new_items == [(0, "tea"), (1, "milk"), (2, "soap")]
+
+
+def test_more_items_than_the_arrays_hold_make_them_grow() -> None:
+    learner = Learner(small())
+    learner.admit([event("ann", f"item-{i}") for i in range(1025)])
+    assert learner.signals.capacity >= 1025
+    assert learner.recommender.meta.capacity == learner.signals.capacity
+    assert not math.isnan(learner.learn(visits("item-0", "item-1024", "item-0")).query_loss)
+
+
+def test_the_least_recent_users_are_forgotten_beyond_the_bound() -> None:
+    learner = Learner(small(learn_users=2))
+    for user in ("ann", "bob", "ann", "cem"):
+        learner.learn([(user, 0 if user != "ann" else len(learner.users), event(user, "tea"))])
+    learner.forget_users()
+    assert list(learner.users) == ["ann", "cem"]
+
+
+# ------------------------------------------------------------------------------------ categories
+
+
+def category_of(learner: Learner, item: str) -> str | None:
+    """Return the category that the item signals know of an item."""
+    number = int(learner.signals.arrays.category[learner.vocabulary.index(item)])
+    return None if number < 0 else learner.categories()[number]
+
+
+def test_an_item_gets_its_finest_category_before_or_after_it_is_admitted() -> None:
+    learner = Learner(small())
+    learner.categorise("tea", ("drinks", "hot"))
+    learner.learn(visits("tea", "milk", "soap"))
+    learner.categorise("milk", ("drinks", "cold"))
+    learner.categorise("soap", ())
+    assert [category_of(learner, item) for item in ("tea", "milk", "soap")] == ["hot", "cold", None]
+
+
+def test_a_change_of_category_travels_with_the_next_delta() -> None:
+    learner = learned(visits("tea", "milk"))
+    learner.signals.take_delta()
+    learner.categorise("milk", ("cold",))
+    assert learner.signals.take_delta()["items"].tolist() == [learner.vocabulary.index("milk")]
+
+
+def test_restored_categories_keep_their_numbers() -> None:
+    learner = Learner(small())
+    learner.restore_categories(["cold", "hot"])
+    learner.learn(visits("tea"))
+    learner.categorise("tea", ("hot",))
+    assert learner.signals.arrays.category[0] == 1
+
+
+# ---------------------------------------------------------------------------------- making room
+
+
+def full_learner() -> Learner:
+    """Return a learner of 20 items, the most it may have: all but the first taken twice."""
+    items = [f"item-{i}" for i in range(20)]
+    return learned(visits(*items, *items[1:]), max_items=20)
+
+
+def test_a_vocabulary_with_room_evicts_nothing() -> None:
+    learner = learned(visits("tea", "milk"), max_items=20)
+    assert not learner.make_room()
+    assert learner.vocabulary.ids == ["tea", "milk"]
+
+
+def test_a_full_vocabulary_evicts_the_least_popular_and_forgets_all_about_it() -> None:
+    learner = full_learner()
+    assert learner.make_room()
+    assert learner.vocabulary.index("item-0") == -1
+    assert learner.vocabulary.n_items == 19  # a twentieth of 20 is one
+    assert 0 not in learner.signals.popular
+    assert not np.isin(learner.signals.arrays.ids, 0).any()
+    learner.learn(visits("new", user="bob"))
+    assert learner.vocabulary.index("new") == 0
+    assert popularity_of(learner)["new"] == 1
+
+
+def test_items_evicted_before_a_delta_told_them_are_not_told() -> None:
+    # The version that follows carries all items: what still waited for a delta is out of date.
+    learner = full_learner()
+    learner.make_room()
+    assert learner.new_items == []
+
+
+# ------------------------------------------------------------------------------------- settings
+
+
+def test_the_model_has_the_shape_that_the_settings_ask_for() -> None:
+    config = model_config(small(encoder_width=12, encoder_heads=3, encoder_length=5, inner_steps=1))
+    assert (config.width, config.heads, config.length, config.inner_steps) == (12, 3, 5, 1)
+
+
+def test_a_named_device_is_taken_as_it_is_named() -> None:
+    assert pick_device(small(device="cuda:1")) == "cuda:1"
+    assert pick_device(small(device="auto")) in ("cpu", "cuda")
