@@ -9,6 +9,8 @@ import msgpack
 import numpy as np
 import torch
 
+from headrace.model.recommender import Recommender
+from headrace.model.vocabulary import Vocabulary
 from headrace.streams.errors import CheckpointError
 from headrace.streams.learner import Learner
 from headrace.streams.publication import unpack_model
@@ -40,12 +42,7 @@ def restore(learner: Learner, model_blob: bytes, learner_blob: bytes) -> Positio
     recommender, vocabulary = unpack_model(
         model_blob, max_items=learner.settings.max_items, device=str(learner.recommender.device)
     )
-    asked, found = learner.recommender.meta.config, recommender.meta.config
-    if asked != found:
-        raise CheckpointError(
-            f"the stored model is {found}, the settings ask for {asked}:"
-            " change the settings back, or start from an empty model store"
-        )
+    _check_shape(learner, recommender, vocabulary)
     arrays, fields = unpack(learner_blob)
     learner.recommender, learner.vocabulary = recommender, vocabulary
     learner.outer_loop = learner.new_outer_loop()
@@ -65,3 +62,23 @@ def restore(learner: Learner, model_blob: bytes, learner_blob: bytes) -> Positio
         return {int(partition): offset for partition, offset in fields["positions"].items()}
     except (KeyError, ValueError, TypeError) as exc:
         raise CheckpointError(f"the learner's state does not fit: {exc}") from exc
+
+
+def _check_shape(learner: Learner, recommender: Recommender, vocabulary: Vocabulary) -> None:
+    """Refuse a stored model that the settings do not fit, saying in what."""
+    stored, asked = (
+        r.meta.config.to_dict() | {"neighbours": r.signals.neighbours}
+        for r in (recommender, learner.recommender)
+    )
+    differences = [
+        f"{name} is {stored[name]}, the settings ask for {asked[name]}"
+        for name in stored
+        if stored[name] != asked[name]
+    ]
+    if len(vocabulary) > vocabulary.max_items:
+        differences.append(f"items are {len(vocabulary)}, max_items is {vocabulary.max_items}")
+    if differences:
+        raise CheckpointError(
+            f"the stored model does not fit: {'; '.join(differences)}."
+            " Change the settings back, or start from an empty model store"
+        )
