@@ -106,6 +106,13 @@ def test_shorter_rows_are_padded() -> None:
     assert found.because.tolist() == [[0, 0, 0], [1, -1, -1]]
 
 
+def test_own_item_is_its_own_reason_whoever_speaks_for_it() -> None:
+    signals = new_signals()
+    link(signals, A, [B], NEXT, 9)
+    found = gather(signals, [A, B])
+    assert (items_of(found), found.because[0].tolist()) == ([B], [1])
+
+
 def test_loudest_interaction_is_the_reason() -> None:
     signals = new_signals()
     link(signals, A, [C, D], NEXT, [1, 9])
