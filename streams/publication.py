@@ -9,6 +9,7 @@ epoch it loaded, and loads a version in full when its epoch is a new one.
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -54,13 +55,17 @@ class Announcement:
             return cls(
                 version=fields["version"],
                 epoch=fields["epoch"],
-                model=StoredFile(**fields["model"]),
-                learner=StoredFile(**fields["learner"]),
+                model=_file_of(fields["model"]),
+                learner=_file_of(fields["learner"]),
                 delta_offset=fields["delta_offset"],
                 published_ms=fields["published_ms"],
             )
         except (ValueError, TypeError, KeyError, msgpack.UnpackException) as exc:
             raise MalformedRecordError("undecodable", f"not an announcement: {exc}") from exc
+
+
+def _file_of(fields: dict[str, Any]) -> StoredFile:
+    return StoredFile(**{name: fields[name] for name in StoredFile.__slots__})
 
 
 # -------------------------------------------------------------------------------------- versions
@@ -123,7 +128,7 @@ def apply_delta(blob: bytes, recommender: Recommender, vocabulary: Vocabulary) -
         for index, item in fields["new_items"]:
             vocabulary.place(index, item)
         recommender.signals.apply_delta(_under(arrays, "signals."))
-    except (zlib.error, KeyError, RuntimeError, IndexError, ValueError) as exc:
+    except (zlib.error, KeyError, TypeError, RuntimeError, IndexError, ValueError) as exc:
         raise CheckpointError(f"a delta does not fit: {exc}") from exc
     recommender.signals.reserve(len(vocabulary))
     recommender.signals.refresh_popular(len(vocabulary))

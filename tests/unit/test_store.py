@@ -1,0 +1,115 @@
+"""The model store: a file is whole or not there, and trusted only by its checksum."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import fsspec
+import numpy as np
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from headrace.streams.errors import CheckpointError
+from headrace.streams.store import ModelStore, pack, unpack
+
+
+@pytest.fixture(params=["folder", "memory"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return a place for a store: a folder that is not there yet, or an object store by URL."""
+    return str(tmp_path / "models") if request.param == "folder" else f"memory://{uuid4().hex}"
+
+
+def names_at(url: str) -> list[str]:
+    """Return the names of the files of a store."""
+    files, root = fsspec.url_to_fs(url)
+    return sorted(path.rsplit("/", 1)[-1] for path in files.ls(root, detail=False))
+
+
+def test_what_was_written_is_read_back(url: str) -> None:
+    store = ModelStore(url, keep=2)
+    file = store.write(7, "model", b"weights")
+    assert (file.name, file.size_bytes) == ("v00000007.model.safetensors", 7)
+    assert store.read(file) == b"weights"
+    assert ModelStore(url, keep=2).read(file) == b"weights"
+    assert names_at(url) == [file.name]
+
+
+def test_a_version_written_again_replaces_the_first(url: str) -> None:
+    store = ModelStore(url, keep=2)
+    first, second = (store.write(1, "model", blob) for blob in (b"one", b"other"))
+    assert store.read(second) == b"other"
+    with pytest.raises(CheckpointError, match="checksum"):
+        store.read(first)
+
+
+def test_a_file_with_another_checksum_is_refused(url: str) -> None:
+    store = ModelStore(url, keep=2)
+    file = store.write(1, "model", b"weights")
+    with pytest.raises(CheckpointError, match="checksum"):
+        store.read(replace(file, sha256="0" * 64))
+
+
+def test_a_missing_file_is_refused_by_name(url: str) -> None:
+    store = ModelStore(url, keep=2)
+    file = store.write(1, "model", b"weights")
+    with pytest.raises(CheckpointError, match=r"v00000002\.model\.safetensors cannot be read"):
+        store.read(replace(file, name="v00000002.model.safetensors"))
+
+
+class CutOff(MemoryFileSystem):  # type: ignore[misc]
+    """An object store whose connection breaks before the file gets its name."""
+
+    protocol = "cutoff"
+
+    def mv(self, path1: str, path2: str, **_: Any) -> None:
+        raise ConnectionError(f"{path1} was not moved to {path2}")
+
+
+def test_a_file_whose_writing_was_cut_off_is_not_there() -> None:
+    fsspec.register_implementation("cutoff", CutOff, clobber=True)
+    url = f"cutoff://{uuid4().hex}"
+    with pytest.raises(ConnectionError):
+        ModelStore(url, keep=2).write(1, "model", b"weights")
+    assert names_at(url) == ["v00000001.model.safetensors.part"]
+
+
+def test_pruning_keeps_both_files_of_the_newest_versions(url: str) -> None:
+    store = ModelStore(url, keep=2)
+    for version in (8, 9, 10, 11):
+        for kind in ("model", "learner"):
+            store.write(version, kind, b"")
+    store.prune()
+    assert names_at(url) == [
+        "v00000010.learner.safetensors",
+        "v00000010.model.safetensors",
+        "v00000011.learner.safetensors",
+        "v00000011.model.safetensors",
+    ]
+
+
+def test_pruning_a_store_with_room_removes_nothing(url: str) -> None:
+    store = ModelStore(url, keep=2)
+    file = store.write(1, "model", b"weights")
+    store.prune()
+    assert store.read(file) == b"weights"
+
+
+# ------------------------------------------------------------------------------------------ blobs
+
+
+def test_arrays_and_fields_come_back_as_they_were() -> None:
+    whole = np.arange(6, dtype=np.int32).reshape(2, 3)
+    arrays = {"flat": whole, "turned": whole.T, "scalar": np.array(1.5), "none": np.zeros((0, 4))}
+    back, fields = unpack(pack(arrays, {"ids": ["tea", "Ä", ""]}))
+    assert fields == {"ids": ["tea", "Ä", ""]}
+    assert back.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert back[name].dtype == array.dtype
+        np.testing.assert_array_equal(back[name], array)
+
+
+@pytest.mark.parametrize("blob", [b"", b"no safetensors", pack({"a": np.ones(3)}, {})[:-1]])
+def test_foreign_and_cut_bytes_are_no_checkpoint(blob: bytes) -> None:
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        unpack(blob)
