@@ -1,0 +1,89 @@
+"""Both roles as children: their settings, and what happens when one ends."""
+
+import os
+import sys
+from pathlib import Path
+from signal import SIGTERM
+
+import pytest
+
+from headrace.streams.child import Child
+from headrace.streams.errors import RoleFailedError
+from headrace.streams.settings import Settings, load
+from headrace.streams.up import NEVER_AGAIN, ROLES, Roles, environment_of
+
+LIMIT_S = 30.0
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith("HEADRACE_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(),
+        Settings(
+            bootstrap="one:9092,two:9092",
+            micro_batch_wait_s=0.125,
+            leave_out={"purchase": 3, "click": -1},
+            data_dir=Path("some where/data"),
+            first_order=False,
+            compression="zstd",
+            log_level="debug",
+        ),
+    ],
+)
+def test_the_environment_gives_a_child_the_same_settings(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment_of(settings).items():
+        monkeypatch.setenv(name, value)
+    assert load() == settings
+
+
+class Programs(Roles):
+    """Runs small programs in place of the roles, and keeps the children."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__(Settings(), is_quiet=True)
+        self.started: list[tuple[str, Child]] = []
+        self._program = program
+
+    def _start(self, role: str) -> Child:
+        child = Child([sys.executable, "-c", self._program], env=os.environ)
+        self.started.append((role, child))
+        return child
+
+    def names(self) -> list[str]:
+        """Return which roles were started, in order."""
+        return [role for role, _ in self.started]
+
+
+def test_both_roles_run_for_the_length_of_the_block() -> None:
+    with Programs("import time; time.sleep(60)") as roles:
+        roles.tend()
+        assert roles.names() == list(ROLES)
+        assert [child.poll() for _, child in roles.started] == [None, None]
+    assert [child.poll() for _, child in roles.started] == [-SIGTERM, -SIGTERM]
+
+
+def test_a_role_that_failed_is_started_again() -> None:
+    with Programs("raise SystemExit(1)") as roles:
+        first = roles.started[:]
+        for _, child in first:
+            assert child.wait(LIMIT_S) == 1
+        roles.tend()
+        assert roles.names() == [*ROLES, *ROLES]
+
+
+def test_a_role_with_wrong_settings_is_not_started_again_and_its_last_words_are_shown() -> None:
+    with Programs(f"print('bad setting'); raise SystemExit({NEVER_AGAIN})") as roles:
+        for _, child in roles.started:
+            child.wait(LIMIT_S)
+        with pytest.raises(RoleFailedError, match="learn cannot run: bad setting"):
+            roles.tend()
+        assert roles.names() == list(ROLES)
