@@ -72,6 +72,7 @@ class Roles:
             if now_s - running.started_s > STEADY_S:
                 running.pause_s = FIRST_PAUSE_S
             logger.warning("%s ended with %d; starting it again", role, status)
+            running.child.stop(limit_s=STOP_LIMIT_S)  # it has ended: frees its log and its pipe
             time.sleep(running.pause_s)
             pause_s = min(2 * running.pause_s, LONGEST_PAUSE_S)
             self._running[role] = _Running(self._start(role), time.monotonic(), pause_s)
