@@ -58,7 +58,7 @@ class Encoder(nn.Module):
             column[:, : self.length].flip(1) for column in (items, actions, times_s)
         )  # (B, T) oldest first
         valid = items >= 0
-        gap_s = F.pad(times_s.diff(dim=1), (1, 0)).clamp(min=0)
+        gap_s = F.pad(times_s.diff(dim=1) * valid[:, :-1], (1, 0)).clamp(min=0)
         gaps = (gap_s + 1).double().log2().long().clamp(max=N_GAPS - 1)
         x = self.items[items.clamp(min=0)] / EMBEDDING_STD * 0.5 + self.positions[-items.shape[1] :]
         x = x + self.actions(actions) + self.gaps(gaps)  # (B, T, D)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headrace.model.candidates import MAX_CANDIDATES, Candidates, Histories
+from headrace.model.encoder import EMBEDDING_STD
 from headrace.model.inner_loop import GradientSums, n_scorer_weights
 from headrace.model.recommender import MetaParameters, Prepared, Recommender
 from headrace.model.signals import Floats, Ints, Longs
@@ -95,6 +96,17 @@ class OuterLoop:
         self._encoder_optimiser = torch.optim.Adam(
             self._parameters("encoder", "user_loop"), lr=self.config.encoder_lr, betas=(0.9, 0.98)
         )
+
+    def forget(self, indexes: npt.NDArray[np.integer]) -> None:
+        """Forget items whose index is about to be given to others, and all that is rehearsed."""
+        encoder = self.meta.encoder
+        gone = torch.from_numpy(indexes[indexes < self.meta.capacity].astype(np.int64))
+        with torch.no_grad():
+            encoder.items[gone] = (
+                torch.randn(len(gone), encoder.items.shape[1]).to(encoder.items) * EMBEDDING_STD
+            )
+            encoder.bias[gone] = 0.0
+        self._replay = Replay(self.config.replay_tasks, n_scorer_weights(self.meta.config))
 
     def state(self) -> dict[str, Tensor]:
         """Return the optimisers' moments and the counts, to go on from. The replay is not in it:

@@ -195,6 +195,7 @@ class Learner:
         slow = self.signals.popularity_now(len(self.vocabulary))[:, 1]
         gone = np.argsort(slow, kind="stable")[:n]
         self.signals.forget(gone)
+        self.outer_loop.forget(gone)
         self.vocabulary.evict(gone.tolist())
         self.new_items = []  # replicas reload; told later, an evicted one would come back to them
         self.signals.refresh_popular(len(self.vocabulary))

@@ -146,3 +146,14 @@ def test_new_encoder_has_small_items_no_bias_and_no_opinion_on_actions_and_gaps(
 def test_width_must_be_a_multiple_of_the_heads() -> None:
     with pytest.raises(ValueError, match="width 8 must be a multiple of heads 3"):
         ModelConfig(width=8, heads=3)
+
+
+def test_first_interaction_has_no_gap_however_much_padding_stands_before_it(
+    encoder: Encoder,
+) -> None:
+    nn.init.normal_(encoder.gaps.weight)
+    times = torch.tensor([[1_700_000_000, 0, 0]])
+    items, actions = torch.tensor([[3, -1, -1]]), torch.zeros(1, 3, dtype=torch.int64)
+    padded = encoder(items, actions, times).latest
+    alone = encoder(items[:, :1], actions[:, :1], times[:, :1]).latest
+    torch.testing.assert_close(padded, alone)

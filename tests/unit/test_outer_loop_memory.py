@@ -173,3 +173,15 @@ def test_negatives_stay_while_there_are_no_items() -> None:
     loop = new_loop()
     loop.choose_negatives(0)
     assert loop.meta.negatives.tolist() == list(range(8))
+
+
+def test_forgotten_item_leaves_neither_embedding_nor_rehearsal_to_the_next() -> None:
+    loop = new_loop()
+    loop.learn(new_tasks(loop), n_items=N_ITEMS)
+    loop.meta.encoder.bias.data += 1.0
+    before = loop.meta.encoder.items.detach().clone()
+    loop.forget(np.array([2, N_ITEMS + 5]))  # the second never had an embedding
+    changed = (loop.meta.encoder.items != before).any(1)
+    assert changed.nonzero().flatten().tolist() == [2]
+    assert (loop.meta.encoder.bias == 0).nonzero().flatten().tolist() == [2]
+    assert loop.n_replay == 0
