@@ -1,0 +1,189 @@
+"""What is in a list, what stays out of it, and why an item is there."""
+
+import numpy as np
+import pytest
+import torch
+from stream_samples import copies, drawn, event, folded, learned, small, state_of
+
+from headrace.model.scorer import INPUTS
+from headrace.streams.engine import UserWork
+from headrace.streams.learner import Learner
+from headrace.streams.lists import ListMaker, Ranked, left_out
+from headrace.streams.prequential import gradient_sums
+from headrace.streams.state import UserState
+from headrace.streams.wire import Item, Source
+
+
+@pytest.fixture(scope="module")
+def learner() -> Learner:
+    """Return a learner of 20 items, of which low ones are popular."""
+    return learned(drawn(300))
+
+
+def ranked(learner: Learner, maker: ListMaker, *states: UserState) -> list[Ranked]:
+    """Return the lists of users as the adapt role makes them."""
+    recommender, own = learner.recommender, copies(states)
+    with torch.no_grad():
+        prepared = recommender.prepare(folded(learner, own, []).after)
+        fast = recommender.adapt(prepared, gradient_sums(recommender, own))
+        scores = recommender.score(prepared, fast)
+    return maker.rank(recommender, learner.vocabulary, prepared, fast, scores, own)
+
+
+def history(*items: str, actions: tuple[str, ...] = ()) -> UserState:
+    """Return a user who did this, oldest first."""
+    actions = actions or ("click",) * len(items)
+    return state_of(
+        *(
+            event("ann", item, at, action=action)
+            for at, (item, action) in enumerate(zip(items, actions, strict=True))
+        )
+    )
+
+
+ANN = history("item-3", "item-5", "item-0")
+
+
+# -------------------------------------------------------------------------------------- contents
+
+
+def test_a_list_has_the_asked_length_and_falls_in_score(learner: Learner) -> None:
+    (one,) = ranked(learner, ListMaker(small(list_length=7)), ANN)
+    assert len(one.items) == len(set(one.items)) == len(one.reasons) == 7
+    assert list(one.scores) == sorted(one.scores, reverse=True)
+
+
+def test_a_list_is_shorter_where_there_are_fewer_items(learner: Learner) -> None:
+    (one,) = ranked(learner, ListMaker(small(list_length=200)), ANN)
+    assert set(one.items) == set(learner.vocabulary.ids) - {"item-0"}
+
+
+def test_what_the_user_took_last_is_never_in_the_list(learner: Learner) -> None:
+    first, second = ranked(
+        learner, ListMaker(small(list_length=200)), ANN, history("item-0", "item-3")
+    )
+    assert "item-0" not in first.items
+    assert "item-3" in first.items
+    assert "item-3" not in second.items
+    assert "item-0" in second.items
+
+
+def test_someone_new_gets_what_is_popular(learner: Learner) -> None:
+    (one,) = ranked(learner, ListMaker(small(list_length=200)), UserState())
+    assert set(one.items) == set(learner.vocabulary.ids)
+
+
+def test_before_anything_was_counted_lists_are_empty() -> None:
+    (one,) = ranked(learned([]), ListMaker(small()), ANN)
+    assert one == Ranked((), (), ())
+
+
+# -------------------------------------------------------------------------------------- left out
+
+
+DID = history("a", "b", "a", "c", actions=("purchase", "click", "purchase", "purchase"))
+
+
+@pytest.mark.parametrize(
+    ("rules", "out"),
+    [
+        ({}, set()),
+        ({"purchase": 1}, {"c"}),
+        ({"purchase": 2}, {"c", "a"}),
+        ({"purchase": -1}, {"c", "a"}),
+        ({"click": -1}, {"b"}),
+        ({"purchase": 1, "click": 5}, {"c", "b"}),
+        ({"purchase": 0, "view": 3}, set()),
+    ],
+)
+def test_rules_keep_out_the_latest_so_many_of_each_action(
+    rules: dict[str, int], out: set[str]
+) -> None:
+    assert left_out(DID, rules) == out
+
+
+def test_rules_hold_for_each_user_by_their_own_history(learner: Learner) -> None:
+    bought = history("item-3", "item-5", "item-0", actions=("purchase", "purchase", "click"))
+    maker = ListMaker(small(list_length=200, leave_out={"purchase": -1}))
+    of_buyer, of_clicker = ranked(learner, maker, bought, ANN)
+    assert not {"item-3", "item-5"} & set(of_buyer.items)
+    assert {"item-3", "item-5"} <= set(of_clicker.items)
+
+
+def test_unknown_items_of_the_user_keep_nothing_else_out(learner: Learner) -> None:
+    state = history("unheard of", "item-0")
+    plain, ruled = (
+        ranked(learner, ListMaker(small(list_length=200, leave_out=rules)), state)[0].items
+        for rules in ({}, {"click": -1})
+    )
+    assert ruled == plain
+
+
+def test_a_withdrawn_item_is_left_out_until_it_is_active_again(learner: Learner) -> None:
+    maker = ListMaker(small(list_length=200))
+    maker.note_item(Item(item="item-1", active=False))
+    maker.note_item(Item(item="unheard of", active=False))
+    assert "item-1" not in ranked(learner, maker, ANN)[0].items
+    maker.note_item(Item(item="item-1"))
+    assert "item-1" in ranked(learner, maker, ANN)[0].items
+
+
+def test_what_is_left_out_makes_room_for_the_next(learner: Learner) -> None:
+    maker = ListMaker(small(list_length=5))
+    before = ranked(learner, maker, ANN)[0].items
+    maker.note_item(Item(item=before[0], active=False))
+    after = ranked(learner, maker, ANN)[0].items
+    assert after[:4] == before[1:]
+    assert len(after) == 5
+
+
+# --------------------------------------------------------------------------------------- reasons
+
+
+def test_reasons_name_signals_and_items_of_the_users_own_history(learner: Learner) -> None:
+    states = [ANN, history("item-7", "item-2"), UserState()]
+    for state, one in zip(states, ranked(learner, ListMaker(small()), *states), strict=True):
+        assert {reason.signal for reason in one.reasons} <= set(INPUTS)
+        assert all(0 <= reason.share <= 1 for reason in one.reasons)
+        named = {reason.because for reason in one.reasons} - {None}
+        assert named <= set(state.items)
+        assert bool(named) == bool(state.items)
+
+
+def test_an_item_of_the_own_history_is_there_because_of_itself(learner: Learner) -> None:
+    (one,) = ranked(learner, ListMaker(small(list_length=200)), ANN)
+    because = dict(zip(one.items, one.reasons, strict=True))
+    assert because["item-3"].because == "item-3"
+    assert because["item-5"].because == "item-5"
+
+
+# ---------------------------------------------------------------------------------------- record
+
+
+def recommendation(source: Source, *, now_ms: int = 1, version: int = 7) -> str:
+    """Return the id of a list that answers a record."""
+    work = UserWork("ann", UserState(), [], source)
+    made = Ranked(("tea",), (0.5,), ())
+    one = ListMaker(small()).recommendation(work, made, version, now_ms, {"adapted": 3})
+    assert (one.user, one.items, one.source, one.judged) == (
+        "ann",
+        ("tea",),
+        source,
+        {"adapted": 3},
+    )
+    assert (one.model_version, one.generated_ms) == (version, now_ms)
+    return one.rec_id
+
+
+def test_a_list_for_the_same_record_has_the_same_id_whenever_it_is_made() -> None:
+    source = Source(topic="events", partition=2, offset=9, time_ms=5)
+    again = Source(topic="events", partition=2, offset=9, time_ms=5)
+    other = Source(topic="events", partition=3, offset=9, time_ms=5)
+    first = recommendation(source)
+    assert recommendation(again, now_ms=99, version=8) == first
+    assert recommendation(other) != first
+
+
+def test_scores_are_finite_numbers_of_python(learner: Learner) -> None:
+    (one,) = ranked(learner, ListMaker(small(list_length=200)), ANN)
+    assert all(type(score) is float and np.isfinite(score) for score in one.scores)
