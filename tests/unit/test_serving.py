@@ -1,0 +1,101 @@
+"""Serving: the state and the list that an event gives."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from serving_samples import CLICKS, NOW_MS, Shop, list_of, metric, work
+from stream_samples import event
+
+from headrace.streams.wire import Item
+
+
+def test_an_event_gives_a_state_and_a_list_that_answers_it(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).at_work()
+    asked = work("ann", *CLICKS)
+    (result,) = shop.serving.process([asked])
+    made = list_of(result)
+    assert (made.user, made.source, made.rec_id) == ("ann", asked.source, "ann-0-2")
+    assert (made.model_version, made.generated_ms) == (1, NOW_MS)
+    assert set(made.items) == set(shop.learner.vocabulary.ids) - {"item-0"}
+    assert result.state.items == ["item-3", "item-5", "item-0"]
+    assert result.state.last_offset == 2
+    assert result.state.gradients is not None
+    assert {reason.because for reason in made.reasons} & {"item-3", "item-5", "item-0"}
+
+
+def test_users_of_a_micro_batch_are_answered_as_if_each_were_alone(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).at_work()
+    bobs = [event("bob", item, at) for at, item in enumerate(["item-9", "item-1"])]
+    both = [list_of(r) for r in shop.serving.process([work("ann", *CLICKS), work("bob", *bobs)])]
+    alone = [
+        list_of(shop.serving.process([w])[0]) for w in (work("ann", *CLICKS), work("bob", *bobs))
+    ]
+    for one, other in zip(both, alone, strict=True):
+        assert (one.user, one.items, one.reasons) == (other.user, other.items, other.reasons)
+        assert one.scores == pytest.approx(other.scores, abs=2e-4)  # told to four digits
+
+
+def test_a_list_says_where_the_last_item_had_stood(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).at_work()
+    (before,) = shop.serving.process([work("ann", *CLICKS[:2])])
+    stood = list_of(before).items.index("item-0") + 1
+    (after,) = shop.serving.process([work("ann", CLICKS[2], state=before.state)])
+    judged = list_of(after).judged
+    assert judged["adapted"] == stood
+    assert set(judged) <= {"adapted", "frozen", "popularity"}
+    assert judged["popularity"] <= 10
+
+
+@pytest.mark.parametrize("action", ["impression", "return"])
+def test_what_was_shown_or_undone_changes_the_offset_and_not_the_list(
+    tmp_path: Path, action: str
+) -> None:
+    shop = Shop(tmp_path).at_work()
+    (before,) = shop.serving.process([work("ann", *CLICKS)])
+    shown = event("ann", "item-7", 9, action=action)
+    (after,) = shop.serving.process([work("ann", shown, state=before.state)])
+    assert list_of(after).items == list_of(before).items
+    assert list_of(after).judged == {}
+    assert (after.state.last_offset, after.state.n_events) == (3, 3)
+
+
+def test_a_user_without_a_history_gets_what_is_popular(tmp_path: Path) -> None:
+    made = Shop(tmp_path).at_work().answer(event("ann", "item-0", action="impression"))
+    assert "item-0" in made.items[:5]
+    assert all(reason.because is None for reason in made.reasons)
+
+
+def test_an_event_of_an_unknown_item_is_a_miss_and_still_answered(tmp_path: Path) -> None:
+    made = Shop(tmp_path).at_work().answer(event("ann", "unheard of"))
+    assert made.judged == {}
+    assert "item-0" in made.items
+    assert "unheard of" not in made.items
+
+
+def test_a_replay_without_new_events_is_answered_and_leaves_the_state(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).at_work()
+    (first,) = shop.serving.process([work("ann", *CLICKS)])
+    encoded = first.state.encode()
+    (again,) = shop.serving.process([work("ann", state=first.state)])
+    assert again.state.encode() == encoded
+    assert list_of(again) == replace(list_of(first), judged={})
+
+
+def test_nothing_to_do_is_done(tmp_path: Path) -> None:
+    assert Shop(tmp_path).at_work().serving.process([]) == []
+
+
+def test_rules_and_the_catalogue_hold_for_the_next_list(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, leave_out={"click": -1}).at_work()
+    shop.serving.note_item(Item(item="item-1", active=False))
+    assert not {"item-0", "item-1", "item-3", "item-5"} & set(shop.answer(*CLICKS).items)
+    shop.serving.note_item(Item(item="item-1"))
+    assert "item-1" in shop.answer(*CLICKS).items
+
+
+def test_events_that_carry_the_id_of_a_list_are_counted_as_feedback(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).at_work()
+    n_before = metric("attributed_events_total")
+    shop.answer(*CLICKS, event("ann", "item-1", 9, rec_id="ann-0-2"))
+    assert metric("attributed_events_total") == n_before + 1

@@ -1,0 +1,142 @@
+"""Serving: which version is at work, and how it follows versions and deltas."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from serving_samples import CLICKS, NOW_MS, Shop, metric
+
+from headrace.streams.errors import CheckpointError
+from headrace.streams.serving import ClosedError
+from headrace.streams.wire import Recommendation
+
+LIMIT_S = 10.0
+
+
+# ------------------------------------------------------------------------------------- versions
+
+
+def test_the_compute_thread_waits_for_the_first_version(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    made: list[Recommendation] = []
+    thread = threading.Thread(target=lambda: made.append(shop.answer(*CLICKS)))
+    thread.start()
+    assert not shop.serving.is_ready()
+    shop.at_work()
+    thread.join(LIMIT_S)
+    assert not thread.is_alive()
+    assert shop.serving.is_ready()
+    assert [one.model_version for one in made] == [1]
+
+
+def test_close_lets_go_of_a_thread_that_waits(tmp_path: Path) -> None:
+    shop, refused = Shop(tmp_path), threading.Event()
+
+    def wait() -> None:
+        with pytest.raises(ClosedError):
+            shop.answer(*CLICKS)
+        refused.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    shop.serving.close()
+    thread.join(LIMIT_S)
+    assert refused.is_set()
+
+
+def test_a_version_of_the_same_epoch_keeps_the_signals_that_moved_on(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).at_work()
+    announced = shop.announce(2)
+    shop.popularise("hot")
+    shop.delta()
+    assert not shop.serving.serve(announced)
+    made = shop.answer(*CLICKS)
+    assert made.model_version == 2
+    assert "hot" in made.items
+
+
+def test_a_version_of_a_new_epoch_replaces_the_signals(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).at_work()
+    announced = shop.announce(2, epoch=2)
+    shop.popularise("hot")
+    shop.delta()
+    assert "hot" in shop.answer(*CLICKS).items
+    assert shop.serving.serve(announced)
+    made = shop.answer(*CLICKS)
+    assert made.model_version == 2
+    assert "hot" not in made.items
+
+
+def test_going_back_is_serving_an_older_version(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).at_work()
+    older = shop.announce(2)
+    for announced in (shop.announce(3), older):
+        shop.serving.serve(announced)
+    assert shop.answer(*CLICKS).model_version == 2
+
+
+def test_the_metrics_name_the_version_at_work(tmp_path: Path) -> None:
+    Shop(tmp_path).at_work().serving.serve(Shop(tmp_path).announce(7))
+    assert metric("model_version") == 7
+    assert metric("model_published_timestamp_seconds") == (NOW_MS - 5_000) / 1000
+    assert metric("items") == 20
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "checksum"])
+def test_a_version_that_fails_a_check_is_refused_counted_and_the_old_one_serves_on(
+    tmp_path: Path, damage: str
+) -> None:
+    shop = Shop(tmp_path).at_work()
+    before, n_refused = shop.answer(*CLICKS), metric("checkpoints_refused_total")
+    announced = shop.announce(2, epoch=2)
+    path = tmp_path / announced.model.name
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        announced = replace(announced, model=replace(announced.model, sha256="0" * 64))
+    assert not shop.serving.serve(announced)
+    assert metric("checkpoints_refused_total") == n_refused + 1
+    assert shop.answer(*CLICKS) == before
+
+
+def test_a_refused_first_version_leaves_the_worker_waiting(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    announced = shop.announce(1)
+    assert not shop.serving.serve(replace(announced, model=replace(announced.model, name="none")))
+    assert not shop.serving.is_ready()
+    assert shop.serving.serve(announced)
+
+
+# --------------------------------------------------------------------------------------- deltas
+
+
+def test_a_delta_changes_the_next_list_of_everybody(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).at_work()
+    n_applied = metric("deltas_applied_total")
+    assert "hot" not in shop.answer(*CLICKS).items
+    shop.popularise("hot")
+    shop.delta()
+    assert "hot" in shop.answer(*CLICKS).items
+    assert shop.answer(*CLICKS).model_version == 1
+    assert metric("deltas_applied_total") == n_applied + 1
+    assert metric("delta_age_seconds") == 0.25
+
+
+def test_deltas_before_the_first_version_and_of_another_epoch_are_left_out(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.serving.apply(1, b"not even read", published_ms=NOW_MS)
+    shop.at_work()
+    shop.popularise("hot")
+    shop.delta(epoch=2)
+    assert "hot" not in shop.answer(*CLICKS).items
+
+
+def test_a_damaged_delta_is_an_error_and_lists_go_on(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).at_work()
+    before = shop.answer(*CLICKS)
+    with pytest.raises(CheckpointError):
+        shop.serving.apply(1, b"damaged", published_ms=NOW_MS)
+    assert shop.answer(*CLICKS) == before
