@@ -1,4 +1,4 @@
-"""Both real roles as processes, for the tests that need a model at work."""
+"""Both real roles as processes, for the tests that need them at work."""
 
 import os
 import random
