@@ -1,0 +1,120 @@
+"""Evaluating a recorded stream: each event is ranked before anything learns from it."""
+
+import numpy as np
+import polars as pl
+import pytest
+from stream_samples import drawn, small
+
+from headrace.model.recommender import MISS
+from headrace.streams.evaluate import UNSCORED, Evaluation, evaluate
+from headrace.streams.wire import Item
+
+NAMES = ("adapted", "frozen")
+STREAM = pl.DataFrame(
+    [(e.user, e.item, e.action, e.time_ms) for _, _, e in drawn(400)],
+    schema=["user", "item", "action", "time_ms"],
+    orient="row",
+)
+
+
+def stream(*rows: tuple[str, str]) -> pl.DataFrame:
+    """Return clicks of (user, item), a minute apart."""
+    return pl.DataFrame(
+        [(user, item, "click", 60_000 * at) for at, (user, item) in enumerate(rows)],
+        schema=["user", "item", "action", "time_ms"],
+        orient="row",
+    )
+
+
+def ranks_of(events: pl.DataFrame, *, has_lag: bool = True, **sizes: int) -> dict[str, np.ndarray]:
+    """Return each contender's ranks."""
+    return Evaluation(small(), has_lag=has_lag, **sizes).run(events)
+
+
+@pytest.mark.parametrize("has_lag", [True, False])
+def test_every_event_is_ranked_or_repeats_its_users_last(has_lag: bool) -> None:
+    ranks = ranks_of(STREAM, has_lag=has_lag, events_per_delta=50, events_per_version=100)
+    last: dict[str, str] = {}
+    repeats = []
+    for user, item in STREAM.select("user", "item").iter_rows():
+        repeats.append(last.get(user) == item)
+        last[user] = item
+    for name in NAMES:
+        assert (ranks[name] == UNSCORED).tolist() == repeats
+        assert ((ranks[name] >= 0) & ((ranks[name] <= 20) | (ranks[name] == MISS))).all()
+
+
+@pytest.mark.parametrize(
+    ("has_lag", "events_per_delta", "rank"),
+    [(True, 4, MISS), (True, 2, 1), (False, 4, 1)],
+)
+def test_what_others_did_is_known_from_the_next_delta_on_or_at_once(
+    has_lag: bool, events_per_delta: int, rank: int
+) -> None:
+    # Ann took milk after tea; bob has just taken tea: milk is all there is for him.
+    events = stream(("ann", "tea"), ("ann", "milk"), ("bob", "tea"), ("bob", "milk"))
+    ranks = ranks_of(events, has_lag=has_lag, events_per_delta=events_per_delta)
+    assert ranks["frozen"][3] == rank
+
+
+def test_nothing_is_known_of_the_event_that_is_judged() -> None:
+    # Ten items that nobody took before: none can have been ranked.
+    events = stream(*[("ann", f"item-{i}") for i in range(10)])
+    for has_lag in (True, False):
+        assert (ranks_of(events, has_lag=has_lag, events_per_delta=1)["adapted"] == MISS).all()
+
+
+def test_the_same_stream_gives_the_same_ranks() -> None:
+    one, other = (ranks_of(STREAM, events_per_delta=50) for _ in range(2))
+    assert all((one[name] == other[name]).all() for name in NAMES)
+
+
+def report(events: pl.DataFrame, *, n_events: int = 1_000, **more: object) -> dict:
+    """Return the report of a stream."""
+    return evaluate(events, small(), stream="drawn", n_events=n_events, **more)
+
+
+def test_the_report_counts_the_second_half_and_leaves_out_repeats() -> None:
+    told = report(STREAM)
+    users, items = STREAM["user"].to_list(), STREAM["item"].to_list()
+    last: dict[str, str] = {}
+    scored = 0
+    for at, (user, item) in enumerate(zip(users, items, strict=True)):
+        scored += at >= 200 and last.get(user) != item
+        last[user] = item
+    assert (told["stream"], told["events"], told["scored"]) == ("drawn", 400, scored)
+    assert (told["items"], told["seed"], told["lag"]) == (20, 0, True)
+    assert told["candidate_recall"] == 1  # all twenty items are candidates of everybody
+
+
+def test_the_report_compares_the_model_with_itself_unadapted_and_with_counting() -> None:
+    told = report(STREAM)["contenders"]
+    assert {"adapted", "frozen", "popularity", "recent_popularity", "online_mix"} <= told.keys()
+    for summary in told.values():
+        assert 0 <= summary["mrr10"] <= summary["ndcg10"] <= summary["hr10"] <= 1
+    assert told["adapted"]["hr10"] > 10 / 19  # better than ten of the other nineteen by chance
+
+
+def test_only_interactions_count_and_only_so_many() -> None:
+    shown = pl.DataFrame(
+        [("ann", "tea", "impression", 0), ("ann", "tea", "return", 1)],
+        schema=STREAM.schema,
+        orient="row",
+    )
+    told = report(pl.concat([shown, STREAM]), n_events=100)
+    assert told["events"] == 100
+    assert told["contenders"] == report(STREAM.head(100))["contenders"]
+
+
+def test_progress_adds_up_to_the_stream() -> None:
+    done: list[int] = []
+    report(STREAM, on_progress=done.append)
+    assert sum(done) == 400
+
+
+def test_the_catalogues_categories_reach_the_signals_that_rank() -> None:
+    catalogue = [Item(item=f"item-{i}", categories=("drinks", f"kind-{i % 2}")) for i in range(20)]
+    told = report(STREAM, items=catalogue)["contenders"]
+    plain = report(STREAM)["contenders"]
+    assert told["online_mix"] == plain["online_mix"]  # it knows of no categories
+    assert told["frozen"] != plain["frozen"]
