@@ -1,13 +1,19 @@
 """The two roles as processes: what `headrace adapt` and `headrace learn` run."""
 
 import logging
+import sys
 
 from headrace.streams import adapt, http, learn
 from headrace.streams.broadcast import Broadcast
+from headrace.streams.errors import BrokerUnreachableError
+from headrace.streams.guards import EXIT_UNAVAILABLE
 from headrace.streams.learner import pick_device
 from headrace.streams.process import Readiness
 from headrace.streams.serving import Serving
 from headrace.streams.settings import Settings
+from headrace.streams.topics import require_topics
+
+logger = logging.getLogger(__name__)
 
 # Their info lines are about every join, fetch and future; what matters to us we log ourselves.
 NOISY = (
@@ -24,9 +30,23 @@ def start_logging(settings: Settings) -> None:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
 
 
+def require_broker(settings: Settings) -> None:
+    """End with a line that says what to do if no broker answers; a supervisor tries again.
+
+    Raises:
+        StreamsError: a topic is missing.
+    """
+    try:
+        require_topics(settings)
+    except BrokerUnreachableError as exc:
+        logger.error("ended: %s", exc)
+        sys.exit(EXIT_UNAVAILABLE)
+
+
 def run_adapt(settings: Settings) -> None:
     """Run an adapt worker until it is told to stop."""
     start_logging(settings)
+    require_broker(settings)
     serving = Serving(settings, device=pick_device(settings))
     readiness = Readiness(is_model_ready=serving.is_ready)
     server = http.serve(
@@ -45,6 +65,7 @@ def run_adapt(settings: Settings) -> None:
 def run_learn(settings: Settings) -> None:
     """Run the learn role until it is told to stop."""
     start_logging(settings)
+    require_broker(settings)
     readiness = Readiness()
     server = http.serve(
         settings.http_host, settings.learn_port, is_live=readiness.is_live, is_ready=readiness

@@ -68,6 +68,23 @@ def create_topics(settings: Settings) -> list[str]:
     return created
 
 
+def require_topics(settings: Settings) -> None:
+    """Check that every topic is there and fits.
+
+    Raises:
+        BrokerUnreachableError: no broker answers.
+        TopicMismatchError: a topic does not fit.
+        StreamsError: a topic is missing.
+    """
+    wanted = topics_of(settings)
+    with admin(settings.bootstrap) as client:
+        present = set(client.list_topics())
+        missing = [topic.name for topic in wanted if topic.name not in present]
+        if missing:
+            raise StreamsError(f"no topic {', '.join(missing)}: create it with `headrace topics`")
+        _check(client, wanted)
+
+
 def _create(client: Any, missing: list[Topic], settings: Settings) -> list[str]:
     if not missing:
         return []

@@ -5,9 +5,9 @@ from kafka.admin import ConfigResource
 
 from headrace.streams.broker import free_port
 from headrace.streams.clients import admin
-from headrace.streams.errors import BrokerUnreachableError, TopicMismatchError
+from headrace.streams.errors import BrokerUnreachableError, StreamsError, TopicMismatchError
 from headrace.streams.settings import Settings
-from headrace.streams.topics import create_topics, topics_of, users_changelog
+from headrace.streams.topics import create_topics, require_topics, topics_of, users_changelog
 
 
 def test_topics_have_their_partitions_and_clean_up(settings: Settings) -> None:
@@ -62,3 +62,14 @@ def test_silence_at_the_address_is_named_with_the_cure(settings: Settings) -> No
     silent = settings.model_copy(update={"bootstrap": f"127.0.0.1:{free_port()}"})
     with pytest.raises(BrokerUnreachableError, match=f"{silent.bootstrap}.*headrace broker"):
         create_topics(silent)
+
+
+def test_roles_refuse_to_start_on_topics_that_are_missing_or_do_not_fit(
+    settings: Settings,
+) -> None:
+    with pytest.raises(StreamsError, match="create it with `headrace topics`"):
+        require_topics(settings)
+    create_topics(settings)
+    require_topics(settings)
+    with pytest.raises(TopicMismatchError, match="has 4 partitions, expected 8"):
+        require_topics(settings.model_copy(update={"partitions": 8}))
