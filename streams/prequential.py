@@ -143,25 +143,29 @@ def accumulate(
     counts = np.zeros((len(owners), N_DECAYS), np.float32)
     for i, owner in enumerate(owners):
         state = states[owner]
-        if state.gradients is not None and state.n_judged is not None:
-            sums[i], counts[i] = state.gradients, state.n_judged
+        _copy_sums(state, sums[i], counts[i])
         if judgement.ranks[i] < MISS:
             state.gradients = sums[i] * _DECAYS[:, None] + gradients[i]
             state.n_judged = counts[i] * _DECAYS + 1
     return sums, counts
 
 
-def gradient_sums(recommender: Recommender, states: Sequence[UserState]) -> GradientSums:
-    """Return the states' sums as tensors; users without judged events have zeros.
+def _copy_sums(state: UserState, sums: Floats, counts: Floats) -> None:
+    """Write the state's (decays, P) sums and (decays,) counts, zeros if it has none that fit.
 
-    Sums of another width come from a model of another shape: they are left out.
+    Sums of another width come from a model of another shape: the user starts over.
     """
+    if state.gradients is not None and state.gradients.shape == sums.shape:
+        sums[:], counts[:] = state.gradients, state.n_judged
+
+
+def gradient_sums(recommender: Recommender, states: Sequence[UserState]) -> GradientSums:
+    """Return the states' sums as tensors; users without judged events have zeros."""
     width = n_scorer_weights(recommender.meta.config)
     sums = np.zeros((len(states), N_DECAYS, width), np.float32)
     counts = np.zeros((len(states), N_DECAYS), np.float32)
     for i, state in enumerate(states):
-        if state.gradients is not None and state.gradients.shape == sums.shape[1:]:
-            sums[i], counts[i] = state.gradients, state.n_judged
+        _copy_sums(state, sums[i], counts[i])
     return to_tensors(recommender, sums, counts)
 
 

@@ -183,3 +183,16 @@ def test_sums_of_a_model_of_another_shape_are_left_out(learner: Learner) -> None
     assert result.counts[0].tolist() == result.counts[2].tolist() == [0, 0]
     assert result.counts[1].tolist() == pytest.approx(fits.n_judged)
     assert not result.sums[0].any()
+
+
+def test_sums_of_a_model_of_another_shape_are_started_over() -> None:
+    state = UserState(
+        gradients=np.ones((N_DECAYS, 3), np.float32), n_judged=np.ones(N_DECAYS, np.float32)
+    )
+    gradients = np.full((1, 5), 2.0, np.float32)
+    hit = Judgement(np.array([1]), np.array([0]), gradients)
+    sums, counts = accumulate([state], np.array([0]), hit)
+    assert not sums.any()
+    assert not counts.any()
+    assert state.gradients is not None
+    assert state.gradients.tolist() == [[2.0] * 5] * N_DECAYS
