@@ -27,6 +27,7 @@ class Broadcast:
                 settings.topic("models"): self._model,
                 self._deltas: self._delta,
             },
+            latest_only=[settings.topic("models")],  # the files of older versions may be gone
         )
 
     def _model(self, record: Any) -> None:

@@ -6,7 +6,7 @@ one. Faust's own way of broadcasting, the GlobalTable, is documented to recover 
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from kafka import TopicPartition
@@ -20,12 +20,24 @@ Handler = Callable[[Any], None]  # takes a kafka-python ConsumerRecord
 
 
 class Follower(threading.Thread):
-    """Follows single-partition topics; a handler that raises ends the process."""
+    """Follows single-partition topics; a handler that raises ends the process.
 
-    def __init__(self, bootstrap: str, handlers: Mapping[str, Handler]) -> None:
+    Of a topic in ``latest_only`` a record is handed over only if there is no later one: a broker
+    compacts a topic late, and who comes new must not go through all that was overwritten.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        handlers: Mapping[str, Handler],
+        *,
+        latest_only: Collection[str] = (),
+    ) -> None:
         super().__init__(name="follower", daemon=True)
         self._broker = bootstrap
         self._handlers = dict(handlers)
+        self._latest_only = frozenset(latest_only)
+        self._held: dict[str, Any] = {}
         self._stopping = threading.Event()
         self._seeks: dict[str, int] = {}
 
@@ -52,10 +64,22 @@ class Follower(threading.Thread):
         polled = consumer.poll(timeout_ms=int(clients.POLL_WAIT_S * 1000))
         # In the order of the handlers: a version before the deltas that come on top of it.
         for topic, handle in self._handlers.items():
-            for record in polled.get(TopicPartition(topic, 0), []):
+            tp = TopicPartition(topic, 0)
+            for record in self._due(consumer, tp, polled.get(tp, [])):
                 if topic in self._seeks:
                     break  # what follows will be read again from the new place
                 handle(record)
         for topic, offset in self._seeks.items():
             consumer.seek(TopicPartition(topic, 0), offset)
         self._seeks.clear()
+
+    def _due(self, consumer: Any, tp: TopicPartition, records: Sequence[Any]) -> Sequence[Any]:
+        """Return what to hand over now; of the latest only, nothing until the end is read."""
+        if tp.topic not in self._latest_only:
+            return records
+        if records:
+            self._held[tp.topic] = records[-1]
+        # Both are at hand after a fetch that brought records.
+        if tp.topic not in self._held or consumer.position(tp) < consumer.highwater(tp):
+            return ()
+        return (self._held.pop(tp.topic),)

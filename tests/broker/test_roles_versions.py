@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 
 from confluent_kafka import Producer
 from harness import Watcher
-from roles_harness import publish, roles, shoppers, small_deployment
+from roles_harness import START_LIMIT_S, publish, roles, shoppers, small_deployment
 
 from headrace.model.signals import ALL_TIME
 from headrace.streams.learner import Learner
@@ -43,7 +43,7 @@ def announce_damaged(settings: Settings) -> int:
 
 
 def test_versions_are_swapped_under_load_and_a_damaged_one_is_refused(settings: Settings) -> None:
-    settings = small_deployment(settings, version_events=100, delta_interval_s=0.5)
+    settings = small_deployment(settings, version_events=100, delta_interval_s=0.5, versions_kept=2)
     events = shoppers(1_000)
     with (
         Watcher(settings) as watcher,
@@ -56,6 +56,12 @@ def test_versions_are_swapped_under_load_and_a_damaged_one_is_refused(settings: 
             n_sent += CHUNK
             watcher.until_answered(n_sent)
         adapt.until(lambda m: m.get("model_version") >= 4, "the fourth version at work")
+
+        # A worker that starts now finds announcements of versions that are no longer kept.
+        adapt.kill_and_restart()
+        adapt.until(lambda m: m.get("ready") == 1, "the new worker ready", limit_s=START_LIMIT_S)
+        assert adapt.metrics().get("model_version") >= 4
+        assert adapt.metrics().get("checkpoints_refused_total") == 0
 
         damaged = announce_damaged(settings)
         adapt.until(lambda m: m.get("checkpoints_refused_total") == 1, "the damaged one refused")
@@ -77,33 +83,35 @@ def test_versions_are_swapped_under_load_and_a_damaged_one_is_refused(settings: 
 
 
 def test_killed_learn_role_learns_nothing_twice_and_skips_nothing(settings: Settings) -> None:
-    settings = small_deployment(settings, version_events=100, delta_interval_s=0.5)
+    # A version after 400 events and none after 100: those are learned and lost with the process.
+    settings = small_deployment(
+        settings, version_events=400, version_interval_s=3_600.0, delta_interval_s=0.5
+    )
     events = shoppers(600)
     with Watcher(settings) as watcher, roles(settings, "learn") as (learn,):
-        publish(settings, events[:300])
-        learn.until(lambda m: m.get("versions_published_total") >= 2, "a version with events")
-        publish(settings, events[300:450])
+        publish(settings, events[:450])
+        learn.until(lambda m: m.get("versions_published_total") == 2, "a version with events")
+        publish(settings, events[450:550])
+        learn.until(lambda m: m.get("events_total") == 550, "more learned than is saved")
+        n_saved = learned_events(settings)
+        assert 400 <= n_saved <= 450
         learn.kill_and_restart()
-        publish(settings, events[450:])
-        learn.until(lambda m: m.get("versions_published_total") >= 2, "a version after the kill")
+        publish(settings, events[550:])
+        learn.until(lambda m: m.get("events_total") == 600 - n_saved, "the rest learned")
+        assert learn.stop() == 0  # a stop publishes what was learned until then
         watcher.until(lambda: len(watcher.events) == len(events), "all events on their topic")
         ends = Counter(record.partition() for record in watcher.events)
-        assert learn.stop() == 0  # a stop publishes what was learned until then
-
-        with roles(settings, "learn") as (again,):  # the rest, should the stop have come early
-            again.until(lambda m: m.get("versions_published_total") >= 1, "going on")
-            again.until(lambda _: learned_events(settings) == len(events), "everything learned")
 
     learner, positions = restored(settings)
     assert positions == dict(ends)
+    assert learner.n_events == len(events)
     expected = {
         f"{partition}/{user.decode()}": state
         for (partition, user), state in watcher.expected().items()
     }
     assert set(learner.users) == set(expected)
     for key, state in learner.users.items():
-        assert state.items == expected[key].items
-        assert state.n_events == expected[key].n_events
+        assert (state.items, state.n_events) == (expected[key].items, expected[key].n_events)
     counted = {
         item: int(learner.signals.arrays.popularity[index, ALL_TIME])
         for index, item in enumerate(learner.vocabulary.ids)
