@@ -55,6 +55,7 @@ class Learner:
 
     def __init__(self, settings: Settings) -> None:
         torch.manual_seed(settings.seed)
+        torch.set_num_threads(settings.threads)
         self.settings = settings
         self.vocabulary = Vocabulary(settings.max_items)
         self.recommender = Recommender(

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from stream_samples import MINUTE_MS, START_MS, Triple, drawn, event, learned, small
 
 from headrace.model.signals import ALL_TIME
@@ -163,3 +164,10 @@ def test_the_model_has_the_shape_that_the_settings_ask_for() -> None:
 def test_a_named_device_is_taken_as_it_is_named() -> None:
     assert pick_device(small(device="cuda:1")) == "cuda:1"
     assert pick_device(small(device="auto")) in ("cpu", "cuda")
+
+
+def test_learning_takes_as_many_threads_as_the_settings_say() -> None:
+    Learner(small(threads=2))
+    assert torch.get_num_threads() == 2
+    Learner(small())
+    assert torch.get_num_threads() == 1
