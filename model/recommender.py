@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headrace.model.candidates import Candidates, Gatherer, Histories
+from headrace.model.candidates import HISTORY, Candidates, Gatherer, Histories
 from headrace.model.config import ModelConfig
 from headrace.model.encoder import EMBEDDING_STD, Encoded, Encoder
 from headrace.model.inner_loop import (
     GRADIENT_LIMIT,
+    N_DECAYS,
     FastWeights,
     GradientSums,
     ScorerLoop,
@@ -106,6 +107,23 @@ class Recommender:
         self.signals = signals
         self.device = torch.device(device)
         self._gatherer = Gatherer()
+
+    def warm_up(self) -> None:
+        """Run every pass once: compiling the loops must not be what the first user waits for."""
+        nobody = Histories(
+            np.full((1, HISTORY), -1, np.int32),
+            np.zeros((1, HISTORY), np.int64),
+            np.zeros((1, HISTORY), np.int32),
+            np.zeros(1, np.int64),
+            np.zeros(1, np.int64),
+        )
+        with torch.no_grad():
+            prepared = self.prepare(nobody)
+        judgement = self.judge(prepared, np.full(1, -1, np.int32))
+        sums = torch.from_numpy(judgement.gradients).to(self.device).expand(1, N_DECAYS, -1)
+        with torch.no_grad():
+            fast = self.adapt(prepared, GradientSums(sums, sums[:, :, 0]))
+        self.explain(prepared, fast, self.score(prepared, fast).argmax(1, keepdim=True))
 
     def gather(self, histories: Histories) -> Candidates:
         """Return the candidates of each user and their counted signals."""

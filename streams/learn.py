@@ -147,10 +147,10 @@ async def _run(settings: Settings, readiness: Readiness) -> None:
     )
     app = make_app(settings, "learn", options)
     learner, positions = Learner(settings), Positions()
-    guard = PauseGuard(settings.pause_limit_s)
     with ThreadPoolExecutor(1, thread_name_prefix="compute") as thread:
         publisher = Publisher(settings, learner, thread, positions)
         publisher.restore()
+        learner.warm_up()
         learning = Learning(settings, app, learner, thread, positions)
         options.position_of = learning.position_of
         app.take_batches(settings.topic("events"), learning.take)
@@ -159,6 +159,8 @@ async def _run(settings: Settings, readiness: Readiness) -> None:
             settings.bootstrap, {settings.topic("items"): CatalogueReader(learner, thread)}
         )
         follower.start()
+
+        guard = PauseGuard(settings.pause_limit_s)  # only now: restoring is no pause
 
         async def publish() -> None:
             await app.serving.wait()

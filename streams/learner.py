@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from headrace.model.candidates import HISTORY
 from headrace.model.config import ModelConfig
 from headrace.model.outer_loop import OuterLoop, OuterLoopConfig, Tasks
 from headrace.model.recommender import MetaParameters, Recommender
@@ -86,6 +87,13 @@ class Learner:
     def signals(self) -> ItemSignals:
         """The item signals being counted."""
         return self.recommender.signals
+
+    def warm_up(self) -> None:
+        """Compile the loops before the first events come."""
+        self.recommender.warm_up()
+        none = np.zeros(0, np.int64)
+        had = np.zeros((0, HISTORY), np.int64)
+        self.signals.count(none.astype(np.int32), none, had.astype(np.int32), had)
 
     def learn(self, events: Sequence[tuple[str, int, Event]], *, rehearse: bool = True) -> Learned:
         """Learn from (user key, offset, event) triples, new to the users' states and in order.

@@ -99,6 +99,7 @@ class Serving:
             metrics.CHECKPOINTS_REFUSED.inc()
             logger.error("refused model version %d: %s", announcement.version, exc)
             return False
+        recommender.warm_up()
         is_new_epoch = live is None or live.epoch != announcement.epoch
         with self._changed:
             if live is not None and not is_new_epoch:

@@ -323,3 +323,20 @@ def test_small_state_is_the_scorer_and_its_loop_and_makes_a_twin_score_alike(
     torch.testing.assert_close(
         twin.scorer(inputs, context), recommender.meta.scorer(inputs, context)
     )
+
+
+@pytest.mark.parametrize("n_counted", [0, 3])
+def test_warming_up_changes_nothing(n_counted: int) -> None:
+    torch.manual_seed(0)
+    signals = ItemSignals(8)
+    if n_counted:
+        count_user(signals, list(range(n_counted)))
+        signals.refresh_popular(n_counted)
+    recommender = Recommender(MetaParameters(CONFIG), signals)
+    before = {name: t.clone() for name, t in recommender.meta.state_dict().items()}
+    clock = signals.clock
+    recommender.warm_up()
+    assert signals.clock == clock
+    for name, tensor in recommender.meta.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+        assert not tensor.requires_grad
