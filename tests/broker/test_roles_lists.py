@@ -1,17 +1,25 @@
 """Both roles at work: events in, refreshed lists out, and what changes a list between versions."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 from harness import Watcher
-from roles_harness import RoleProcess, publish, roles, shoppers, small_deployment
+from roles_harness import (
+    WAIT_LIMIT_S,
+    RoleProcess,
+    publish,
+    roles,
+    shoppers,
+    small_deployment,
+)
 
 from headrace.streams.produce import publish_items
 from headrace.streams.settings import Settings
-from headrace.streams.wire import Event, Item, Recommendation
+from headrace.streams.wire import Event, Item, Recommendation, rec_id_of
 
 LATER_MS = 1_700_009_000_000
-ATTEMPTS = 60  # a delta comes every half second; each attempt waits for a list
+N_ITEMS = 40  # of the ring that shoppers go round
 
 Running = tuple[Settings, list[RoleProcess], Watcher]
 
@@ -35,58 +43,80 @@ def act(running: Running, user: str, item: str, number: int) -> Recommendation:
     return next(found for found in watcher.last_lists().values() if found.user == user)
 
 
+def act_until(
+    running: Running, user: str, is_met: Callable[[Recommendation], bool], what: str
+) -> Recommendation:
+    """Let a user act, one item of the ring after the other, until the list is as it should be."""
+    deadline, number = time.monotonic() + WAIT_LIMIT_S, 0
+    while not is_met(answer := act(running, user, f"item-{number % N_ITEMS}", number)):
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        number += 1
+    return answer
+
+
+def follower_of(answer: Recommendation, running: Running) -> str:
+    """Return what follows the user's last item in the ring."""
+    state = next(s for (_, u), s in running[2].expected().items() if u.decode() == answer.user)
+    return f"item-{(int(state.items[-1].removeprefix('item-')) + 1) % N_ITEMS}"
+
+
+def assert_lists_answer(watcher: Watcher) -> None:
+    """Check every user's last list against their own events."""
+    lists = watcher.last_lists()
+    expected = watcher.expected()
+    assert lists.keys() == expected.keys()
+    for key, state in expected.items():
+        answer = lists[key]
+        assert answer.user == key[1].decode()
+        assert (answer.source.partition, answer.source.offset) == (key[0], state.last_offset)
+        assert answer.rec_id == rec_id_of(answer.user, answer.source)
+        assert answer.model_version == 1
+        assert len(answer.items) == len(answer.scores) == len(answer.reasons)
+        assert state.items[-1] not in answer.items
+        assert {reason.because for reason in answer.reasons} <= {None, *state.items}
+
+
 def test_lists_follow_events_deltas_and_the_catalogue_between_versions(running: Running) -> None:
     settings, (learn, adapt), watcher = running
-    events = shoppers(400)
-    publish(settings, events)
-    watcher.until_answered(len(events))
-    learn.until(lambda m: m.get("events_total") == len(events), "everything learned")
-
-    # Every user has a list that answers their last event, with reasons from their own history.
-    histories: dict[str, list[str]] = {}
-    for event in events:
-        histories.setdefault(event.user, []).append(event.item)
-    found = {each.user: each for each in watcher.last_lists().values()}
-    assert set(found) == set(histories)
-    assert all(each.model_version == 1 for each in found.values())
+    events = shoppers(600)
+    publish(settings, events[:400])
+    watcher.until_answered(400)
+    learn.until(lambda m: m.get("events_total") == 400, "everything learned")
 
     # What follows in the ring is what the lists say once the deltas have come.
-    answer = act(running, "user-0", "item-7", 0)
-    assert len(answer.items) == len(answer.scores) == len(answer.reasons) > 0
-    assert "item-7" not in answer.items  # the last item is never in the list
-    own = {*histories["user-0"], "item-7"}
-    assert {reason.because for reason in answer.reasons} <= {*own, None}
-    assert "item-8" in answer.items[:5]
+    act_until(running, "anyone", lambda a: follower_of(a, running) in a.items[:5], "what follows")
+    publish(settings, events[400:])
+    watcher.until_answered(len(watcher.events) + 200)
+    assert_lists_answer(watcher)
+    assert all(answer.items and answer.reasons for answer in watcher.last_lists().values())
 
     # An item that many take this minute is in another user's list before the next version.
-    for number in range(3):
-        hot = [
-            Event(user=f"user-{i}", item="hot", time_ms=LATER_MS + 100 + number)
-            for i in range(1, 25)
-        ]
-        publish(settings, hot)
-    for number in range(ATTEMPTS):
-        answer = act(running, "newcomer", f"item-{number % 40}", 1_000 + number)
-        if "hot" in answer.items:
-            break
-    assert "hot" in answer.items
-    assert answer.model_version == 1
+    for round_ms in range(3):
+        publish(
+            settings,
+            [Event(user=f"user-{i}", item="hot", time_ms=LATER_MS + round_ms) for i in range(24)],
+        )
+    watcher.until_answered(len(watcher.events) + 72)
+    hot = act_until(running, "newcomer", lambda a: "hot" in a.items, "the hot item")
+    assert hot.model_version == 1
 
     # Withdrawn, it is gone from the next lists; active again, it comes back.
-    for is_active in (False, True):
-        publish_items(settings, [Item(item="hot", active=is_active)])
-        for number in range(ATTEMPTS):
-            answer = act(running, "newcomer", f"item-{number % 40}", 2_000 + number)
-            if ("hot" in answer.items) == is_active:
-                break
-        assert ("hot" in answer.items) == is_active
+    publish_items(settings, [Item(item="hot", active=False)])
+    act_until(running, "newcomer", lambda a: "hot" not in a.items, "the item withdrawn")
+    assert "hot" not in act(running, "newcomer", "item-1", 0).items
+    publish_items(settings, [Item(item="hot")])
+    act_until(running, "newcomer", lambda a: "hot" in a.items, "the item back")
+    assert_roles_answer(learn, adapt)
 
-    # Both roles answer for themselves.
+
+def assert_roles_answer(learn: RoleProcess, adapt: RoleProcess) -> None:
+    """Check what both roles say of themselves, and stop them."""
     for process in (learn, adapt):
         assert (process.health("live"), process.health("ready")) == (200, 200)
     metrics = adapt.metrics()
     assert metrics.get("deltas_applied_total") > 0
     assert metrics.get("candidate_recall") > 0
+    # Of the events that came after the deltas most were the next of the ring.
     assert metrics.get("prequential_ndcg", "adapted") > metrics.get(
         "prequential_ndcg", "popularity"
     )
