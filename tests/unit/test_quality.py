@@ -48,6 +48,15 @@ def test_the_oldest_events_leave_the_window() -> None:
     assert gauge("candidate_recall") == pytest.approx(2 / 3)
 
 
+def test_of_a_micro_batch_larger_than_the_window_the_last_events_stay() -> None:
+    window = Window(size=2)
+    window.add(ranks([MISS, 1, 1], [1, 1, 1], [1, 1, MISS]))
+    window.publish(CONTENDERS)
+    assert len(window) == 2
+    assert gauge("prequential_hit_ratio", "adapted") == 1
+    assert gauge("prequential_hit_ratio", "popularity") == pytest.approx(1 / 2)
+
+
 def test_a_window_without_events_says_nothing_new() -> None:
     full = Window()
     full.add(ranks([1], [1], [1]))
