@@ -35,6 +35,15 @@ class MixState(NamedTuple):
     squares: Doubles  # (4,) Adagrad's sums of squared gradients
 
 
+class Followers(NamedTuple):
+    """Which items came directly after which, and how often so far."""
+
+    start: Longs  # (N + 1,) where an item's followers lie in ``items`` and ``counts``
+    items: Ints  # (L,) item index, in the order in which they first follow
+    counts: Doubles  # (L,) 0 until the follower has followed
+    totals: Doubles  # (N,) how often anything followed the item
+
+
 def new_mix() -> MixState:
     """Return the weights before the first event."""
     return MixState(np.array([1.0, 1.0, 1.0, 0.3]), np.full(N_SIGNALS, ADAGRAD_START))
@@ -42,15 +51,7 @@ def new_mix() -> MixState:
 
 @njit(cache=True, nogil=True)
 def mix_rank(
-    mix: MixState,
-    item: int,
-    had: Ints,
-    order: Longs,
-    pair_start: Longs,
-    followers: Ints,
-    pairs: Doubles,
-    successions: Doubles,
-    popularity: Doubles,
+    mix: MixState, item: int, had: Ints, order: Longs, followers: Followers, popularity: Doubles
 ) -> int:
     """Rank an event's item, then learn from it.
 
@@ -59,47 +60,47 @@ def mix_rank(
         item: what the event is about.
         had: (m,) the user's items before, oldest first.
         order: items by popularity, best first, as last refreshed.
-        pair_start: (N + 1,) where each item's followers lie in ``followers`` and ``pairs``.
-        followers: (L,) item index.
-        pairs: (L,) how often the follower followed.
-        successions: (N,) how often anything followed the item.
-        popularity: (N,) how often the item came.
+        followers: as counted before the event.
+        popularity: (N,) how often each item came before the event.
     """
-    m = len(had)
-    last = had[m - 1] if m else -1
     rows: dict[Any, int] = Dict.empty(int64, int64)  # candidate to its row of signals
-    signals = np.zeros((OWN_ITEMS + LAST_ITEMS * FOLLOWERS + POPULAR + 1, N_SIGNALS))
-    for k in range(min(m, OWN_ITEMS)):
-        row = _row_of(rows, had[m - 1 - k])
+    signals = _gather(rows, had, order, followers, popularity)
+    if np.int64(item) not in rows:
+        return MISS
+    scores = (signals * mix.weights).sum(axis=1)
+    if len(had):
+        scores[rows[np.int64(had[-1])]] = -np.inf  # the previous item is never in the list
+    target = rows[np.int64(item)]
+    rank = int((scores > scores[target]).sum()) + 1
+    learn(mix, signals, scores, target)
+    return rank
+
+
+@njit(cache=True, nogil=True)
+def _gather(
+    rows: dict[Any, int], had: Ints, order: Longs, followers: Followers, popularity: Doubles
+) -> Doubles:
+    """Fill ``rows`` with the candidates; return their (candidates, 4) signals."""
+    signals = np.zeros((OWN_ITEMS + LAST_ITEMS * FOLLOWERS + POPULAR, N_SIGNALS))
+    latest = had[::-1]
+    for k, y in enumerate(latest[:OWN_ITEMS]):
+        row = _row_of(rows, y)
         signals[row, OWN] += OWN_FADE**k
         if signals[row, LAST] == 0:
             signals[row, LAST] = 1.0 / (k + 1)
-    for k in range(min(m, LAST_ITEMS)):
-        y = had[m - 1 - k]
-        start, end = pair_start[y], pair_start[y + 1]
-        for place in _most_frequent(pairs[start:end]):
-            row = _row_of(rows, followers[start + place])
+    for k, y in enumerate(latest[:LAST_ITEMS]):
+        start, end = followers.start[y], followers.start[y + 1]
+        for place in start + _most_frequent(followers.counts[start:end]):
+            share = followers.counts[place] / followers.totals[y]
+            row = _row_of(rows, followers.items[place])
+            signals[row, FOLLOWED] += FOLLOWER_FADE**k * share
     for z in order[:POPULAR]:
         _row_of(rows, z)
-    for k in range(min(m, LAST_ITEMS)):
-        y = had[m - 1 - k]
-        for place in range(pair_start[y], pair_start[y + 1]):
-            key = np.int64(followers[place])
-            if pairs[place] > 0 and key in rows:
-                share = pairs[place] / successions[y]
-                signals[rows[key], FOLLOWED] += FOLLOWER_FADE**k * share
     for z, row in rows.items():
         signals[row, OWN] = np.log1p(10 * signals[row, OWN])
         signals[row, FOLLOWED] = np.log1p(100 * signals[row, FOLLOWED])
         signals[row, POPULARITY] = np.log1p(popularity[z])
-    if np.int64(item) not in rows:
-        return MISS
-    scores = (signals[: len(rows)] * mix.weights).sum(axis=1)
-    if np.int64(last) in rows:
-        scores[rows[np.int64(last)]] = -np.inf
-    mine = rows[np.int64(item)]
-    _learn(mix, signals[: len(rows)], scores, mine)
-    return int((scores > scores[mine]).sum()) + 1
+    return signals[: len(rows)]
 
 
 @njit(cache=True, nogil=True)
@@ -118,7 +119,7 @@ def _most_frequent(counts: Doubles) -> Longs:
 
 
 @njit(cache=True, nogil=True)
-def _learn(mix: MixState, signals: Doubles, scores: Doubles, target: int) -> None:
+def learn(mix: MixState, signals: Doubles, scores: Doubles, target: int) -> None:
     """Take one Adagrad step on the softmax cross-entropy over the candidates."""
     p = np.exp(scores - scores.max())
     p /= p.sum()

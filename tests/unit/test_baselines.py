@@ -1,12 +1,13 @@
-"""Baselines against arithmetic on tiny streams, and against slow plain Python on a longer one."""
+"""Baselines against arithmetic on tiny streams."""
 
-from collections import Counter, defaultdict
+import math
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from headrace.model.baselines import NOT_RANKED, baseline_ranks
+from headrace.model.online_mix import MixState, learn
 from headrace.model.recommender import MISS
 
 Ranks = dict[str, npt.NDArray[np.int64]]
@@ -68,75 +69,89 @@ def test_recent_popularity_forgets_a_tenth_every_200_events() -> None:
     assert ranks["popularity"][-2:].tolist() == [2, 1]
 
 
+def test_covisitation_of_a_new_user_is_popularity() -> None:
+    # Before event 200 nothing is ordered; then item 0 (120 times) stands before item 1 (80 times).
+    stream = [(user, 0 if user < 120 else 1) for user in range(200)]
+    assert ranks_of([*stream, (900, 1)])["covisitation"][-1] == 2
+
+
+def test_items_of_equal_count_stand_in_the_order_they_first_came_whatever_their_index() -> None:
+    stream = [(user, 5 if user % 2 else 9) for user in range(200)]  # 100 times each, 9 first
+    ranks = ranks_of([*stream, (900, 9), (901, 5)])
+    assert ranks["popularity"][-2:].tolist() == [1, 2]
+    assert ranks["recent_popularity"][-2:].tolist() == [1, 2]
+
+
+def test_popularity_keeps_the_previous_item_in_its_list() -> None:
+    # Item 0 (120 times) is what user 0 had last, and still stands before item 1 (80 times).
+    stream = [(user, 0 if user < 120 else 1) for user in range(200)]
+    assert ranks_of([*stream, (0, 1)])["popularity"][-1] == 2
+
+
+def test_repeat_sees_the_latest_50_own_items_only() -> None:
+    # 0, then 1 and 2 in turn: after 49 of these 0 is the 50th from the end, after 50 the 51st.
+    turns = [(0, 1 + i % 2) for i in range(50)]
+    assert ranks_of([(0, 0), *turns[:49], (0, 0)])["repeat"][-1] == 2  # 2 stands before it
+    assert ranks_of([(0, 0), *turns, (0, 0)])["repeat"][-1] == MISS
+
+
+def test_repeat_of_the_previous_item_adds_to_history_and_popularity_only() -> None:
+    # After 1 came: 2 once. Counted as a succession, 1 after 1 (twice) would stand before it.
+    succession = ranks_of([(0, 1), (0, 1), (0, 1), (0, 2), (9, 1), (9, 2)])
+    assert succession["covisitation"][-1] == 1
+    # Own: 0, 1, 1, 2. Weights: 0 has 0.9^3 = 0.73, 1 has 0.9^2 + 0.9 = 1.71; 2 is last.
+    assert ranks_of([(0, 0), (0, 1), (0, 1), (0, 2), (0, 0)])["repeat"][-1] == 2
+    # Item 0 comes 99 times to new users and once again to one of them; item 1 comes 99 times.
+    stream = [(user, 1 if user < 99 else 0) for user in range(198)]
+    popular = ranks_of([*stream, (197, 0), (198, 2), (900, 0)])
+    assert popular["popularity"][-1] == 1
+
+
 def test_mix_ranks_by_its_first_weights_before_it_has_learned() -> None:
-    # User 9 had 0; after 0 came 1 twice and 2 once. Signals of 1: share 2/3; of 2: share 1/3, and
-    # nothing is ordered by popularity yet. Both counts favour 1.
+    # After 0 came 1 twice and 2 once. Followers' shares: log(1 + 100 * 2/3) = 4.22 for 1 and
+    # log(1 + 100 * 1/3) = 3.54 for 2; popularity adds 0.3 * log(3) = 0.33 and 0.3 * log(2) = 0.21.
+    # Nothing has been learned: no item was a candidate when it came.
     history = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 2)]
     assert ranks_of([*history, (9, 0), (9, 1)])["online_mix"][-1] == 1
     assert ranks_of([*history, (9, 0), (9, 2)])["online_mix"][-1] == 2
+    assert ranks_of([*history, (9, 0), (9, 3)])["online_mix"][-1] == MISS
 
 
-# ------------------------------------------------------------------- a slow reference, plain Python
+def test_mix_ranks_a_candidate_that_only_popularity_gives() -> None:
+    # 0 (120 times) and 1 (80 times) are known by popularity alone; user 900 has no history.
+    stream = [(user, 0 if user < 120 else 1) for user in range(200)]
+    assert ranks_of([*stream, (900, 1)])["online_mix"][-1] == 2
 
 
-def slow_covisitation(users: list[int], items: list[int]) -> list[int]:
-    followers: defaultdict[int, Counter[int]] = defaultdict(Counter)
-    last: dict[int, int] = {}
-    ranks = []
-    for user, item in zip(users, items, strict=True):
-        before = last.get(user)
-        if before == item:
-            ranks.append(NOT_RANKED)
-            continue
-        if before is None:
-            ranks.append(-1)  # by popularity, tested above
-        else:
-            order = [other for other, _ in followers[before].most_common()]
-            ranks.append(order.index(item) + 1 if item in order else MISS)
-            followers[before][item] += 1
-        last[user] = item
-    return ranks
+def test_mix_has_a_follower_from_the_last_three_items_only() -> None:
+    # 5 follows 0. User 9 has 0 and two more items, or 0 and three more, before 5 comes.
+    after = [(0, 0), (0, 5), (9, 0), (9, 1), (9, 2)]
+    assert ranks_of([*after, (9, 5)])["online_mix"][-1] < MISS
+    assert ranks_of([*after, (9, 3), (9, 5)])["online_mix"][-1] == MISS
 
 
-def slow_repeat(users: list[int], items: list[int]) -> list[int]:
-    histories: defaultdict[int, list[int]] = defaultdict(list)
-    ranks = []
-    for user, item in zip(users, items, strict=True):
-        own = histories[user]
-        if own and own[-1] == item:
-            ranks.append(NOT_RANKED)
-        else:
-            weights: defaultdict[int, float] = defaultdict(float)
-            for step, other in enumerate(reversed(own[-50:])):
-                weights[other] += 0.9**step
-            if own:
-                del weights[own[-1]]
-            mine = weights.get(item)
-            ranks.append(
-                MISS if mine is None else 1 + sum(w > mine + 1e-12 for w in weights.values())
-            )
-        own.append(item)
-    return ranks
+def test_mix_has_the_sixty_most_frequent_followers_of_an_item() -> None:
+    # Items 1 to 61 follow 0 once each, in this order: the 61st is the one that falls out.
+    history = [event for y in range(1, 62) for event in ((y, 0), (y, y))]
+    assert ranks_of([*history, (900, 0), (900, 60)])["online_mix"][-1] < MISS
+    assert ranks_of([*history, (900, 0), (900, 61)])["online_mix"][-1] == MISS
 
 
-@pytest.fixture(scope="module")
-def stream() -> tuple[list[int], list[int]]:
-    random = np.random.default_rng(0)
-    users = random.integers(0, 12, 1_500)
-    items = (random.pareto(1.0, 1_500) * 3).astype(int) % 40
-    return users.tolist(), items.tolist()
+def test_one_adagrad_step_matches_hand_computed_gradient() -> None:
+    # Two candidates at weights (0, 0, 0, 0): p = 1/2 each. Signals differ in the first alone:
+    # gradient = 1/2 * 1 + 1/2 * 0 - 1 = -1/2, its square 0.25 is added to 0.01.
+    mix = MixState(np.zeros(4), np.full(4, 0.01))
+    signals = np.array([[1.0, 0, 0, 0], [0.0, 0, 0, 0]])
+    learn(mix, signals, np.zeros(2), 0)
+    assert mix.squares.tolist() == pytest.approx([0.26, 0.01, 0.01, 0.01])
+    assert mix.weights.tolist() == pytest.approx([0.3 * 0.5 / math.sqrt(0.26), 0, 0, 0])
 
 
-def test_compiled_repeat_equals_plain_python(stream: tuple[list[int], list[int]]) -> None:
-    users, items = stream
-    assert ranks_of(list(zip(users, items, strict=True)))["repeat"].tolist() == slow_repeat(*stream)
-
-
-def test_compiled_covisitation_equals_plain_python(stream: tuple[list[int], list[int]]) -> None:
-    users, items = stream
-    found = ranks_of(list(zip(users, items, strict=True)))["covisitation"]
-    for rank, expected in zip(found, slow_covisitation(*stream), strict=True):
-        assert expected == -1 or rank == expected
+def test_progress_adds_up_to_the_events() -> None:
+    told: list[int] = []
+    users = np.arange(450, dtype=np.int32)
+    baseline_ranks(users, users, on_progress=told.append)
+    assert told == [200, 200, 50]
 
 
 def test_no_events_give_no_ranks() -> None:
