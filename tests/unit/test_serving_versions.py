@@ -38,7 +38,7 @@ def test_close_lets_go_of_a_thread_that_waits(tmp_path: Path) -> None:
             shop.answer(*CLICKS)
         refused.set()
 
-    thread = threading.Thread(target=wait)
+    thread = threading.Thread(target=wait, daemon=True)
     thread.start()
     shop.serving.close()
     thread.join(LIMIT_S)
