@@ -157,9 +157,9 @@ def _dense(ids: pl.Series) -> Ints:
 
 def _summary(ranks: Longs) -> dict[str, float]:
     return {
-        "hr10": round(hr_at(ranks, K), 4),
-        "ndcg10": round(ndcg_at(ranks, K), 4),
-        "mrr10": round(mrr_at(ranks, K), 4),
+        "hr10": round(hr_at(ranks, K), 5),
+        "ndcg10": round(ndcg_at(ranks, K), 5),
+        "mrr10": round(mrr_at(ranks, K), 5),
     }
 
 
