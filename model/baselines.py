@@ -26,13 +26,26 @@ from headrace.model.online_mix import (
     new_mix,
 )
 from headrace.model.recommender import MISS
+from headrace.model.session_neighbours import (
+    Sequences,
+    add_interaction,
+    neighbour_rank,
+    new_sequences,
+)
 from headrace.model.signals import Ints, Longs
 
 NOT_RANKED = 0  # the event repeats its user's previous item
 REFRESH_EVERY = 200  # events between two orderings by popularity
 RECENT_FADE = 0.9  # of recent popularity at each refresh
-NAMES = ("popularity", "recent_popularity", "repeat", "covisitation", "online_mix")
-POPULARITY, RECENT, REPEAT, COVISITATION, MIX = range(len(NAMES))
+NAMES = (
+    "popularity",
+    "recent_popularity",
+    "repeat",
+    "covisitation",
+    "session_knn",
+    "online_mix",
+)
+POPULARITY, RECENT, REPEAT, COVISITATION, NEIGHBOURS, MIX = range(len(NAMES))
 
 
 class Stream(NamedTuple):
@@ -40,6 +53,7 @@ class Stream(NamedTuple):
 
     users: Ints  # (n,)
     items: Ints  # (n,)
+    times_s: Longs  # (n,)
     history_start: Longs  # (U + 1,) a user's events in ``Counts.history``
     pair_of_event: Longs  # (n,) place of (previous item, item) in ``Followers``, -1 if none
 
@@ -52,21 +66,27 @@ class Counts(NamedTuple):
     popularity: Doubles  # (N,)
     recent: Doubles  # (N,)
     followers: Followers
+    sequences: Sequences
 
 
 def baseline_ranks(
-    users: Ints, items: Ints, *, on_progress: Callable[[int], None] = lambda _: None
+    users: Ints,
+    items: Ints,
+    times_s: Longs,
+    *,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Longs]:
     """Return each baseline's (n,) ranks: 1-based, ``MISS``, or 0 for a repeat of the previous item.
 
     Args:
         users: (n,) user index of each event, in the order of the stream.
         items: (n,) item index.
+        times_s: (n,) event time; only session neighbours look at it.
         on_progress: told how many more events are ranked, after every ``REFRESH_EVERY``.
     """
     n = len(users)
     ranks = np.zeros((n, len(NAMES)), np.int64)
-    stream, counts = _prepare(_by_first_use(users), _by_first_use(items))
+    stream, counts = _prepare(_by_first_use(users), _by_first_use(items), times_s.astype(np.int64))
     mix = new_mix()
     for start in range(0, n, REFRESH_EVERY):
         block = ranks[start : start + REFRESH_EVERY]
@@ -81,7 +101,7 @@ def _by_first_use(ids: Ints) -> Ints:
     return np.argsort(np.argsort(first))[inverse].astype(np.int32)
 
 
-def _prepare(users: Ints, items: Ints) -> tuple[Stream, Counts]:
+def _prepare(users: Ints, items: Ints, times_s: Longs) -> tuple[Stream, Counts]:
     n, n_users, n_items = len(items), len(np.unique(users)), len(np.unique(items))
     by_user = np.argsort(users, kind="stable")
     previous = np.full(n, -1, np.int64)
@@ -108,8 +128,9 @@ def _prepare(users: Ints, items: Ints) -> tuple[Stream, Counts]:
         np.zeros(n_items),
         np.zeros(n_items),
         followers,
+        new_sequences(history_start, n_items),
     )
-    return Stream(users, items, history_start, pair_of_event), counts
+    return Stream(users, items, times_s, history_start, pair_of_event), counts
 
 
 @njit(cache=True, nogil=True)
@@ -121,6 +142,7 @@ def _walk(stream: Stream, counts: Counts, mix: MixState, first: int, ranks: Long
     counts.recent[:] *= RECENT_FADE
     for i in range(len(ranks)):
         user, item = stream.users[first + i], stream.items[first + i]
+        time_s = stream.times_s[first + i]
         start, m = stream.history_start[user], counts.n_history[user]
         had = counts.history[start : start + m]
         if m == 0 or item != had[-1]:
@@ -129,8 +151,10 @@ def _walk(stream: Stream, counts: Counts, mix: MixState, first: int, ranks: Long
             row[RECENT] = recent_rank[item]
             row[REPEAT] = _repeat_rank(had[-OWN_ITEMS:], item)
             row[COVISITATION] = rank[item]
+            row[NEIGHBOURS] = recent_rank[item]
             if m:
                 row[COVISITATION] = _follower_rank(counts.followers, item, had[-1])
+                row[NEIGHBOURS] = neighbour_rank(counts.sequences, user, item, time_s)
             row[MIX] = mix_rank(mix, item, had, order, counts.followers, counts.popularity)
             if m:
                 counts.followers.counts[stream.pair_of_event[first + i]] += 1
@@ -139,6 +163,7 @@ def _walk(stream: Stream, counts: Counts, mix: MixState, first: int, ranks: Long
         counts.n_history[user] = m + 1
         counts.popularity[item] += 1
         counts.recent[item] += 1
+        add_interaction(counts.sequences, user, item, time_s)
 
 
 @njit(cache=True, nogil=True)

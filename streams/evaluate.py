@@ -18,7 +18,7 @@ from headrace.model.baselines import baseline_ranks
 from headrace.model.candidates import Candidates, stack
 from headrace.model.ranking_metrics import hr_at, mrr_at, ndcg_at
 from headrace.model.recommender import MISS, Recommender
-from headrace.model.signals import Ints, Longs
+from headrace.model.signals import Longs
 from headrace.streams.learner import Learner
 from headrace.streams.prequential import Folded, adapted_ranks, judge
 from headrace.streams.settings import Settings
@@ -130,7 +130,8 @@ def evaluate(
         evaluation.learner.categorise(item.item, item.categories)
     ranks = evaluation.run(events, on_progress=on_progress)
     seconds = time.perf_counter() - started
-    ranks |= baseline_ranks(_dense(events["user"]), _dense(events["item"]))
+    users, items_seen = (events[name].rank("dense").to_numpy() for name in ("user", "item"))
+    ranks |= baseline_ranks(users, items_seen, events["time_ms"].to_numpy() // 1000)
     scored = np.zeros(len(events), np.bool_)
     scored[len(events) // 2 :] = True
     scored &= ranks["frozen"] != UNSCORED
@@ -147,12 +148,6 @@ def evaluate(
         "candidate_recall": round(float((ranks["frozen"][scored] < MISS).mean()), 4),
         "contenders": {name: _summary(r[scored]) for name, r in ranks.items()},
     }
-
-
-def _dense(ids: pl.Series) -> Ints:
-    """Return a dense index of each id, in the order in which they first come."""
-    _, index, inverse = np.unique(ids.to_numpy(), return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(index))[inverse].astype(np.int32)
 
 
 def _summary(ranks: Longs) -> dict[str, float]:

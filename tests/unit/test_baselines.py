@@ -15,7 +15,7 @@ Ranks = dict[str, npt.NDArray[np.int64]]
 
 def ranks_of(events: list[tuple[int, int]]) -> Ranks:
     users, items = (np.array(column, np.int32) for column in zip(*events, strict=True))
-    return baseline_ranks(users, items)
+    return baseline_ranks(users, items, np.zeros(len(users), np.int64))
 
 
 def test_event_that_repeats_the_previous_item_is_not_ranked() -> None:
@@ -150,10 +150,12 @@ def test_one_adagrad_step_matches_hand_computed_gradient() -> None:
 def test_progress_adds_up_to_the_events() -> None:
     told: list[int] = []
     users = np.arange(450, dtype=np.int32)
-    baseline_ranks(users, users, on_progress=told.append)
+    baseline_ranks(users, users, users.astype(np.int64), on_progress=told.append)
     assert told == [200, 200, 50]
 
 
 def test_no_events_give_no_ranks() -> None:
     empty = np.zeros(0, np.int32)
-    assert all(len(column) == 0 for column in baseline_ranks(empty, empty).values())
+    assert all(
+        len(column) == 0 for column in baseline_ranks(empty, empty, empty.astype(np.int64)).values()
+    )

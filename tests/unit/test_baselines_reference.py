@@ -144,7 +144,7 @@ def stream() -> tuple[list[int], list[int]]:
 @pytest.fixture(scope="module")
 def compiled(stream: tuple[list[int], list[int]]) -> Ranks:
     users, items = (np.array(column, np.int32) for column in stream)
-    return baseline_ranks(users, items)
+    return baseline_ranks(users, items, np.zeros(len(users), np.int64))
 
 
 def test_compiled_popularity_equals_plain_python(

@@ -89,7 +89,7 @@ def test_the_report_counts_the_second_half_and_leaves_out_repeats() -> None:
 
 def test_the_report_compares_the_model_with_itself_unadapted_and_with_counting() -> None:
     told = report(STREAM)["contenders"]
-    assert {"adapted", "frozen", "popularity", "recent_popularity", "online_mix"} <= told.keys()
+    assert {"adapted", "frozen", "popularity", "session_knn", "online_mix"} <= told.keys()
     for summary in told.values():
         assert 0 <= summary["mrr10"] <= summary["ndcg10"] <= summary["hr10"] <= 1
     assert told["adapted"]["hr10"] > 10 / 19  # better than ten of the other nineteen by chance
