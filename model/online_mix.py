@@ -114,8 +114,14 @@ def _row_of(rows: dict[Any, int], item: int) -> int:
 @njit(cache=True, nogil=True)
 def _most_frequent(counts: Doubles) -> Longs:
     """Return the places of the most frequent followers, of equal ones the first."""
-    order = np.argsort(-counts, kind="mergesort")[:FOLLOWERS]
-    return order[counts[order] > 0]
+    places = np.flatnonzero(counts > 0)
+    n_more = len(places) - FOLLOWERS
+    if n_more > 0:  # only those that stay are sorted: an item may have thousands of followers
+        least = np.partition(counts[places], n_more)[n_more]
+        above, equal = places[counts[places] > least], places[counts[places] == least]
+        places = np.sort(np.append(above, equal[: FOLLOWERS - len(above)]))
+    order: Longs = places[np.argsort(-counts[places], kind="mergesort")]
+    return order
 
 
 @njit(cache=True, nogil=True)
