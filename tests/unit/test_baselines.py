@@ -82,10 +82,20 @@ def test_items_of_equal_count_stand_in_the_order_they_first_came_whatever_their_
     assert ranks["recent_popularity"][-2:].tolist() == [1, 2]
 
 
-def test_popularity_keeps_the_previous_item_in_its_list() -> None:
+@pytest.mark.parametrize("name", ["popularity", "recent_popularity"])
+def test_popularity_keeps_the_previous_item_in_its_list(name: str) -> None:
     # Item 0 (120 times) is what user 0 had last, and still stands before item 1 (80 times).
     stream = [(user, 0 if user < 120 else 1) for user in range(200)]
-    assert ranks_of([*stream, (0, 1)])["popularity"][-1] == 2
+    assert ranks_of([*stream, (0, 1)])[name][-1] == 2
+
+
+@pytest.mark.parametrize("name", ["popularity", "recent_popularity"])
+def test_popularity_counts_every_event_also_repeats_of_the_previous_item(name: str) -> None:
+    # User 0 has item 0 60 times in a row; 59 users have item 1, 81 users an item of their own.
+    stream = [(0, 0)] * 60 + [(user, 1) for user in range(1, 60)]
+    stream += [(user, user) for user in range(100, 181)]
+    assert ranks_of([*stream, (900, 0)])[name][-1] == 1
+    assert ranks_of([*stream, (900, 1)])[name][-1] == 2
 
 
 def test_repeat_sees_the_latest_50_own_items_only() -> None:
