@@ -110,7 +110,7 @@ def neighbour_rank(s: Sequences, user: int, item: int, time_s: int) -> int:
     found = _find(s, had[:QUERY])
     candidates = _score(s, _nearest(s, found, time_s))
     s.scores[had[0]] = 0.0  # the previous item is never in the list
-    rank = _rank_and_learn(s, candidates, had[:OWN_ITEMS], item)
+    rank: int = _rank_and_learn(s, candidates, had[:OWN_ITEMS], item)
     s.similarity[found] = 0.0
     s.found_by[found] = 0
     s.scores[candidates] = 0.0
@@ -151,7 +151,8 @@ def _nearest(s: Sequences, found: Longs, time_s: int) -> Longs:
         return found
     values = s.similarity[found]
     least = np.partition(values, len(values) - NEIGHBOURS)[len(values) - NEIGHBOURS]
-    return found[values >= least]
+    nearest: Longs = found[values >= least]
+    return nearest
 
 
 @njit(cache=True, nogil=True)
