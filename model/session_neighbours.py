@@ -1,14 +1,15 @@
 """Session neighbours: what came around the same items in the latest sequences that hold them.
 
 After VSTAN, Ludewig et al. 2020, Empirical Analysis of Session-based Recommendation Algorithms
-(doi:10.1007/s11257-020-09277-1), which adds to STAN, Garg et al. 2019, Sequence and Time Aware
+(arXiv:1910.12781), which adds to STAN, Garg et al. 2019, Sequence and Time Aware
 Neighborhood for Session-based Recommendations (doi:10.1145/3331184.3331322). Kept: similarity by
 position-weighted common items, decay with a neighbour's age and with the distance from the common
 item, own items as candidates. Changed, so that one setting fits sessions, baskets and users of
 years alike:
 
 - a sequence is up to thirty of a user's interactions in a row, and the query is the user's latest
-  items across sequences: cutting at a gap in time made no stream better;
+  items across sequences: cutting at a gap in time gained next to nothing on any stream and cost
+  much on some;
 - weights fall as powers instead of exponentially, and no length or item frequency is divided out;
 - what stood before the common item counts half;
 - how much less, or more, own items count is learned at every event.
