@@ -4,8 +4,9 @@ Fast weights are one row per user, so that one set of batched products adapts B 
 
 - the user vector's shift takes ``inner_steps`` gradient steps on the support loss: each interaction
   of the history is predicted from those before it, against negatives that all users share;
-- the scoring network's shift is one preconditioned step along the user's own gradients of the
-  listwise loss, summed as each of their events was judged, before it was applied.
+- the scoring network's shift takes ``inner_steps`` preconditioned steps on a quadratic model of
+  the user's listwise loss: its gradient is the mean of those summed as each of their events was
+  judged, before it was applied, its curvature is learned.
 
 Initial values, step sizes, the preconditioner, how fast old support fades and how much support it
 takes before anything moves are meta-parameters. Gradients are written in closed form: they equal
@@ -44,14 +45,6 @@ class GradientSums(NamedTuple):
 
     sums: Tensor  # (B, decays, P)
     counts: Tensor  # (B, decays)
-
-
-class FastWeights(NamedTuple):
-    """One row per user."""
-
-    user: Tensor  # (B, D) shift of the user vector
-    linear: Tensor | None  # (B, I) shift of the scorer's linear part
-    hidden: Tensor | None  # (B, W) shift of the scorer's first layer
 
 
 class UserLoop(nn.Module):
@@ -137,22 +130,30 @@ class Support(NamedTuple):
 
 
 class ScorerLoop(nn.Module):
-    """The preconditioned step of the scoring network."""
+    """The inner loop of the scoring network."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.inner_steps = config.inner_steps
         self.n_weights = n_scorer_weights(config)
         self.read = nn.Linear(N_DECAYS * self.n_weights + 1, _PRECONDITIONER_WIDTH)
         self.write = nn.Linear(_PRECONDITIONER_WIDTH, self.n_weights, bias=False)
         nn.init.zeros_(self.write.weight)  # nothing moves until the outer loop learned how
+        self.raw_curvature = nn.Parameter(torch.zeros(self.n_weights))  # softplus: 0.7
         self.raw_patience = nn.Parameter(torch.tensor(3.0))  # softplus: 3 judged events
 
     def forward(self, gradients: GradientSums) -> tuple[Tensor, Tensor]:
         """Return the (B, I) and (B, W) shifts; zero for users without judged events."""
         counts = gradients.counts
-        mean = gradients.sums / (counts + 3)[..., None]  # (B, decays, P) shrunk: few are noise
+        share = (counts / (counts + 3))[..., None]  # (B, decays, 1) shrunk: few are noise
+        mean = gradients.sums / (counts + 3)[..., None]  # (B, decays, P)
+        curvature = F.softplus(self.raw_curvature)
         seen = counts[:, -1:]
-        read = self.read(torch.cat([mean.flatten(1), torch.log1p(seen)], 1))
         trust = seen / (seen + F.softplus(self.raw_patience))
-        shift = self.write(torch.tanh(read)) * trust  # (B, P)
+        log_seen = torch.log1p(seen)
+        shift = torch.zeros_like(mean[:, 0])  # (B, P)
+        for _ in range(self.inner_steps):
+            ascent = mean - share * curvature * shift[:, None]  # of the likelihood, at the shift
+            read = self.read(torch.cat([ascent.flatten(1), log_seen], 1))
+            shift = shift + self.write(torch.tanh(read)) * trust
         return shift[:, :N_INPUTS], shift[:, N_INPUTS:]

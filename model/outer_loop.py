@@ -2,17 +2,19 @@
 
 A task is one judged event: the user's support is what came before it, the query is the event. The
 query loss after adaptation is minimised over everything shared, by default without second
-derivatives. Tasks are rehearsed from a bounded replay, so that a quiet taste is not forgotten.
+derivatives. New tasks are learned together with rehearsed ones, in batches of one size however
+they arrive.
 
-Two losses, each over its own meta-parameters: the scorer and its preconditioner learn from the
-listwise loss over the candidates, the encoder and the user vector's inner loop from predicting the
-item among all. The affinity enters the scorer as a number, so that neither spoils the other.
+Two losses, each over its own meta-parameters: the scorer and its inner loop learn from the listwise
+loss over the candidates, the encoder and the user vector's inner loop from predicting the item
+among all. The scorer sees each task's inputs as they were when the event was judged, before anyone
+had learned from it: an affinity computed again, by an encoder that has seen the answer, would be
+trusted more than it deserves.
 
-Letters: B tasks, C candidates, F signals, P fast weights of the scorer, N items.
+Letters: B tasks, C candidates, I inputs, T interactions, P fast weights of the scorer, N items.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +22,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from headrace.model.candidates import MAX_CANDIDATES, Candidates, Histories
+from headrace.model.candidates import MAX_CANDIDATES, Histories
 from headrace.model.encoder import EMBEDDING_STD
-from headrace.model.inner_loop import GradientSums, n_scorer_weights
-from headrace.model.recommender import MetaParameters, Prepared, Recommender
-from headrace.model.signals import Floats, Ints, Longs
+from headrace.model.inner_loop import GradientSums
+from headrace.model.recommender import MetaParameters, Recommender
+from headrace.model.replay import Array, Replay
+from headrace.model.residual import Residual
+from headrace.model.signals import Floats, Ints
 
 STANDARDISE_EVERY = 20  # steps: the inputs' spread changes slowly, the pass over them costs
+STANDARDISE_SAMPLE = 256  # tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +39,12 @@ class Tasks:
     """B judged events, each with the support it was judged from."""
 
     histories: Histories
-    candidates: Candidates
+    items: Ints  # (B, C) candidates, -1 padded
+    inputs: Floats  # (B, C, I) what the scorer was given for each
+    context: Floats  # (B, X)
     targets: Ints  # (B,) item index of the event
-    positions: Longs  # (B,) its place among the candidates, -1 if it is none
+    positions: Ints  # (B,) its place among the candidates, -1 if it is none
+    probabilities: Floats  # (B, C) of each candidate, before
     gradient_sums: Floats  # (B, decays, P)
     gradient_counts: Floats  # (B, decays)
 
@@ -52,30 +60,32 @@ class OuterLoopConfig:
     scorer_lr: float = 3e-3
     encoder_lr: float = 2e-3
     first_order: bool = True
-    replay_batches: int = 2
+    batch_tasks: int = 256
+    replay_batches: int = 2  # rehearsed tasks for each new one
     replay_tasks: int = 8192
     standardise_until: int = 20_000  # tasks after which the scorer's mean and std stand still
+    history_events: int = 1024  # of all in a batch's histories, predicted for the encoder's loss
     full_softmax_items: int = 8192  # beyond this many, as many negatives are drawn for a step
     gradient_dropout: float = 0.1  # share of tasks trained as if the user were new
     max_gradient_norm: float = 5.0
 
 
 class OuterLoop:
-    """Owns the optimiser and the replay of one set of meta-parameters."""
+    """Owns the optimisers and the replay of one set of meta-parameters."""
 
     def __init__(self, recommender: Recommender, config: OuterLoopConfig, *, seed: int) -> None:
         self.recommender = recommender
         self.config = config
         self.n_tasks = 0
+        self._n_due = 0  # new tasks that no step was taken for yet
         self._n_steps = 0
         self._random = np.random.default_rng(seed)
-        self._replay = Replay(config.replay_tasks, n_scorer_weights(self.meta.config))
         self._scorer_optimiser = torch.optim.Adam(
             self._parameters("scorer"), lr=config.scorer_lr, betas=(0.9, 0.99)
         )
-        self._encoder_optimiser = torch.optim.Adam(
-            self._parameters("encoder", "user_loop"), lr=config.encoder_lr, betas=(0.9, 0.98)
-        )
+        self._encoder_optimiser = self._new_encoder_optimiser()
+        self._residual = Residual(self.meta.capacity)
+        self._forget_replay()
 
     @property
     def meta(self) -> MetaParameters:
@@ -85,17 +95,24 @@ class OuterLoop:
     @property
     def n_replay(self) -> int:
         """Return how many tasks are kept for rehearsal."""
-        return self._replay.filled
+        return self._sequences.filled
 
     def _parameters(self, *prefixes: str) -> list[torch.nn.Parameter]:
         return [p for n, p in self.meta.named_parameters() if n.startswith(prefixes)]
 
+    def _new_encoder_optimiser(self) -> torch.optim.Optimizer:
+        parameters = self._parameters("encoder", "user_loop")
+        return torch.optim.Adam(parameters, lr=self.config.encoder_lr, betas=(0.9, 0.98))
+
+    def _forget_replay(self) -> None:
+        self._lists = Replay(self.config.replay_tasks)  # tasks whose item was a candidate
+        self._sequences = Replay(self.config.replay_tasks)  # all tasks
+
     def grow(self, capacity: int) -> None:
         """Give embeddings to more items, and forget the optimiser's moments of the encoder."""
         self.meta.grow(capacity)
-        self._encoder_optimiser = torch.optim.Adam(
-            self._parameters("encoder", "user_loop"), lr=self.config.encoder_lr, betas=(0.9, 0.98)
-        )
+        self._residual.grow(capacity)
+        self._encoder_optimiser = self._new_encoder_optimiser()
 
     def forget(self, indexes: npt.NDArray[np.integer]) -> None:
         """Forget items whose index is about to be given to others, and all that is rehearsed."""
@@ -106,7 +123,8 @@ class OuterLoop:
                 torch.randn(len(gone), encoder.items.shape[1]).to(encoder.items) * EMBEDDING_STD
             )
             encoder.bias[gone] = 0.0
-        self._replay = Replay(self.config.replay_tasks, n_scorer_weights(self.meta.config))
+        self._residual.forget(gone.numpy())
+        self._forget_replay()
 
     def state(self) -> dict[str, Tensor]:
         """Return the optimisers' moments and the counts, to go on from. The replay is not in it:
@@ -114,6 +132,8 @@ class OuterLoop:
         tensors = {
             "n_tasks": torch.tensor([self.n_tasks]),
             "n_steps": torch.tensor([self._n_steps]),
+            "taken": torch.from_numpy(self._residual.taken),
+            "expected": torch.from_numpy(self._residual.expected),
         }
         for name, optimiser in self._optimisers().items():
             for i, moments in optimiser.state_dict()["state"].items():
@@ -124,6 +144,7 @@ class OuterLoop:
         """Go on from a state that ``state`` returned."""
         self.n_tasks = int(tensors["n_tasks"][0])
         self._n_steps = int(tensors["n_steps"][0])
+        self._residual = Residual.of(tensors["taken"].numpy(), tensors["expected"].numpy())
         for name, optimiser in self._optimisers().items():
             state = optimiser.state_dict()
             for key, value in tensors.items():
@@ -135,85 +156,143 @@ class OuterLoop:
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
         return {"scorer": self._scorer_optimiser, "encoder": self._encoder_optimiser}
 
-    def choose_negatives(self, n_items: int) -> None:
-        """Draw the inner loop's negatives anew: half by popularity, half evenly."""
+    def prepare_version(self, n_items: int) -> None:
+        """Bring what moves with versions only up to date.
+
+        Draws the inner loop's negatives anew, half by popularity and half evenly; notes how many of
+        the ``n_items`` item indexes in use have a learned embedding; takes the residuals over.
+        """
+        n_items = min(n_items, self.meta.capacity)
         m = len(self.meta.negatives)
         if n_items == 0:
             return
         popularity = np.sqrt(self.recommender.signals.popularity_now(n_items)[:, 1]) + 1e-9
         popular = self._random.choice(n_items, m // 2, p=popularity / popularity.sum())
         even = self._random.integers(0, n_items, m - m // 2)
-        drawn = np.minimum(np.concatenate([popular, even]), self.meta.capacity - 1)
-        self.meta.negatives.copy_(torch.from_numpy(drawn))
+        self.meta.negatives.copy_(torch.from_numpy(np.concatenate([popular, even])))
+        self.meta.n_items.fill_(n_items)
+        self.meta.residual.copy_(torch.from_numpy(self._residual.logs()))
 
     def learn(self, tasks: Tasks, *, n_items: int, rehearse: bool = True) -> float:
-        """Take one step on new tasks and, to ``rehearse``, ``replay_batches`` on kept ones.
+        """Take the steps that new tasks make due: each on ``batch_tasks``, new and rehearsed.
 
-        ``n_items`` is how many item indexes are in use. Returns the mean query loss in nats of the
-        new tasks whose item was a candidate, NaN if there were none.
+        ``n_items`` is how many item indexes are in use. Without ``rehearse`` fewer steps are due.
+        Returns the mean query loss in nats before each step, NaN if there was none.
         """
-        self._replay.add(tasks)
+        self._keep(tasks)
         self.n_tasks += len(tasks)
+        self._n_due += len(tasks)
+        n_new = max(1, self.config.batch_tasks // (1 + self.config.replay_batches * rehearse))
+        losses = []
+        while self._n_due >= n_new:
+            self._n_due -= n_new
+            losses.append(self._step(n_items))
+        return float(np.mean(losses)) if losses else float("nan")
+
+    def settle(self, n_items: int) -> None:
+        """Take a step on what none was due for yet: a checkpoint must not owe any."""
+        if self._n_due:
+            self._n_due = 0
+            self._step(n_items)
+
+    def _step(self, n_items: int) -> float:
+        """Step both parts; return the mean query loss before, NaN while no item was a candidate."""
         self._standardise()
-        loss = self._step(tasks, n_items)
-        for _ in range(self.config.replay_batches if rehearse else 0):
-            self._step(self._replay.sample(len(tasks), self._random), n_items)
-        return loss
+        self._step_encoder(n_items)
+        return self._step_scorer() if self._lists.filled else float("nan")
+
+    def _keep(self, tasks: Tasks) -> None:
+        """Put tasks into the replay; half precision, for the inputs are most of it."""
+        h, length = tasks.histories, self.meta.config.length
+        self._sequences.add(
+            [h.items[:, :length], h.actions[:, :length], h.times_s[:, :length], tasks.targets]
+        )
+        hit = tasks.positions >= 0
+        taken = tasks.items[hit, tasks.positions[hit]]
+        self._residual.count(tasks.items[hit], tasks.probabilities[hit], taken)
+        pad = ((0, 0), (0, MAX_CANDIDATES - tasks.items.shape[1]))
+        self._lists.add(
+            [
+                np.pad(tasks.items[hit], pad, constant_values=-1) >= 0,
+                np.pad(tasks.inputs[hit], (*pad, (0, 0))).astype(np.float16),
+                *(a[hit] for a in (tasks.context, tasks.positions)),
+                *(a[hit] for a in (tasks.gradient_sums, tasks.gradient_counts)),
+            ]
+        )
 
     def _standardise(self) -> None:
         """Follow the inputs' mean and spread while the stream is young."""
         self._n_steps += 1
-        if self.n_tasks > self.config.standardise_until or self._n_steps % STANDARDISE_EVERY != 1:
+        is_due = self._n_steps % STANDARDISE_EVERY == 1
+        if self.n_tasks > self.config.standardise_until or not is_due or not self._lists.filled:
             return
-        sample = self._replay.sample(256, self._random)
-        with torch.no_grad():
-            prepared = self.recommender.prepare(sample.histories, sample.candidates)
-            inputs = self.recommender.inputs(
-                prepared, self.recommender.initial(len(sample.targets)).user
-            )[~prepared.is_padding]
-            if len(inputs) > 1:
-                self.meta.scorer.mean.copy_(inputs.mean(0))
-                self.meta.scorer.std.copy_(inputs.std(0).clamp(min=0.05))
+        filled, inputs, *_ = self._lists.peek(STANDARDISE_SAMPLE, self._random)
+        rows = self._tensor(inputs[filled].astype(np.float32))  # (rows, I)
+        if len(rows) > 1:
+            self.meta.scorer.mean.copy_(rows.mean(0))
+            self.meta.scorer.std.copy_(rows.std(0).clamp(min=0.05))
 
-    def _step(self, tasks: Tasks, n_items: int) -> float:
-        prepared = self.recommender.prepare(tasks.histories, tasks.candidates)
-        keep = self._random.random(len(tasks)) >= self.config.gradient_dropout
+    def _step_scorer(self) -> float:
+        """Step the scorer and its inner loop; return the mean listwise loss before, in nats."""
+        n = self.config.batch_tasks
+        filled, inputs, context, positions, sums, counts = self._lists.sample(n, self._random)
+        width = int(filled.sum(1).max())  # C of this batch: padding costs time
+        keep = self._random.random(n) >= self.config.gradient_dropout
         gradients = GradientSums(
-            self._tensor(tasks.gradient_sums * keep[:, None, None]),
-            self._tensor(tasks.gradient_counts * keep[:, None]),
+            self._tensor(sums * keep[:, None, None]), self._tensor(counts * keep[:, None])
         )
-        fast = self.recommender.adapt(prepared, gradients, first_order=self.config.first_order)
-        with torch.no_grad():  # the affinity is a number, not a function, for the scorer
-            inputs = self.recommender.inputs(prepared, fast.user)
-        scores = self.recommender.score_inputs(inputs, prepared, fast)
-        encoder_loss = self._encoder_loss(prepared, fast.user, tasks.targets, n_items)
-        self._descend(self._encoder_optimiser, encoder_loss)
-        hit = self._tensor(tasks.positions >= 0)
-        if not bool(hit.any()):
-            return float("nan")
-        place = self._tensor(tasks.positions).long()
-        listwise = F.cross_entropy(scores[hit], place[hit])
-        self._descend(self._scorer_optimiser, listwise)
-        return float(listwise.detach())
+        linear, hidden = self.meta.scorer_loop(gradients)
+        scores = self.meta.scorer(
+            self._tensor(inputs[:, :width].astype(np.float32)),
+            self._tensor(context),
+            linear_shift=linear,
+            hidden_shift=hidden,
+        ).masked_fill(self._tensor(~filled[:, :width]), float("-inf"))
+        loss = F.cross_entropy(scores, self._tensor(positions).long())
+        self._descend(self._scorer_optimiser, loss)
+        return float(loss.detach())
 
-    def _encoder_loss(
-        self, prepared: Prepared, shift: Tensor, targets: Ints, n_items: int
-    ) -> Tensor:
-        """Return the cross-entropy of the adapted user vector over all items, or a sample."""
+    def _step_encoder(self, n_items: int) -> None:
+        """Step the encoder and the user vector's inner loop, through its steps.
+
+        The loss is that of the event after adaptation and, before it, of a sample of the events in
+        the history: a causal encoder predicts them all in the same pass.
+        """
+        n = self.config.batch_tasks
+        items, actions, times_s, targets = self._sequences.sample(n, self._random)
+        encoded = self.recommender.encode(items, actions, times_s)
+        shift = self.meta.user_loop(
+            self.meta.encoder,
+            encoded,
+            self.meta.negatives,
+            first_order=self.config.first_order,
+        )
+        n_known = min(n_items, self.meta.capacity)
+        target = self._tensor(targets.astype(np.int64))
+        known = (target >= 0) & (target < n_known) & (encoded.items[:, -1] >= 0)
+        loss = self._item_loss((encoded.latest + shift)[known], target[known], n_known)
+        given, asked = encoded.items[:, :-1], encoded.items[:, 1:]
+        row, step = torch.nonzero((given >= 0) & (asked >= 0) & (asked < n_known), as_tuple=True)
+        if len(row) > self.config.history_events:
+            drawn = self._tensor(self._random.permutation(len(row))[: self.config.history_events])
+            row, step = row[drawn], step[drawn]
+        if len(row):
+            loss = loss + self._item_loss(encoded.hidden[row, step], asked[row, step], n_known)
+        self._descend(self._encoder_optimiser, loss)
+
+    def _item_loss(self, user: Tensor, target: Tensor, n_items: int) -> Tensor:
+        """Return the cross-entropy of (B', D) user vectors over all items, or a sample."""
         encoder = self.meta.encoder
-        n = min(n_items, self.meta.capacity)
-        known = self._tensor((targets >= 0) & (targets < n)) & (prepared.encoded.items[:, -1] >= 0)
-        target = self._tensor(targets.astype(np.int64))[known]
-        user = (prepared.encoded.latest + shift)[known]  # (B', D)
-        if n <= self.config.full_softmax_items:
-            logits = user @ encoder.items[:n].T + encoder.bias[:n]
-            return F.cross_entropy(logits, target)
-        drawn = self._tensor(self._random.integers(0, n, self.config.full_softmax_items))
+        if n_items <= self.config.full_softmax_items:
+            return F.cross_entropy(
+                user @ encoder.items[:n_items].T + encoder.bias[:n_items], target
+            )
+        drawn = self._tensor(self._random.integers(0, n_items, self.config.full_softmax_items))
         positive = (user * encoder.items[target]).sum(1) + encoder.bias[target]
         negative = user @ encoder.items[drawn].T + encoder.bias[drawn]
         negative = negative.masked_fill(drawn == target[:, None], float("-inf"))
         # Sampled evenly: weigh the sample up to the catalogue it stands for.
-        negative = negative + np.log(n / len(drawn))
+        negative = negative + np.log(n_items / len(drawn))
         logits = torch.cat([positive[:, None], negative], 1)
         return F.cross_entropy(logits, torch.zeros_like(target))
 
@@ -226,63 +305,5 @@ class OuterLoop:
             torch.nn.utils.clip_grad_norm_(group["params"], self.config.max_gradient_norm)
         optimiser.step()
 
-    def _tensor(self, array: npt.NDArray[np.generic]) -> Tensor:
+    def _tensor(self, array: Array) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.recommender.device)
-
-
-class Replay:
-    """A ring of the latest tasks; half precision, for the signals are most of it."""
-
-    def __init__(self, size: int, n_weights: int) -> None:
-        self.size, self.filled, self._next = size, 0, 0
-        self._n_weights = n_weights
-        self._columns: list[npt.NDArray[Any]] = []
-
-    def add(self, tasks: Tasks) -> None:
-        """Keep tasks, in place of the oldest."""
-        columns = self._flatten(tasks)
-        if not self._columns:
-            self._columns = [np.zeros((self.size, *c.shape[1:]), c.dtype) for c in columns]
-        n = len(tasks)
-        places = (self._next + np.arange(n)) % self.size
-        for column, values in zip(self._columns, columns, strict=True):
-            column[places] = values
-        self._next = (self._next + n) % self.size
-        self.filled = min(self.size, self.filled + n)
-
-    def sample(self, n: int, random: np.random.Generator) -> Tasks:
-        """Draw tasks evenly, with replacement."""
-        drawn = random.integers(0, self.filled, n)
-        (
-            h_items, h_times, h_actions, h_events, h_repeats,
-            items, signals, context, because, targets, positions, sums, counts,
-        ) = (column[drawn] for column in self._columns)  # fmt: skip
-        width = int((items >= 0).sum(1).max(initial=1))
-        return Tasks(
-            Histories(h_items, h_times, h_actions, h_events, h_repeats),
-            Candidates(
-                items[:, :width],
-                signals[:, :width].astype(np.float32),
-                context,
-                because[:, :width],
-            ),
-            targets,
-            positions,
-            sums,
-            counts,
-        )
-
-    def _flatten(self, tasks: Tasks) -> list[npt.NDArray[np.generic]]:
-        c = tasks.candidates
-        pad = ((0, 0), (0, MAX_CANDIDATES - c.items.shape[1]))
-        return [
-            *tasks.histories,
-            np.pad(c.items, pad, constant_values=-1),
-            np.pad(c.signals, (*pad, (0, 0))).astype(np.float16),
-            c.context,
-            np.pad(c.because, pad, constant_values=-1),
-            tasks.targets,
-            tasks.positions,
-            tasks.gradient_sums,
-            tasks.gradient_counts,
-        ]

@@ -1,7 +1,8 @@
 """Recommender: meta-parameters and item signals put to work on a micro-batch.
 
-The same passes serve and train: ``prepare`` (candidates, encoder), ``judge`` (where each event's
-item stood, and the user's gradients, at the initial weights), ``adapt`` (fast weights), ``score``.
+The same passes serve and judge: ``prepare`` (candidates, encoder), ``judge`` (where each event's
+item stood, and the user's gradients, at the initial weights), ``adapt`` (the inner loop) and
+``score``.
 
 Letters: B tasks, C candidates, I inputs, D width, K list length.
 """
@@ -14,13 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headrace.model.candidates import HISTORY, Candidates, Gatherer, Histories
+from headrace.model.candidates import REMEMBERED, Candidates, Gatherer, Histories
 from headrace.model.config import ModelConfig
 from headrace.model.encoder import EMBEDDING_STD, Encoded, Encoder
 from headrace.model.inner_loop import (
     GRADIENT_LIMIT,
     N_DECAYS,
-    FastWeights,
     GradientSums,
     ScorerLoop,
     UserLoop,
@@ -40,6 +40,8 @@ class MetaParameters(nn.Module):
     """
 
     negatives: Tensor
+    n_items: Tensor
+    residual: Tensor
 
     def __init__(self, config: ModelConfig, *, capacity: int = 1024) -> None:
         super().__init__()
@@ -49,6 +51,10 @@ class MetaParameters(nn.Module):
         self.scorer = Scorer(config.hidden)
         self.scorer_loop = ScorerLoop(config)
         self.register_buffer("negatives", torch.zeros(config.negatives, dtype=torch.int64))
+        # Items with an index below have a learned embedding, as of the latest version.
+        self.register_buffer("n_items", torch.zeros((), dtype=torch.int64))
+        # (N,) log of how often an item was taken over how often it was expected to be.
+        self.register_buffer("residual", torch.zeros(capacity))
 
     @property
     def capacity(self) -> int:
@@ -66,6 +72,7 @@ class MetaParameters(nn.Module):
         new = torch.randn(capacity - old, width, device=device) * EMBEDDING_STD
         self.encoder.items = nn.Parameter(torch.cat([self.encoder.items.data, new]))
         self.encoder.bias = nn.Parameter(F.pad(self.encoder.bias.data, (0, capacity - old)))
+        self.residual = F.pad(self.residual, (0, capacity - old))
 
 
 class Prepared(NamedTuple):
@@ -91,11 +98,20 @@ class Prepared(NamedTuple):
         )
 
 
+class Adapted(NamedTuple):
+    """Users after the inner loop, ready to be scored."""
+
+    inputs: Tensor  # (B, C, I) of the scorer; the affinity is that of the shifted user vector
+    linear: Tensor | None  # (B, I) shift of the scorer's linear part, None before any step
+    hidden: Tensor | None  # (B, W) shift of the scorer's first layer
+
+
 class Judgement(NamedTuple):
     """What a judged event told, before it was applied."""
 
     ranks: Longs  # (B,) 1-based rank of the event's item at the initial weights, MISS if none
     positions: Longs  # (B,) place of the item among the candidates, -1 if it is none
+    probabilities: Floats  # (B, C) of each candidate, at the initial weights
     gradients: Floats  # (B, P) ascent direction of the listwise log-likelihood; zero on a miss
 
 
@@ -111,9 +127,9 @@ class Recommender:
     def warm_up(self) -> None:
         """Run every pass once: compiling the loops must not be what the first user waits for."""
         nobody = Histories(
-            np.full((1, HISTORY), -1, np.int32),
-            np.zeros((1, HISTORY), np.int64),
-            np.zeros((1, HISTORY), np.int32),
+            np.full((1, REMEMBERED), -1, np.int32),
+            np.zeros((1, REMEMBERED), np.int64),
+            np.zeros((1, REMEMBERED), np.int32),
             np.zeros(1, np.int64),
             np.zeros(1, np.int64),
         )
@@ -122,8 +138,8 @@ class Recommender:
         judgement = self.judge(prepared, np.full(1, -1, np.int32))
         sums = torch.from_numpy(judgement.gradients).to(self.device).expand(1, N_DECAYS, -1)
         with torch.no_grad():
-            fast = self.adapt(prepared, GradientSums(sums, sums[:, :, 0]))
-        self.explain(prepared, fast, self.score(prepared, fast).argmax(1, keepdim=True))
+            adapted = self.adapt(prepared, GradientSums(sums, sums[:, :, 0]))
+        self.explain(prepared, adapted, self.score(prepared, adapted).argmax(1, keepdim=True))
 
     def gather(self, histories: Histories) -> Candidates:
         """Return the candidates of each user and their counted signals."""
@@ -139,58 +155,57 @@ class Recommender:
             items < 0,
             self._tensor(candidates.signals),
             self._tensor(candidates.context),
-            self.encode(histories),
+            self.encode(histories.items, histories.actions, histories.times_s),
         )
 
-    def encode(self, histories: Histories) -> Encoded:
-        """Run the encoder; an item too new to have an embedding counts as unknown."""
+    def encode(self, items: Ints, actions: Ints, times_s: Longs) -> Encoded:
+        """Run the encoder over (B, H) histories, newest first.
+
+        An item too new to have an embedding counts as unknown.
+        """
         n = self.meta.config.length
-        items = np.where(histories.items < self.meta.capacity, histories.items, -1)
+        items = np.where(items < self.meta.capacity, items, -1)
         encoded: Encoded = self.meta.encoder(
             self._tensor(items[:, :n].astype(np.int64)),
-            self._tensor(histories.actions[:, :n].astype(np.int64)),
-            self._tensor(histories.times_s[:, :n]),
+            self._tensor(actions[:, :n].astype(np.int64)),
+            self._tensor(times_s[:, :n]),
         )
         return encoded
 
     def inputs(self, prepared: Prepared, user_shift: Tensor) -> Tensor:
-        """Return the (B, C, I) inputs of the scorer: counted signals and affinity."""
+        """Return the (B, C, I) inputs of the scorer: counted signals, residual and affinity."""
         encoder, negatives = self.meta.encoder, self.meta.negatives
         user = prepared.encoded.latest + user_shift  # (B, D)
-        known = prepared.items < self.meta.capacity
+        known = prepared.items < self.meta.n_items
         items = prepared.items * known
         logits = torch.einsum("bcd,bd->bc", encoder.items[items], user) + encoder.bias[items]
         negative = user @ encoder.items[negatives].T + encoder.bias[negatives]  # (B, M)
         affinity = logits - torch.logsumexp(negative, 1, keepdim=True) + np.log(len(negatives))
         affinity = affinity.clamp(*_AFFINITY_LIMITS) * known
-        return torch.cat([prepared.signals, affinity[..., None]], -1)
+        residual = self.meta.residual[items] * known
+        return torch.cat([prepared.signals, residual[..., None], affinity[..., None]], -1)
 
-    def score(self, prepared: Prepared, fast: FastWeights) -> Tensor:
+    def score(self, prepared: Prepared, adapted: Adapted) -> Tensor:
         """Return the (B, C) scores; padding scores minus infinity."""
-        return self.score_inputs(self.inputs(prepared, fast.user), prepared, fast)
-
-    def score_inputs(self, inputs: Tensor, prepared: Prepared, fast: FastWeights) -> Tensor:
-        """Return the (B, C) scores of (B, C, I) inputs made before."""
         scores: Tensor = self.meta.scorer(
-            inputs,
+            adapted.inputs,
             prepared.context,
-            linear_shift=fast.linear,
-            hidden_shift=fast.hidden,
+            linear_shift=adapted.linear,
+            hidden_shift=adapted.hidden,
         )
         return scores.masked_fill(prepared.is_padding, float("-inf"))
 
-    def initial(self, n_users: int) -> FastWeights:
-        """Return the fast weights before any inner step: the frozen meta-parameters."""
-        return FastWeights(self.meta.user_loop.start.expand(n_users, -1), None, None)
+    def initial(self, prepared: Prepared) -> Adapted:
+        """Return the users before any inner step: the frozen meta-parameters."""
+        start = self.meta.user_loop.start.expand(len(prepared.items), -1)
+        return Adapted(self.inputs(prepared, start), None, None)
 
-    def adapt(
-        self, prepared: Prepared, gradients: GradientSums, *, first_order: bool = True
-    ) -> FastWeights:
+    def adapt(self, prepared: Prepared, gradients: GradientSums) -> Adapted:
         """Run the inner loop for all users at once."""
-        user = self.meta.user_loop(
-            self.meta.encoder, prepared.encoded, self.meta.negatives, first_order=first_order
+        shift = self.meta.user_loop(
+            self.meta.encoder, prepared.encoded, self.meta.negatives, first_order=True
         )
-        return FastWeights(user, *self.meta.scorer_loop(gradients))
+        return Adapted(self.inputs(prepared, shift), *self.meta.scorer_loop(gradients))
 
     def judge(self, prepared: Prepared, targets: Ints) -> Judgement:
         """Find where each event's item stands, and each user's gradients, at the initial weights.
@@ -203,31 +218,35 @@ class Recommender:
         positions = position_of(prepared.candidates.items, targets)
         hit = self._tensor(positions >= 0)
         with torch.no_grad():
-            start = self.initial(b)
-            inputs = self.inputs(prepared, start.user)
+            inputs = self.initial(prepared).inputs
         linear = torch.zeros(b, inputs.shape[-1], device=self.device, requires_grad=True)
         hidden = torch.zeros(b, self.meta.config.hidden, device=self.device, requires_grad=True)
         scores = self.meta.scorer(
             inputs, prepared.context, linear_shift=linear, hidden_shift=hidden
         ).masked_fill(prepared.is_padding, float("-inf"))
         place = self._tensor(positions).clamp(min=0)[:, None]
-        likelihood = torch.log_softmax(scores, 1).gather(1, place).squeeze(1)
+        likelihoods = torch.log_softmax(scores, 1)  # (B, C)
+        likelihood = likelihoods.gather(1, place).squeeze(1)
         # Users do not interact: row b of the sum's gradient is user b's own.
         rows = torch.autograd.grad(torch.where(hit, likelihood, 0.0).sum(), (linear, hidden))
         gradients = torch.cat(rows, 1).nan_to_num(0.0).clamp(-GRADIENT_LIMIT, GRADIENT_LIMIT)
-        return Judgement(ranks_of(scores.detach(), positions), positions, gradients.cpu().numpy())
+        return Judgement(
+            ranks_of(scores.detach(), positions),
+            positions,
+            likelihoods.detach().exp().cpu().numpy(),
+            gradients.cpu().numpy(),
+        )
 
-    def explain(self, prepared: Prepared, fast: FastWeights, top: Tensor) -> Tensor:
+    def explain(self, prepared: Prepared, adapted: Adapted, top: Tensor) -> Tensor:
         """Return each input's share of the score of the (B, K) candidates ``top``: (B, K, I).
 
         Input times gradient, against the mean input: exact for the linear part.
         """
-        with torch.no_grad():
-            inputs = self.inputs(prepared, fast.user)
-            chosen = inputs.gather(1, top[..., None].expand(-1, -1, inputs.shape[-1]))
+        width = adapted.inputs.shape[-1]
+        chosen = adapted.inputs.gather(1, top[..., None].expand(-1, -1, width)).detach()
         chosen.requires_grad_(True)
         scores = self.meta.scorer(
-            chosen, prepared.context, linear_shift=fast.linear, hidden_shift=fast.hidden
+            chosen, prepared.context, linear_shift=adapted.linear, hidden_shift=adapted.hidden
         )
         (gradient,) = torch.autograd.grad(scores.sum(), chosen)
         share: Tensor = gradient * (chosen.detach() - self.meta.scorer.mean)

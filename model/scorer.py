@@ -1,7 +1,8 @@
 """Scorer: a linear part and a small network over each candidate's inputs.
 
-The inputs of a candidate are its counted signals and its affinity, the encoder's score. A user's
-fast weights shift the linear part and the network's first layer.
+The inputs of a candidate are its counted signals, its residual (how far it did better than it was
+expected to) and its affinity, the encoder's score. A user's fast weights shift the linear part and
+the network's first layer.
 
 Letters: B tasks, C candidates, I inputs, X context, W hidden width.
 """
@@ -10,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headrace.model.candidates import N_CONTEXTS, N_SIGNALS, SIGNALS
+from headrace.model.candidate_signals import N_CONTEXTS, N_SIGNALS, SIGNALS
 
-INPUTS = (*SIGNALS, "affinity")
-N_INPUTS = N_SIGNALS + 1  # I
+INPUTS = (*SIGNALS, "residual", "affinity")
+N_INPUTS = N_SIGNALS + 2  # I
 LINEAR_START = 0.1  # every signal is a reason to like an item until learned otherwise
 
 

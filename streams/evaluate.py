@@ -4,7 +4,6 @@ Each event is ranked, then applied, then learned from. Users' own state moves at
 users share reaches the ranking side as late as in a service with 200 events a second.
 """
 
-import copy
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -49,15 +48,12 @@ class Evaluation:
         self.events_per_delta = events_per_delta
         self.events_per_version = events_per_version
         self.has_lag = has_lag
-        self.served = self.learner.recommender
-        if has_lag:
-            # Between two deltas nothing is counted, so the served signals are the learner's own.
-            self.served = Recommender(
-                copy.deepcopy(self.served.meta),
-                self.served.signals,
-                device=str(self.served.device),
-            )
         self._since_version = 0
+
+    @property
+    def served(self) -> Recommender:
+        """What ranks: without lag the very meta-parameters that learn."""
+        return self.learner.published if self.has_lag else self.learner.recommender
 
     def run(
         self, events: pl.DataFrame, *, on_progress: Progress = lambda _: None
@@ -96,16 +92,11 @@ class Evaluation:
 
     def _publish(self, n_events: int) -> None:
         """Hand the small weights over with each delta, all of them with each version."""
-        if not self.has_lag:
-            return
-        source, target = self.learner.recommender.meta, self.served.meta
         self._since_version += n_events
-        if self._since_version < self.events_per_version:
-            target.load_state_dict(source.small_state(), strict=False)
-            return
-        self._since_version = 0
-        self.learner.outer_loop.choose_negatives(len(self.learner.vocabulary))
-        self.served.meta = copy.deepcopy(source)
+        if self._since_version >= self.events_per_version or not self.has_lag:
+            self._since_version = 0
+            self.learner.publish_version()
+        self.learner.publish_delta()
 
 
 def evaluate(

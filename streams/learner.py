@@ -3,6 +3,7 @@
 Vocabulary, item signals, the users' histories that counting needs, and the outer loop.
 """
 
+import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from headrace.model.candidates import HISTORY
+from headrace.model.candidates import REMEMBERED
 from headrace.model.config import ModelConfig
 from headrace.model.outer_loop import OuterLoop, OuterLoopConfig, Tasks
 from headrace.model.recommender import MetaParameters, Recommender
@@ -65,6 +66,7 @@ class Learner:
             device=pick_device(settings),
         )
         self.outer_loop = self.new_outer_loop()
+        self.published = self.snapshot()
         self.users: OrderedDict[str, UserState] = OrderedDict()  # least recent first
         self.n_events = 0
         self.new_items: list[tuple[int, str]] = []  # admitted since the last delta
@@ -83,6 +85,22 @@ class Learner:
             seed=self.settings.seed,
         )
 
+    def snapshot(self) -> Recommender:
+        """Return a recommender with the meta-parameters of now over the signals being counted."""
+        meta = copy.deepcopy(self.recommender.meta)
+        return Recommender(meta, self.signals, device=str(self.recommender.device))
+
+    def publish_version(self) -> None:
+        """Judge by the meta-parameters of now: they are about to be served."""
+        self.outer_loop.settle(len(self.vocabulary))
+        self.outer_loop.prepare_version(len(self.vocabulary))
+        self.published = self.snapshot()
+
+    def publish_delta(self) -> None:
+        """Judge by the small weights of now: they are about to be served."""
+        small = self.recommender.meta.small_state()
+        self.published.meta.load_state_dict(small, strict=False)
+
     @property
     def signals(self) -> ItemSignals:
         """The item signals being counted."""
@@ -92,18 +110,19 @@ class Learner:
         """Compile the loops before the first events come."""
         self.recommender.warm_up()
         none = np.zeros(0, np.int64)
-        had = np.zeros((0, HISTORY), np.int64)
+        had = np.zeros((0, REMEMBERED), np.int64)
         self.signals.count(none.astype(np.int32), none, had.astype(np.int32), had)
 
     def learn(self, events: Sequence[tuple[str, int, Event]], *, rehearse: bool = True) -> Learned:
         """Learn from (user key, offset, event) triples, new to the users' states and in order.
 
         1. Admit items. 2. Fold the events, keeping each history before. 3. Judge the tasks among
-        them. 4. Count all in the item signals. 5. Step the outer loop, with rehearsal or without.
+        them, by what is served: the scorer must learn how far to trust an encoder of the last
+        version. 4. Count all in the item signals. 5. Step the outer loop.
         """
         self.admit([event for _, _, event in events])  # 1
         states, folded = self.fold(events)  # 2
-        judged = judge(self.recommender, folded, states)  # 3
+        judged = judge(self.published, folded, states)  # 3
         return self.absorb(folded, judged.tasks if judged else None, rehearse=rehearse)  # 4, 5
 
     def absorb(

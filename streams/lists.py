@@ -6,10 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from headrace.model.inner_loop import FastWeights
-from headrace.model.recommender import Prepared, Recommender
+from headrace.model.recommender import Adapted, Prepared, Recommender
 from headrace.model.scorer import INPUTS
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams.engine import UserWork
@@ -49,16 +47,17 @@ class ListMaker:
         recommender: Recommender,
         vocabulary: Vocabulary,
         prepared: Prepared,
-        fast: FastWeights,
-        scores: Tensor,
+        adapted: Adapted,
         states: Sequence[UserState],
     ) -> list[Ranked]:
-        """Return the list of each user from the (B, C) scores of their candidates."""
+        """Return the list of each user."""
+        with torch.no_grad():
+            scores = recommender.score(prepared, adapted)
         left_out = self._left_out(vocabulary, prepared.candidates.items, states)
         scores = scores.masked_fill(torch.from_numpy(left_out).to(scores.device), float("-inf"))
         k = min(self._length, scores.shape[1])
         best, top = scores.topk(k, dim=1)  # (B, K)
-        shares = recommender.explain(prepared, fast, top).cpu().numpy()  # (B, K, I)
+        shares = recommender.explain(prepared, adapted, top).cpu().numpy()  # (B, K, I)
         best_rows, top_rows = best.cpu().numpy(), top.cpu().numpy()
         return [
             self._list(vocabulary, prepared, row, state, best_rows[row], top_rows[row], shares[row])

@@ -11,10 +11,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from headrace.model.candidates import HISTORY, Candidates, Histories
+from headrace.model.candidates import REMEMBERED, Candidates, Histories
 from headrace.model.inner_loop import GRADIENT_DECAYS, N_DECAYS, GradientSums, n_scorer_weights
 from headrace.model.outer_loop import Tasks
-from headrace.model.recommender import MISS, Judgement, Prepared, Recommender, ranks_of
+from headrace.model.recommender import (
+    MISS,
+    Adapted,
+    Judgement,
+    Prepared,
+    Recommender,
+    ranks_of,
+)
 from headrace.model.signals import Floats, Ints, Longs
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams.state import NOT_ENGAGED, UserState
@@ -48,9 +55,9 @@ class Rows:
         self._vocabulary = vocabulary
         self.n = 0
         self.histories = Histories(
-            np.full((size, HISTORY), -1, np.int32),
-            np.zeros((size, HISTORY), np.int64),
-            np.zeros((size, HISTORY), np.int32),
+            np.full((size, REMEMBERED), -1, np.int32),
+            np.zeros((size, REMEMBERED), np.int64),
+            np.zeros((size, REMEMBERED), np.int32),
             np.zeros(size, np.int64),
             np.zeros(size, np.int64),
         )
@@ -58,7 +65,7 @@ class Rows:
     def add(self, state: UserState) -> None:
         """Append the state as it is now."""
         h, i = self.histories, self.n
-        n = min(HISTORY, len(state.items))
+        n = min(REMEMBERED, len(state.items))
         if n:
             h.items[i, :n] = self._vocabulary.indexes(state.items[: -n - 1 : -1])
             h.times_s[i, :n] = [t // 1000 for t in state.times_ms[: -n - 1 : -1]]
@@ -102,6 +109,7 @@ class Judged(NamedTuple):
 
     tasks: Tasks
     prepared: Prepared
+    adapted: Adapted
     judgement: Judgement
 
 
@@ -125,10 +133,20 @@ def judge(
     judgement = recommender.judge(prepared, targets)
     owners = folded.owners[folded.is_task]
     sums, counts = accumulate(states, owners, judgement)
+    with torch.no_grad():
+        adapted = recommender.adapt(prepared, to_tensors(recommender, sums, counts))
     tasks = Tasks(
-        histories, prepared.candidates, targets, judgement.positions.astype(np.int32), sums, counts
+        histories,
+        prepared.candidates.items,
+        adapted.inputs.cpu().numpy(),
+        prepared.candidates.context,
+        targets,
+        judgement.positions.astype(np.int32),
+        judgement.probabilities,
+        sums,
+        counts,
     )
-    return Judged(tasks, prepared, judgement)
+    return Judged(tasks, prepared, adapted, judgement)
 
 
 def accumulate(
@@ -177,9 +195,6 @@ def to_tensors(recommender: Recommender, sums: Floats, counts: Floats) -> Gradie
 
 def adapted_ranks(recommender: Recommender, judged: Judged) -> Longs:
     """Return where each task's item stood for its adapted user."""
-    tasks = judged.tasks
     with torch.no_grad():
-        fast = recommender.adapt(
-            judged.prepared, to_tensors(recommender, tasks.gradient_sums, tasks.gradient_counts)
-        )
-        return ranks_of(recommender.score(judged.prepared, fast), tasks.positions.astype(np.int64))
+        scores = recommender.score(judged.prepared, judged.adapted)
+    return ranks_of(scores, judged.judgement.positions)

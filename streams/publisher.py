@@ -113,7 +113,7 @@ class Publisher:
         if learner.make_room():
             self._open_epoch()
         learner.forget_users()
-        learner.outer_loop.choose_negatives(len(learner.vocabulary))
+        learner.publish_version()
         positions = dict(self._positions)
         return (
             pack_model(learner.recommender, learner.vocabulary),
@@ -159,6 +159,7 @@ class Publisher:
         return offset
 
     def _pack_delta(self) -> bytes:
+        self._learner.publish_delta()
         new_items, self._learner.new_items = self._learner.new_items, []
         return pack_delta(self._learner.recommender, new_items)
 

@@ -8,6 +8,7 @@ WORDS = {  # one for each of model.scorer.INPUTS; not imported, for it takes sec
     "own_recency": "taken lately",
     "own_last": "taken lately",
     "own_count": "taken often",
+    "own_total": "taken often",
     "own_seen": "taken before",
     "own_age": "taken before",
     "own_in_session": "taken this session",
@@ -32,6 +33,7 @@ WORDS = {  # one for each of model.scorer.INPUTS; not imported, for it takes sec
     "repeat_propensity": "people take it again",
     "category_share": "from a favourite category",
     "category_of_last": "same category as the last one",
+    "residual": "taken more often than expected",
     "affinity": "close to this user's taste",
 }
 

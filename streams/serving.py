@@ -199,9 +199,8 @@ class Serving:
         states = [one.state for one in work]
         with torch.no_grad():
             prepared = live.recommender.prepare(after)
-            fast = live.recommender.adapt(prepared, gradient_sums(live.recommender, states))
-            scores = live.recommender.score(prepared, fast)
-        ranked = self._lists.rank(live.recommender, live.vocabulary, prepared, fast, scores, states)
+            adapted = live.recommender.adapt(prepared, gradient_sums(live.recommender, states))
+        ranked = self._lists.rank(live.recommender, live.vocabulary, prepared, adapted, states)
         now_ms = self._now_ms()
         return [
             UserResult(

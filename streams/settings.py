@@ -62,7 +62,7 @@ class Settings(BaseSettings):
 
     # ---------------------------------------------------------------------------------- state
     history_length: int = Field(
-        100, ge=2, le=10_000, description="Recent interactions kept of each user."
+        200, ge=2, le=10_000, description="Recent interactions kept of each user."
     )
     max_users: int = Field(
         1_000_000, ge=1, description="Users a worker holds; the least recent go first."

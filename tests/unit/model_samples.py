@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from headrace.model.candidates import SIGNALS, Candidates, Gatherer, Histories
+from headrace.model.candidate_signals import SIGNALS
+from headrace.model.candidates import Candidates, Gatherer, Histories
 from headrace.model.signals import ItemSignals, Longs
 
 NOW_S = 1_000_000

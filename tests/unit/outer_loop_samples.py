@@ -9,19 +9,20 @@ from model_samples import count_user, histories
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headrace.model.candidates import N_CONTEXTS, N_SIGNALS, Candidates
+from headrace.model.candidate_signals import N_CONTEXTS
 from headrace.model.config import ModelConfig
 from headrace.model.inner_loop import N_DECAYS, GradientSums, n_scorer_weights
 from headrace.model.outer_loop import OuterLoop, OuterLoopConfig, Tasks
-from headrace.model.recommender import MetaParameters, Recommender, position_of
+from headrace.model.recommender import MetaParameters, Recommender
+from headrace.model.scorer import N_INPUTS
 from headrace.model.signals import ItemSignals
 
 CONFIG = ModelConfig(width=4, heads=2, length=6, hidden=5, inner_steps=2, negatives=8)
 P = n_scorer_weights(CONFIG)
 N_ITEMS = 30
 USERS = ([3, 1, 4, 1, 5], [2, 8], [9, 2, 6], [5, 3, 5], [7, 7, 1])
-# One task, one step: nothing drawn at random, and inputs that are not standardised meanwhile.
-PLAIN = OuterLoopConfig(gradient_dropout=0, standardise_until=0)
+# Nothing drawn at random, inputs that are not standardised meanwhile, a step on every task.
+PLAIN = OuterLoopConfig(gradient_dropout=0, standardise_until=0, batch_tasks=1)
 
 
 def new_loop(config: OuterLoopConfig = PLAIN, *, seed: int = 0) -> OuterLoop:
@@ -40,16 +41,22 @@ def new_loop(config: OuterLoopConfig = PLAIN, *, seed: int = 0) -> OuterLoop:
 def new_tasks(loop: OuterLoop, users: Sequence[Sequence[int]] = USERS, *, place: int = 1) -> Tasks:
     """Return a task for each user: the event is of the candidate in that place."""
     had = histories(*users)
-    candidates = loop.recommender.gather(had)
-    targets = candidates.items[:, place].copy()
+    prepared = loop.recommender.prepare(had)
+    targets = prepared.candidates.items[:, place].copy()
     n = len(users)
+    none = np.zeros((n, N_DECAYS, P), np.float32), np.zeros((n, N_DECAYS), np.float32)
+    with torch.no_grad():
+        adapted = loop.recommender.adapt(prepared, GradientSums(*map(torch.from_numpy, none)))
+    judgement = loop.recommender.judge(prepared, targets)
     return Tasks(
         had,
-        candidates,
+        prepared.candidates.items,
+        adapted.inputs.numpy(),
+        prepared.candidates.context,
         targets,
-        position_of(candidates.items, targets).astype(np.int32),
-        np.zeros((n, N_DECAYS, P), np.float32),
-        np.zeros((n, N_DECAYS), np.float32),
+        judgement.positions.astype(np.int32),
+        judgement.probabilities,
+        *none,
     )
 
 
@@ -63,14 +70,16 @@ def with_gradients(tasks: Tasks) -> Tasks:
 
 def two_candidates(*signals: float) -> Tasks:
     """Return one task of which the second item is the event's; they differ in the first signal."""
-    values = np.zeros((1, 2, N_SIGNALS), np.float32)
-    values[0, :, 0] = signals
-    items = np.array([[0, 1]], np.int32)
+    inputs = np.zeros((1, 2, N_INPUTS), np.float32)
+    inputs[0, :, 0] = signals
     return Tasks(
         histories([2]),
-        Candidates(items, values, np.zeros((1, N_CONTEXTS), np.float32), np.full_like(items, -1)),
+        np.array([[0, 1]], np.int32),
+        inputs,
+        np.zeros((1, N_CONTEXTS), np.float32),
         np.array([1], np.int32),
         np.array([1], np.int32),
+        np.full((1, 2), 0.5, np.float32),
         np.zeros((1, N_DECAYS, P), np.float32),
         np.zeros((1, N_DECAYS), np.float32),
     )
@@ -78,12 +87,11 @@ def two_candidates(*signals: float) -> Tasks:
 
 def item_loss(loop: OuterLoop, tasks: Tasks) -> float:
     """Return the cross-entropy of the adapted users' vectors over all items, in nats."""
-    recommender, encoder = loop.recommender, loop.meta.encoder
+    recommender, encoder, h = loop.recommender, loop.meta.encoder, tasks.histories
     with torch.no_grad():
-        prepared = recommender.prepare(tasks.histories, tasks.candidates)
-        sums = GradientSums(*map(torch.from_numpy, (tasks.gradient_sums, tasks.gradient_counts)))
-        user = prepared.encoded.latest + recommender.adapt(prepared, sums).user
-        logits = user @ encoder.items.T + encoder.bias
+        encoded = recommender.encode(h.items, h.actions, h.times_s)
+        shift = loop.meta.user_loop(encoder, encoded, loop.meta.negatives, first_order=True)
+        logits = (encoded.latest + shift) @ encoder.items.T + encoder.bias
         return float(F.cross_entropy(logits, torch.from_numpy(tasks.targets).long()))
 
 

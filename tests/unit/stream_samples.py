@@ -52,11 +52,13 @@ class PlainLearner(Learner):
     """Draws nothing at random while it learns, so that two of them can be compared.
 
     What an outer loop draws is not in a checkpoint: the tasks it rehearses, those it takes for new
-    users', and those it standardises the inputs by.
+    users', and those it standardises the inputs by. A step is on as many new tasks as make it due.
     """
 
     def new_outer_loop(self) -> OuterLoop:
-        config = OuterLoopConfig(gradient_dropout=0, standardise_until=0, replay_batches=0)
+        config = OuterLoopConfig(
+            gradient_dropout=0, standardise_until=0, replay_batches=0, batch_tasks=8
+        )
         return OuterLoop(self.recommender, config, seed=self.settings.seed)
 
 
@@ -65,7 +67,7 @@ def learned(stream: Iterable[Triple], *, size: int = 16, **changes: Any) -> Lear
     learner = PlainLearner(small(**changes))
     for batch in batches(list(stream), size):
         learner.learn(batch)
-    learner.outer_loop.choose_negatives(len(learner.vocabulary))
+    learner.publish_version()
     return learner
 
 
@@ -80,7 +82,7 @@ def state_of(*events: Event) -> UserState:
     """Return the state of a user who did this."""
     state = UserState()
     for offset, one in enumerate(events):
-        state.apply(one, offset=offset, history_length=100)
+        state.apply(one, offset=offset, history_length=1000)
     return state
 
 

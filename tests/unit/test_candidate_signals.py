@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 from model_samples import NOW_S, count_alone, count_user, gather, histories, items_of, link, signal
 
-from headrace.model.candidates import (
-    CONTEXTS,
-    SIGNALS,
-    Gatherer,
-)
+from headrace.model.candidate_signals import CONTEXTS, SIGNALS
+from headrace.model.candidates import Gatherer
 from headrace.model.signals import ALL_TIME, ALSO, NEAR, NEXT, RECENT, SESSION, ItemSignals
 
 A, B, C, D = range(4)
@@ -39,7 +36,7 @@ def test_items_of_others_have_no_own_signals() -> None:
     signals = new_signals()
     signals.popular = np.array([D], np.int32)
     found = gather(signals, [A, B])
-    assert [signal(found, D, name) for name in SIGNALS if name.startswith("own_")] == [0] * 7
+    assert [signal(found, D, name) for name in SIGNALS if name.startswith("own_")] == [0] * 8
 
 
 def test_own_item_is_in_session_up_to_an_hour_gap() -> None:

@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 from model_samples import count_user, gather, histories, items_of, link, signal
 
-from headrace.model.candidates import (
-    HISTORY,
-    MAX_CANDIDATES,
-    QUOTAS,
-    Candidates,
-    Gatherer,
-    Histories,
-    stack,
-)
+from headrace.model.candidate_signals import HISTORY
+from headrace.model.candidates import MAX_CANDIDATES, QUOTAS, Candidates, Gatherer, Histories, stack
 from headrace.model.signals import ALSO, NEAR, NEXT, RECENT, SESSION, Ints, ItemSignals
 
 A, B, C, D = range(4)

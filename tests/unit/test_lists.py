@@ -25,9 +25,8 @@ def ranked(learner: Learner, maker: ListMaker, *states: UserState) -> list[Ranke
     recommender, own = learner.recommender, copies(states)
     with torch.no_grad():
         prepared = recommender.prepare(folded(learner, own, []).after)
-        fast = recommender.adapt(prepared, gradient_sums(recommender, own))
-        scores = recommender.score(prepared, fast)
-    return maker.rank(recommender, learner.vocabulary, prepared, fast, scores, own)
+        adapted = recommender.adapt(prepared, gradient_sums(recommender, own))
+    return maker.rank(recommender, learner.vocabulary, prepared, adapted, own)
 
 
 def history(*items: str, actions: tuple[str, ...] = ()) -> UserState:

@@ -2,18 +2,16 @@
 
 import copy
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from model_samples import count_alone, histories
+from model_samples import count_alone
 from outer_loop_samples import (
     N_ITEMS,
     PLAIN,
     USERS,
-    P,
     are_equal,
     assert_equal,
     new_loop,
@@ -22,76 +20,55 @@ from outer_loop_samples import (
     two_candidates,
     with_gradients,
 )
+from torch import nn
 
-from headrace.model.inner_loop import N_DECAYS
-from headrace.model.outer_loop import OuterLoop, Replay, Tasks
+from headrace.model.outer_loop import OuterLoop
 from headrace.model.recommender import Recommender
 from headrace.model.signals import ItemSignals
 
-# ----------------------------------------------------------------------------------------- replay
+# -------------------------------------------------------------------------------------- rehearsal
 
 
-def numbered(loop: OuterLoop, numbers: Sequence[int]) -> Tasks:
-    """Return a task for each number, which stands in every part of it."""
-    n = len(numbers)
-    had = histories(*[[number % N_ITEMS] for number in numbers])
-    had.n_events[:] = numbers
-    candidates = loop.recommender.gather(had)
-    signals = np.array(numbers, np.float32)[:, None, None] / 8  # exact in half precision
-    return Tasks(
-        had,
-        candidates._replace(signals=np.broadcast_to(signals, candidates.signals.shape)),
-        np.array(numbers, np.int32),
-        np.array(numbers, np.int32),
-        np.broadcast_to(signals, (n, N_DECAYS, P)).astype(np.float32),
-        np.broadcast_to(signals[:, 0], (n, N_DECAYS)).astype(np.float32),
-    )
-
-
-@pytest.mark.parametrize(
-    ("batches", "kept"),
-    [
-        ([range(3)], {0, 1, 2}),
-        ([range(3), range(3, 6)], {2, 3, 4, 5}),
-        ([range(3), range(3, 6), range(6, 9), range(9, 12)], {8, 9, 10, 11}),
-        ([range(10)], {6, 7, 8, 9}),  # more than there is room for
-    ],
-)
-def test_replay_keeps_the_latest_tasks_and_no_more(batches: list[range], kept: set[int]) -> None:
-    loop, replay = new_loop(), Replay(4, P)
-    for batch in batches:
-        replay.add(numbered(loop, batch))
-    assert replay.filled == len(kept)
-    drawn = replay.sample(200, np.random.default_rng(0))
-    assert set(drawn.targets.tolist()) == kept
-
-
-def test_replayed_task_comes_back_whole() -> None:
-    loop, replay = new_loop(), Replay(8, P)
-    replay.add(numbered(loop, range(5)))
-    drawn = replay.sample(50, np.random.default_rng(0))
-    expected = numbered(loop, drawn.targets.tolist())
-    for name, values in expected.histories._asdict().items():
-        np.testing.assert_array_equal(getattr(drawn.histories, name), values, err_msg=name)
-    np.testing.assert_array_equal(drawn.candidates.items, expected.candidates.items)
-    np.testing.assert_array_equal(drawn.candidates.because, expected.candidates.because)
-    np.testing.assert_array_equal(drawn.candidates.context, expected.candidates.context)
-    is_candidate = drawn.candidates.items >= 0
-    np.testing.assert_array_equal(
-        drawn.candidates.signals[is_candidate], expected.candidates.signals[is_candidate]
-    )
-    np.testing.assert_array_equal(drawn.positions, expected.positions)
-    np.testing.assert_array_equal(drawn.gradient_sums, expected.gradient_sums)
-    np.testing.assert_array_equal(drawn.gradient_counts, expected.gradient_counts)
-
-
-@pytest.mark.parametrize(("rehearse", "steps"), [(True, 1 + 3), (False, 1)])
+@pytest.mark.parametrize(("rehearse", "steps"), [(True, 4), (False, 1)])
 def test_rehearsal_takes_as_many_steps_more_as_configured(rehearse: bool, steps: int) -> None:
-    loop = new_loop(replace(PLAIN, replay_batches=3))
-    loop.learn(new_tasks(loop), n_items=N_ITEMS, rehearse=rehearse)
+    # Eight new tasks make one batch; with three rehearsed for each new one, they make four.
+    loop = new_loop(replace(PLAIN, replay_batches=3, batch_tasks=8))
+    loop.learn(new_tasks(loop, [[1, 2]] * 8), n_items=N_ITEMS, rehearse=rehearse)
     state = loop.state()
     assert state["scorer.0.step"] == state["encoder.0.step"] == steps
-    assert (loop.n_tasks, loop.n_replay) == (5, 5)
+    assert (loop.n_tasks, loop.n_replay) == (8, 8)
+
+
+def test_no_step_is_due_before_a_batch_is_new() -> None:
+    loop = new_loop(replace(PLAIN, replay_batches=1, batch_tasks=8))
+    before = parameters(loop)
+    assert math.isnan(loop.learn(new_tasks(loop, [[1, 2]] * 3), n_items=N_ITEMS))
+    assert_equal(parameters(loop), before)
+    assert math.isfinite(loop.learn(new_tasks(loop, [[1, 2]] * 1), n_items=N_ITEMS))
+    assert not are_equal(parameters(loop), before)
+
+
+def test_settling_takes_the_step_that_is_not_due_yet_and_no_other() -> None:
+    loop = new_loop(replace(PLAIN, batch_tasks=8))
+    loop.learn(new_tasks(loop, [[1, 2]] * 3), n_items=N_ITEMS, rehearse=False)
+    before = parameters(loop)
+    loop.settle(N_ITEMS)
+    after = parameters(loop)
+    assert not are_equal(after, before)
+    loop.settle(N_ITEMS)
+    assert_equal(parameters(loop), after)
+
+
+def test_scorer_learns_from_inputs_as_they_were_judged() -> None:
+    # What the encoder has learned since must not change what the scorer is told of old tasks.
+    losses = []
+    for value in (0.0, 3.0):
+        loop = new_loop()
+        tasks = new_tasks(loop)
+        nn.init.constant_(loop.meta.encoder.bias, value)
+        nn.init.normal_(loop.meta.encoder.items, std=1 + value)
+        losses.append(loop.learn(tasks, n_items=N_ITEMS, rehearse=False))
+    assert losses[0] == losses[1]
 
 
 # -------------------------------------------------------------------------------- restart, growth
@@ -134,7 +111,7 @@ def test_state_of_a_loop_that_took_no_step_can_be_restored() -> None:
 
 
 def test_growth_keeps_old_embeddings_and_teaches_the_new_ones() -> None:
-    loop = new_loop()
+    loop = new_loop(replace(PLAIN, batch_tasks=len(USERS)))
     loop.learn(new_tasks(loop), n_items=N_ITEMS)
     items, bias = loop.meta.encoder.items.detach().clone(), loop.meta.encoder.bias.detach().clone()
     loop.grow(N_ITEMS + 10)
@@ -155,7 +132,7 @@ def test_half_of_the_negatives_are_drawn_by_popularity_and_half_evenly() -> None
     loop = new_loop()
     loop.recommender.signals = ItemSignals(4, capacity=N_ITEMS)
     count_alone(loop.recommender.signals, 7, times=3)
-    loop.choose_negatives(N_ITEMS)
+    loop.prepare_version(N_ITEMS)
     negatives = loop.meta.negatives.tolist()
     assert negatives[:4] == [7] * 4
     assert len(set(negatives[4:])) > 1
@@ -165,13 +142,28 @@ def test_half_of_the_negatives_are_drawn_by_popularity_and_half_evenly() -> None
 def test_negatives_have_an_embedding() -> None:
     loop = new_loop()
     loop.recommender.signals.reserve(10 * N_ITEMS)
-    loop.choose_negatives(10 * N_ITEMS)  # more items are in use than there are embeddings
-    assert loop.meta.negatives.max() == N_ITEMS - 1
+    loop.prepare_version(10 * N_ITEMS)  # more items are in use than there are embeddings
+    assert loop.meta.negatives.max() < N_ITEMS
+    assert loop.meta.n_items == N_ITEMS
+
+
+def test_version_takes_the_residuals_over() -> None:
+    loop = new_loop()
+    tasks = new_tasks(loop, [[1, 2]] * 3)
+    loop.learn(tasks, n_items=N_ITEMS, rehearse=False)
+    assert not loop.meta.residual.any()
+    loop.prepare_version(N_ITEMS)
+    residual = loop.meta.residual
+    taken = int(tasks.targets[0])
+    p = float(tasks.probabilities[0, tasks.positions[0]])
+    assert residual[taken].item() == pytest.approx(math.log((0.5 + 3) / (0.5 + 3 * p)), rel=1e-3)
+    others = [item for item in tasks.items[0].tolist() if item not in (-1, taken)]
+    assert (residual[others] < 0).all()
 
 
 def test_negatives_stay_while_there_are_no_items() -> None:
     loop = new_loop()
-    loop.choose_negatives(0)
+    loop.prepare_version(0)
     assert loop.meta.negatives.tolist() == list(range(8))
 
 

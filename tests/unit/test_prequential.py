@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from stream_samples import copies, drawn, event, folded, learned, state_of
 
-from headrace.model.candidates import HISTORY
+from headrace.model.candidates import REMEMBERED
 from headrace.model.inner_loop import GRADIENT_DECAYS, N_DECAYS
 from headrace.model.recommender import MISS, Judgement
 from headrace.model.vocabulary import Vocabulary
@@ -98,10 +98,10 @@ def test_actions_are_known_by_position_and_unknown_ones_are_other() -> None:
 
 
 def test_the_model_sees_the_newest_of_a_longer_history() -> None:
-    state = state_of(*(event("ann", "a", at) for at in range(HISTORY)), event("ann", "b", 99))
-    result = fold([state], [], VOCABULARY, history_length=100)
-    assert result.after.items[0].tolist() == [B] + [A] * (HISTORY - 1)
-    assert result.after.n_events.tolist() == [HISTORY + 1]
+    state = state_of(*(event("ann", "a", at) for at in range(REMEMBERED)), event("ann", "b", 999))
+    result = fold([state], [], VOCABULARY, history_length=1000)
+    assert result.after.items[0].tolist() == [B] + [A] * (REMEMBERED - 1)
+    assert result.after.n_events.tolist() == [REMEMBERED + 1]
 
 
 def test_nothing_folded_is_nothing_to_judge(learner: Learner) -> None:
@@ -118,7 +118,8 @@ def hand_made(*ranks: int) -> Judgement:
     """Return a judgement whose first gradient is 1, whose second is 2 and so on."""
     gradients = np.arange(1, len(ranks) + 1, dtype=np.float32)[:, None]
     gradients[np.array(ranks) == MISS] = 0
-    return Judgement(np.array(ranks), np.zeros(len(ranks), np.int64), gradients)
+    n = len(ranks)
+    return Judgement(np.array(ranks), np.zeros(n, np.int64), np.ones((n, 1), np.float32), gradients)
 
 
 def test_each_task_has_the_sums_of_exactly_the_events_before_it() -> None:
@@ -190,7 +191,7 @@ def test_sums_of_a_model_of_another_shape_are_started_over() -> None:
         gradients=np.ones((N_DECAYS, 3), np.float32), n_judged=np.ones(N_DECAYS, np.float32)
     )
     gradients = np.full((1, 5), 2.0, np.float32)
-    hit = Judgement(np.array([1]), np.array([0]), gradients)
+    hit = Judgement(np.array([1]), np.array([0]), np.ones((1, 1), np.float32), gradients)
     sums, counts = accumulate([state], np.array([0]), hit)
     assert not sums.any()
     assert not counts.any()

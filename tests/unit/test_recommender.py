@@ -8,7 +8,8 @@ import torch
 from model_samples import count_user, histories
 from torch import Tensor, nn
 
-from headrace.model.candidates import N_SIGNALS, Candidates
+from headrace.model.candidate_signals import N_SIGNALS
+from headrace.model.candidates import Candidates
 from headrace.model.config import ModelConfig
 from headrace.model.encoder import EMBEDDING_STD
 from headrace.model.inner_loop import GRADIENT_LIMIT, N_DECAYS, GradientSums, n_scorer_weights
@@ -70,6 +71,7 @@ def new_recommender() -> Recommender:
     recommender = Recommender(MetaParameters(CONFIG, capacity=4), ItemSignals(4, capacity=4))
     nn.init.zeros_(recommender.meta.encoder.items)  # logits are the biases alone: no affinity
     recommender.meta.negatives.fill_(3)
+    recommender.meta.n_items.fill_(4)
     return recommender
 
 
@@ -113,8 +115,7 @@ def judge_alone(recommender: Recommender, prepared: Prepared, row: int, target: 
     user = prepared.rows(slice(row, row + 1))
     items = [item for item in user.candidates.items[0].tolist() if item >= 0]
     with torch.no_grad():
-        start = recommender.meta.user_loop.start[None]
-        inputs = recommender.inputs(user, start)[:, : len(items)]
+        inputs = recommender.initial(user).inputs[:, : len(items)]
     linear = torch.zeros(1, N_INPUTS, requires_grad=True)
     hidden = torch.zeros(1, CONFIG.hidden, requires_grad=True)
     scores = recommender.meta.scorer(inputs, user.context, linear_shift=linear, hidden_shift=hidden)
@@ -202,8 +203,7 @@ def test_judging_leaves_the_meta_parameters_and_their_gradients_alone(
 
 def affinity(recommender: Recommender, prepared: Prepared) -> Tensor:
     """Return the (B, C) affinity that the scorer is given at the initial weights."""
-    start = recommender.initial(len(prepared.items)).user
-    return recommender.inputs(prepared, start)[..., -1].detach()
+    return recommender.initial(prepared).inputs[..., -1].detach()
 
 
 def test_affinity_is_the_logit_above_that_of_the_average_negative() -> None:
@@ -248,15 +248,16 @@ def test_user_of_whom_nothing_is_known_is_scored_with_the_meta_parameters(
     recommender: Recommender,
 ) -> None:
     prepared = recommender.prepare(histories([], [7]))
-    fast = recommender.adapt(prepared, no_judged_events(2))
+    adapted = recommender.adapt(prepared, no_judged_events(2))
+    frozen = recommender.initial(prepared)
     torch.testing.assert_close(
-        recommender.score(prepared, fast), recommender.score(prepared, recommender.initial(2))
+        recommender.score(prepared, adapted), recommender.score(prepared, frozen)
     )
 
 
 def test_padding_scores_minus_infinity(recommender: Recommender) -> None:
     prepared = recommender.prepare(histories(*USERS))
-    scores = recommender.score(prepared, recommender.initial(len(USERS)))
+    scores = recommender.score(prepared, recommender.initial(prepared))
     assert (scores == -math.inf).tolist() == (prepared.candidates.items < 0).tolist()
     assert prepared.is_padding.any()
 
@@ -270,8 +271,8 @@ def test_users_of_a_batch_do_not_affect_each_other(recommender: Recommender) -> 
     for row, user in enumerate(USERS):
         alone = recommender.prepare(histories(user))
         one = slice(row, row + 1)
-        fast = recommender.adapt(alone, GradientSums(sums.sums[one], sums.counts[one]))
-        expected = recommender.score(alone, fast)[0]
+        adapted = recommender.adapt(alone, GradientSums(sums.sums[one], sums.counts[one]))
+        expected = recommender.score(alone, adapted)[0]
         n = len(expected)
         torch.testing.assert_close(scores[row, :n], expected, rtol=1e-4, atol=1e-4)
         assert (scores[row, n:] == -math.inf).all()
@@ -279,8 +280,9 @@ def test_users_of_a_batch_do_not_affect_each_other(recommender: Recommender) -> 
 
 def test_rows_of_a_prepared_batch_score_as_in_the_batch(recommender: Recommender) -> None:
     prepared = recommender.prepare(histories(*USERS))
-    scores = recommender.score(prepared, recommender.initial(len(USERS)))
-    part = recommender.score(prepared.rows(slice(1, 3)), recommender.initial(2))
+    scores = recommender.score(prepared, recommender.initial(prepared))
+    rows = prepared.rows(slice(1, 3))
+    part = recommender.score(rows, recommender.initial(rows))
     torch.testing.assert_close(part, scores[1:3], rtol=1e-4, atol=1e-5)
 
 
@@ -288,12 +290,12 @@ def test_shares_of_a_linear_score_add_up_to_what_it_is_above_the_mean_input() ->
     recommender = new_recommender()
     recommender.meta.scorer.mean.fill_(0.25)
     prepared = recommender.prepare(histories([2]), two_candidates(first=3, second=1))
-    fast = recommender.initial(1)
-    share = recommender.explain(prepared, fast, torch.tensor([[1, 0]]))
+    frozen = recommender.initial(prepared)
+    share = recommender.explain(prepared, frozen, torch.tensor([[1, 0]]))
     assert share.shape == (1, 2, N_INPUTS)
     # 0.1 of what the first signal is above 0.25: item 1, then item 0.
     assert share[0, :, 0].tolist() == pytest.approx([0.1 * 0.75, 0.1 * 2.75])
-    scores = recommender.score(prepared, fast)[0, [1, 0]]
+    scores = recommender.score(prepared, frozen)[0, [1, 0]]
     torch.testing.assert_close(share[0].sum(1), scores - LINEAR_START * 0.25 * N_INPUTS)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from headrace.model.candidates import N_CONTEXTS
+from headrace.model.candidate_signals import N_CONTEXTS
 from headrace.model.scorer import INPUTS, LINEAR_START, N_INPUTS, Scorer
 
 HIDDEN = 5

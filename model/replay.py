@@ -1,0 +1,44 @@
+"""Replay: what was learned from lately, kept so that a quiet taste is not forgotten."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+class Replay:
+    """The latest rows of several columns."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.filled = size, 0
+        self._next = 0
+        self._n_new = 0  # added since the last sample
+        self._columns: list[Array] = []
+
+    def add(self, columns: Sequence[Array]) -> None:
+        """Keep rows, in place of the oldest. The first call fixes each column's shape and type."""
+        if not self._columns:
+            self._columns = [np.zeros((self.size, *c.shape[1:]), c.dtype) for c in columns]
+        n = len(columns[0])
+        places = (self._next + np.arange(n)) % self.size
+        for column, values in zip(self._columns, columns, strict=True):
+            column[places] = values
+        self._next = (self._next + n) % self.size
+        self.filled = min(self.size, self.filled + n)
+        self._n_new = min(self.filled, self._n_new + n)
+
+    def sample(self, n: int, random: np.random.Generator) -> list[Array]:
+        """Draw ``n`` rows: the oldest of those not drawn yet, then evenly, with replacement."""
+        n_new = min(n, self._n_new)
+        new = (self._next - self._n_new + np.arange(n_new)) % self.size
+        self._n_new -= n_new
+        rows = np.concatenate([new, random.integers(0, self.filled, n - n_new)])
+        return [column[rows] for column in self._columns]
+
+    def peek(self, n: int, random: np.random.Generator) -> list[Array]:
+        """Draw ``n`` rows evenly, with replacement."""
+        rows = random.integers(0, self.filled, n)
+        return [column[rows] for column in self._columns]

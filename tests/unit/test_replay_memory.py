@@ -1,0 +1,62 @@
+"""Replay memory: what is kept, and what is drawn from it."""
+
+import numpy as np
+import pytest
+
+from headrace.model.replay import Replay
+
+
+def columns(numbers: range) -> list[np.ndarray]:
+    """Return two columns in which each number stands."""
+    values = np.array(numbers, np.int32)
+    return [values, np.repeat(values[:, None], 3, 1).astype(np.float16)]
+
+
+@pytest.mark.parametrize(
+    ("batches", "kept"),
+    [
+        ([range(3)], {0, 1, 2}),
+        ([range(3), range(3, 6)], {2, 3, 4, 5}),
+        ([range(3), range(3, 6), range(6, 9), range(9, 12)], {8, 9, 10, 11}),
+        ([range(10)], {6, 7, 8, 9}),  # more than there is room for
+    ],
+)
+def test_latest_rows_are_kept_and_no_more(batches: list[range], kept: set[int]) -> None:
+    replay = Replay(4)
+    for batch in batches:
+        replay.add(columns(batch))
+    assert replay.filled == len(kept)
+    drawn, _ = replay.peek(200, np.random.default_rng(0))
+    assert set(drawn.tolist()) == kept
+
+
+def test_row_comes_back_whole() -> None:
+    replay = Replay(8)
+    replay.add(columns(range(5)))
+    number, triple = replay.sample(50, np.random.default_rng(0))
+    np.testing.assert_array_equal(triple, np.repeat(number[:, None], 3, 1))
+    assert (number.dtype, triple.dtype) == (np.int32, np.float16)
+
+
+def test_new_rows_are_drawn_first_and_once_for_sure() -> None:
+    replay, random = Replay(6), np.random.default_rng(0)
+    replay.add(columns(range(4)))
+    assert replay.sample(3, random)[0].tolist() == [0, 1, 2]
+    replay.add(columns(range(4, 6)))
+    drawn, _ = replay.sample(5, random)
+    assert drawn[:3].tolist() == [3, 4, 5]
+    assert set(drawn[3:].tolist()) <= set(range(6))
+
+
+def test_looking_does_not_count_as_drawing() -> None:
+    replay, random = Replay(4), np.random.default_rng(0)
+    replay.add(columns(range(2)))
+    replay.peek(10, random)
+    assert replay.sample(2, random)[0].tolist() == [0, 1]
+
+
+def test_new_rows_that_were_overwritten_are_forgotten() -> None:
+    replay = Replay(4)
+    replay.add(columns(range(3)))
+    replay.add(columns(range(3, 6)))
+    assert replay.sample(4, np.random.default_rng(0))[0].tolist() == [2, 3, 4, 5]
