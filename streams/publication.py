@@ -19,12 +19,14 @@ from headrace.model.config import ModelConfig
 from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.signals import ItemSignals
 from headrace.model.vocabulary import Vocabulary
+from headrace.streams.delta_check import check_signals, check_weights, checked_items
 from headrace.streams.errors import CheckpointError, MalformedRecordError
 from headrace.streams.store import Arrays, StoredFile, pack, unpack
 from headrace.streams.wire import SCHEMA_VERSION
 
 ANNOUNCEMENT_KEY = b"announced"  # one key: the compacted topic keeps the latest announcement
 FRAGMENT_BYTES = 500_000  # half the broker's default limit of a record
+DELTA_LIMIT_BYTES = 2**28  # every neighbour of 60,000 items; the changes of a second are some MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,22 +118,41 @@ def pack_delta(recommender: Recommender, new_items: list[tuple[int, str]]) -> by
 
 
 def apply_delta(blob: bytes, recommender: Recommender, vocabulary: Vocabulary) -> None:
-    """Take over a delta; applying it again changes nothing.
+    """Take over a delta, all of it or nothing; applying it again changes nothing.
+
+    1. Read and check everything. 2. Apply: from here on nothing can be refused.
 
     Raises:
         CheckpointError: the bytes are no delta, or do not fit the model being served.
     """
-    try:
-        arrays, fields = unpack(zlib.decompress(blob))
-        small = _tensors_of(arrays, "meta.")
-        recommender.meta.load_state_dict(small, strict=False)
-        for index, item in fields["new_items"]:
-            vocabulary.place(index, item)
-        recommender.signals.apply_delta(_under(arrays, "signals."))
-    except (zlib.error, KeyError, TypeError, RuntimeError, IndexError, ValueError) as exc:
+    signals = recommender.signals
+    try:  # 1
+        arrays, fields = unpack(_decompress(blob))
+        small, changed = _tensors_of(arrays, "meta."), _under(arrays, "signals.")
+        room = max(vocabulary.max_items, len(vocabulary))
+        new_items = checked_items(fields["new_items"], max_items=room)
+        n_items = max([len(vocabulary), *(index + 1 for index, _ in new_items)])
+        check_weights(small, recommender.meta)
+        check_signals(changed, signals, n_items=n_items)
+    except (zlib.error, KeyError, TypeError, RuntimeError, ValueError) as exc:
         raise CheckpointError(f"a delta does not fit: {exc}") from exc
-    recommender.signals.reserve(len(vocabulary))
-    recommender.signals.refresh_popular(len(vocabulary))
+    signals.reserve(n_items)  # 2
+    recommender.meta.load_state_dict(small, strict=False)
+    for index, item in new_items:
+        vocabulary.place(index, item)
+    signals.apply_delta(changed)
+    signals.refresh_popular(n_items)
+
+
+def _decompress(blob: bytes) -> bytes:
+    """Return what was compressed; a small blob may stand for more than there is memory."""
+    decompressor = zlib.decompressobj()
+    data = decompressor.decompress(blob, DELTA_LIMIT_BYTES + 1)
+    if len(data) > DELTA_LIMIT_BYTES:
+        raise ValueError(f"it is larger than {DELTA_LIMIT_BYTES} bytes")
+    if not decompressor.eof:
+        raise ValueError("its end is missing")
+    return data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,5 @@
 """What travels from learn to adapt: announcements, versions, and deltas in fragments."""
 
-import zlib
-
 import msgpack
 import numpy as np
 import pytest
@@ -164,7 +162,7 @@ def test_a_delta_carries_the_scoring_network_and_leaves_the_encoder() -> None:
     recommender, vocabulary = replica_of(learner)
     encoder = recommender.meta.encoder.items.detach().clone()
     learner.learn(STREAM[150:])
-    apply_delta(pack_delta(learner.recommender, []), recommender, vocabulary)
+    apply_delta(pack_delta(learner.recommender, learner.new_items), recommender, vocabulary)
     torch.testing.assert_close(
         recommender.meta.small_state(), learner.recommender.meta.small_state()
     )
@@ -172,30 +170,11 @@ def test_a_delta_carries_the_scoring_network_and_leaves_the_encoder() -> None:
     assert not torch.equal(recommender.meta.encoder.items, learner.recommender.meta.encoder.items)
 
 
-def test_damaged_deltas_are_refused() -> None:
-    learner = learned(STREAM)
-    recommender, vocabulary = replica_of(learner)
-    delta = pack_delta(learner.recommender, learner.new_items)
-    arrays, fields = unpack(zlib.decompress(delta))
-    damaged = [
-        b"",
-        delta[:-1],
-        delta[:100] + bytes([delta[100] ^ 1]) + delta[101:],
-        zlib.compress(b"no safetensors"),
-        zlib.compress(pack({}, fields)),
-        zlib.compress(pack(arrays, {})),
-        zlib.compress(pack(arrays, {"new_items": [7]})),
-    ]
-    for blob in damaged:
-        with pytest.raises(CheckpointError):
-            apply_delta(blob, recommender, vocabulary)
-
-
 def test_a_delta_of_a_model_of_another_shape_is_refused() -> None:
     recommender, vocabulary = replica_of(learned(STREAM))
     other = learned(STREAM, neighbours=16)
     with pytest.raises(CheckpointError, match="does not fit"):
-        apply_delta(pack_delta(other.recommender, []), recommender, vocabulary)
+        apply_delta(pack_delta(other.recommender, other.new_items), recommender, vocabulary)
 
 
 def test_a_version_whose_parts_do_not_fit_is_refused() -> None:

@@ -1,0 +1,77 @@
+"""What a delta must be like to be taken over: checked whole, before any of it is applied.
+
+Half a delta would leave signals that nobody counted, and the compiled loops over the item signals
+do not check an index: one that is out of range reads foreign memory.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from headrace.model.recommender import MetaParameters
+from headrace.model.signals import ItemSignals
+from headrace.streams.store import Arrays
+
+_OF_NEIGHBOURS = ("rows", "slots", "ids", "weights")  # one entry for each changed neighbour
+_CLOCKS = ("clock", "now_s")  # all other arrays have one entry for each changed item
+
+
+def checked_items(new_items: Iterable[Any], *, max_items: int) -> list[tuple[int, str]]:
+    """Return the new items of a delta.
+
+    Raises:
+        ValueError: an index is out of range, or an id is no text.
+        TypeError: it is no list of pairs.
+    """
+    items = [(index, item) for index, item in new_items]
+    for index, item in items:
+        if type(index) is not int or not 0 <= index < max_items:
+            raise ValueError(f"item index {index!r} is not from 0 to {max_items - 1}")
+        if not isinstance(item, str) or not item:
+            raise ValueError(f"the id of item {index} is no text")
+    return items
+
+
+def check_weights(given: Mapping[str, torch.Tensor], meta: MetaParameters) -> None:
+    """Check the small scoring network against the model it is for.
+
+    Raises:
+        ValueError: another set of weights, another shape, or a weight that is not finite.
+    """
+    own = meta.small_state()
+    if given.keys() != own.keys():
+        raise ValueError(f"weights that only one side has: {sorted(given.keys() ^ own.keys())}")
+    for name, weights in given.items():
+        if (weights.shape, weights.dtype) != (own[name].shape, own[name].dtype):
+            raise ValueError(f"{name} is {weights.dtype} {tuple(weights.shape)}")
+        if not weights.isfinite().all():
+            raise ValueError(f"{name} is not finite")
+
+
+def check_signals(delta: Arrays, signals: ItemSignals, *, n_items: int) -> None:
+    """Check changed item signals against those they are for, once the vocabulary has ``n_items``.
+
+    Raises:
+        ValueError: a type, shape, count or index that does not fit.
+        KeyError: an array is missing.
+    """
+    lengths = dict.fromkeys(_OF_NEIGHBOURS, len(delta["rows"]))
+    for name, like in signals.snapshot(0).items():  # every array as it must be, without entries
+        array = delta[name]
+        n = len(like) if name in _CLOCKS else lengths.get(name, len(delta["items"]))
+        if array.dtype != like.dtype or array.shape != (n, *like.shape[1:]):
+            raise ValueError(f"{name} is {array.dtype} {array.shape}")
+        if array.dtype.kind == "f" and not ((array >= 0) & (array < np.inf)).all():
+            raise ValueError(f"{name} is no count: negative or not finite")
+    for name, first, end in (
+        ("items", 0, n_items),
+        ("rows", 0, n_items),
+        ("slots", 0, signals.neighbours),
+        ("ids", -1, n_items),  # -1: no neighbour
+        ("filled", 0, signals.neighbours + 1),
+    ):
+        array = delta[name]
+        if ((array < first) | (array >= end)).any():
+            raise ValueError(f"{name} are not all from {first} to {end - 1}")
