@@ -30,16 +30,21 @@ class Broadcast:
             latest_only=[settings.topic("models")],  # the files of older versions may be gone
         )
 
-    def _model(self, record: Any) -> None:
-        """Load an announced version; one with item signals goes on with the deltas after it."""
+    def _model(self, record: Any) -> bool:
+        """Load an announced version; one with item signals goes on with the deltas after it.
+
+        False if it is refused: where nothing newer was taken, the one announced before will do.
+        """
         try:
             announcement = Announcement.decode(record.value)
-        except MalformedRecordError as exc:
+            has_signals = self._serving.serve(announcement)
+        except (MalformedRecordError, CheckpointError) as exc:
             logger.error("passed over models offset=%d: %s", record.offset, exc)
-            return
-        if self._serving.serve(announcement):
+            return False
+        if has_signals:
             self._assembler = Assembler()
             self.follower.seek(self._deltas, announcement.delta_offset)
+        return True
 
     def _delta(self, record: Any) -> None:
         try:

@@ -6,6 +6,7 @@ one. Faust's own way of broadcasting, the GlobalTable, is documented to recover 
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -16,14 +17,16 @@ from headrace.streams.guards import EXIT_FAILED, end_process
 
 logger = logging.getLogger(__name__)
 
-Handler = Callable[[Any], None]  # takes a kafka-python ConsumerRecord
+Handler = Callable[[Any], bool | None]  # takes a kafka-python ConsumerRecord; False: of no use
+LATEST_HELD = 5  # to go back to; by default as many checkpoints are kept
 
 
 class Follower(threading.Thread):
     """Follows single-partition topics; a handler that raises ends the process.
 
     Of a topic in ``latest_only`` a record is handed over only if there is no later one: a broker
-    compacts a topic late, and who comes new must not go through all that was overwritten.
+    compacts a topic late, and who comes new must not go through all that was overwritten. If the
+    handler returns False, the record before it is handed over, as far as the broker has kept it.
     """
 
     def __init__(
@@ -37,7 +40,7 @@ class Follower(threading.Thread):
         self._broker = bootstrap
         self._handlers = dict(handlers)
         self._latest_only = frozenset(latest_only)
-        self._held: dict[str, Any] = {}
+        self._held: dict[str, deque[Any]] = {}
         self._stopping = threading.Event()
         self._seeks: dict[str, int] = {}
 
@@ -65,7 +68,11 @@ class Follower(threading.Thread):
         # In the order of the handlers: a version before the deltas that come on top of it.
         for topic, handle in self._handlers.items():
             tp = TopicPartition(topic, 0)
-            for record in self._due(consumer, tp, polled.get(tp, [])):
+            records = polled.get(tp, [])
+            if topic in self._latest_only:
+                self._hand_over_latest(consumer, tp, records)
+                continue
+            for record in records:
                 if topic in self._seeks:
                     break  # what follows will be read again from the new place
                 handle(record)
@@ -73,13 +80,13 @@ class Follower(threading.Thread):
             consumer.seek(TopicPartition(topic, 0), offset)
         self._seeks.clear()
 
-    def _due(self, consumer: Any, tp: TopicPartition, records: Sequence[Any]) -> Sequence[Any]:
-        """Return what to hand over now; of the latest only, nothing until the end is read."""
-        if tp.topic not in self._latest_only:
-            return records
-        if records:
-            self._held[tp.topic] = records[-1]
+    def _hand_over_latest(self, consumer: Any, tp: TopicPartition, records: Sequence[Any]) -> None:
+        """Hold records until the end is read; then hand over, newest first, until one is of use."""
+        held = self._held.setdefault(tp.topic, deque(maxlen=LATEST_HELD))
+        held.extend(records)
         # Both are at hand after a fetch that brought records.
-        if tp.topic not in self._held or consumer.position(tp) < consumer.highwater(tp):
-            return ()
-        return (self._held.pop(tp.topic),)
+        if not held or consumer.position(tp) < consumer.highwater(tp):
+            return
+        while held and self._handlers[tp.topic](held.pop()) is False:
+            pass
+        held.clear()

@@ -87,7 +87,10 @@ class Serving:
     def serve(self, announcement: Announcement) -> bool:
         """Load a version and swap it in; True if its item signals came with it.
 
-        A version that fails a check is refused, counted and logged; the one at work stays.
+        The version at work stays if this one is refused, which is counted.
+
+        Raises:
+            CheckpointError: the version fails a check.
         """
         live = self._live
         try:
@@ -97,8 +100,7 @@ class Serving:
             )
         except CheckpointError as exc:
             metrics.CHECKPOINTS_REFUSED.inc()
-            logger.error("refused model version %d: %s", announcement.version, exc)
-            return False
+            raise CheckpointError(f"refused model version {announcement.version}: {exc}") from exc
         recommender.warm_up()
         is_new_epoch = live is None or live.epoch != announcement.epoch
         with self._changed:

@@ -97,7 +97,8 @@ def test_a_version_that_fails_a_check_is_refused_counted_and_the_old_one_serves_
         path.write_bytes(path.read_bytes()[:-1])
     else:
         announced = replace(announced, model=replace(announced.model, sha256="0" * 64))
-    assert not shop.serving.serve(announced)
+    with pytest.raises(CheckpointError, match="refused model version 2"):
+        shop.serving.serve(announced)
     assert metric("checkpoints_refused_total") == n_refused + 1
     assert shop.answer(*CLICKS) == before
 
@@ -105,7 +106,8 @@ def test_a_version_that_fails_a_check_is_refused_counted_and_the_old_one_serves_
 def test_a_refused_first_version_leaves_the_worker_waiting(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     announced = shop.announce(1)
-    assert not shop.serving.serve(replace(announced, model=replace(announced.model, name="none")))
+    with pytest.raises(CheckpointError, match="none cannot be read"):
+        shop.serving.serve(replace(announced, model=replace(announced.model, name="none")))
     assert not shop.serving.is_ready()
     assert shop.serving.serve(announced)
 

@@ -1,0 +1,139 @@
+"""Broadcast: which announced version a worker takes when some of them are damaged."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kafka import TopicPartition
+from serving_samples import CLICKS, Shop, metric
+
+from headrace.streams import clients
+from headrace.streams.broadcast import Broadcast
+from headrace.streams.follower import LATEST_HELD
+from headrace.streams.publication import Announcement
+from headrace.streams.settings import Settings
+
+LIMIT_S = 10.0
+MODELS = TopicPartition(Settings().topic("models"), 0)
+DELTAS = TopicPartition(Settings().topic("deltas"), 0)
+
+
+class FakeConsumer:
+    """Brings the announcements poll by poll; stands for a kafka-python consumer."""
+
+    def __init__(self, *polls: list[bytes]) -> None:
+        offsets = iter(range(sum(map(len, polls))))
+        self._polls = [
+            [SimpleNamespace(value=value, offset=next(offsets)) for value in poll] for poll in polls
+        ]
+        self._ends = Counter({MODELS: sum(map(len, polls))})
+        self._positions: Counter[TopicPartition] = Counter()
+        self.sought: list[tuple[TopicPartition, int]] = []
+        self.is_read = threading.Event()
+        self.is_left = threading.Event()
+
+    def poll(self, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
+        if self._polls:
+            records = self._polls.pop(0)
+            self._positions[MODELS] += len(records)
+            return {MODELS: records}
+        self.is_read.set()  # who asks for more has handled what came
+        self.is_left.wait(timeout_ms / 1000)
+        return {}
+
+    def position(self, tp: TopicPartition) -> int:
+        return self._positions[tp]
+
+    def highwater(self, tp: TopicPartition) -> int:
+        return self._ends[tp]
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        self.sought.append((tp, offset))
+
+
+def follow(shop: Shop, monkeypatch: pytest.MonkeyPatch, *polls: list[bytes]) -> FakeConsumer:
+    """Let a worker that starts follow the models topic to its end."""
+    consumer = FakeConsumer(*polls)
+
+    @contextmanager
+    def connected(*_: object) -> Iterator[FakeConsumer]:
+        yield consumer
+
+    monkeypatch.setattr(clients, "broadcast_consumer", connected)
+    follower = Broadcast(shop.settings, shop.serving).follower
+    follower.start()
+    try:
+        assert consumer.is_read.wait(LIMIT_S)
+    finally:
+        consumer.is_left.set()
+        follower.close()
+    return consumer
+
+
+def damaged(announcement: Announcement) -> bytes:
+    """Return an announcement of a file with another checksum."""
+    return replace(announcement, model=replace(announcement.model, sha256="0" * 64)).encode()
+
+
+def version_of(shop: Shop) -> int:
+    """Return the version that answers; without one, answering would wait for it."""
+    assert shop.serving.is_ready()
+    return shop.answer(*CLICKS).model_version
+
+
+def n_refused() -> float:
+    """Return how many versions were refused."""
+    return metric("checkpoints_refused_total")
+
+
+def test_of_good_versions_the_newest_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, before = Shop(tmp_path), n_refused()
+    follow(shop, monkeypatch, [damaged(shop.announce(1))], [shop.announce(2).encode()])
+    assert version_of(shop) == 2
+    assert n_refused() == before
+
+
+@pytest.mark.parametrize("n_in_first_poll", [1, 2, 3])
+def test_a_worker_that_starts_goes_back_from_damaged_versions_to_a_good_one(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    n_in_first_poll: int,
+) -> None:
+    shop, before = Shop(tmp_path), n_refused()
+    good = replace(shop.announce(2), delta_offset=7).encode()
+    records = [shop.announce(1).encode(), good, damaged(shop.announce(3)), b"no announcement"]
+    consumer = follow(shop, monkeypatch, records[:n_in_first_poll], records[n_in_first_poll:])
+    assert version_of(shop) == 2
+    assert consumer.sought == [(DELTAS, 7)]
+    assert n_refused() == before + 1
+    assert "offset=2: refused model version 3: v00000003" in caplog.text
+    assert "offset=3: undecodable" in caplog.text
+
+
+def test_a_worker_at_work_stays_with_its_version_when_a_damaged_one_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop(tmp_path).at_work()
+    before = n_refused()
+    consumer = follow(shop, monkeypatch, [damaged(shop.announce(2))])
+    assert version_of(shop) == 1
+    assert (n_refused(), consumer.sought) == (before + 1, [])
+
+
+def test_a_worker_does_not_go_back_further_than_checkpoints_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, before = Shop(tmp_path), n_refused()
+    good = shop.announce(1)
+    follow(shop, monkeypatch, [good.encode()] + LATEST_HELD * [damaged(good)])
+    assert not shop.serving.is_ready()
+    assert n_refused() == before + LATEST_HELD
