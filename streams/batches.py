@@ -33,7 +33,7 @@ class RecordBatch:
         return self.receipt.tp
 
 
-class BatchMessage(ConsumerMessage):  # type: ignore[misc]
+class BatchMessage(ConsumerMessage):
     """One Faust message that carries a whole batch."""
 
     __slots__ = ("batch",)
@@ -52,7 +52,7 @@ class ChangelogMessage(BatchMessage):
     """A batch of a changelog, on its way into the table."""
 
 
-class BatchSchema(faust.Schema):  # type: ignore[misc]
+class BatchSchema(faust.Schema):
     """Hands the batch through undecoded: one bad record must not stop the rest."""
 
     def loads_key(self, app: Any, message: Any, **_: Any) -> None:

@@ -36,7 +36,7 @@ PRODUCER_REQUEST_LIMIT_S = 30.0  # Faust's default is 20 minutes
 LARGEST_RECORD_BYTES = 1_048_576  # the broker's own default, less its batch header
 
 
-class BatchQueue(ThrowableQueue):  # type: ignore[misc]
+class BatchQueue(ThrowableQueue):
     """An agent's buffer that keeps its record batches when flow resumes.
 
     faust-streaming #596: at the end of recovery ``flow_control.resume()`` clears the buffers after
@@ -50,7 +50,7 @@ class BatchQueue(ThrowableQueue):  # type: ignore[misc]
             super().clear()
 
 
-class StateStore(memory.Store):  # type: ignore[misc]
+class StateStore(memory.Store):
     """User states by ``StateKey``, least recently written first.
 
     Recovery keeps the state with the larger offset, so the late write of a worker that was
@@ -90,14 +90,14 @@ class StateStore(memory.Store):  # type: ignore[misc]
             del self.data[key]
 
 
-class StateTable(faust.Table):  # type: ignore[misc]
+class StateTable(faust.Table):
     """A table whose store is a ``StateStore``, and whose changelog is read in batches."""
 
     def _new_store(self) -> StateStore:
         return StateStore("memory://", self.app, self, table_name=self.name, loop=self.loop)
 
 
-class IntakeApp(faust.App):  # type: ignore[misc]
+class IntakeApp(faust.App):
     """A Faust app that takes record batches in and knows when it is serving."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

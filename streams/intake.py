@@ -48,7 +48,7 @@ class IntakeOptions:
     """Awaited before partitions are given up: what is being written must have ended."""
 
 
-class IntakeConsumer(driver.Consumer):  # type: ignore[misc]
+class IntakeConsumer(driver.Consumer):
     """Faust's consumer, with record batches, watermarks and exact positions for some topics."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -243,7 +243,8 @@ class IntakeConsumer(driver.Consumer):  # type: ignore[misc]
         on every broker, and each assigned partition is being fetched anyway.
         """
         listed = dict(await super().highwaters(*tps))
-        return await self._thread.call_thread(self._with_fetched_ends, listed)  # type: ignore[no-any-return]
+        ends: dict[TP, int] = await self._thread.call_thread(self._with_fetched_ends, listed)
+        return ends
 
     async def _with_fetched_ends(self, listed: dict[TP, int]) -> dict[TP, int]:
         consumer = self._thread._ensure_consumer()
@@ -260,7 +261,7 @@ class IntakeConsumer(driver.Consumer):  # type: ignore[misc]
         return ends
 
 
-class IntakeTransport(driver.Transport):  # type: ignore[misc]
+class IntakeTransport(driver.Transport):
     """Faust's public hook: a transport with our consumer."""
 
     Consumer = IntakeConsumer
