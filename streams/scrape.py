@@ -2,6 +2,8 @@
 
 import urllib.error
 import urllib.request
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,13 +24,14 @@ class Scrape:
     def quantile(self, name: str, q: float, *, since: "Scrape") -> float:
         """Return a quantile of a histogram's growth since another scrape, as Prometheus would.
 
-        Interpolates within the bucket; zero if nothing was observed between the two.
+        Sums over all labels but ``le``, the upper bound of a bucket. Interpolates within the
+        bucket; zero if nothing was observed between the two.
         """
-        buckets = sorted(
-            (float(labels[0]), count - since.samples.get((key, labels), 0.0))
-            for (key, labels), count in self.samples.items()
-            if key == f"headrace_{name}_bucket"
-        )
+        counts: defaultdict[float, float] = defaultdict(float)
+        for (key, labels), count in self.samples.items():
+            if key == f"headrace_{name}_bucket":
+                counts[float(labels[-1])] += count - since.samples.get((key, labels), 0.0)
+        buckets = sorted(counts.items())
         if not buckets or buckets[-1][1] <= 0:
             return 0.0
         wanted = q * buckets[-1][1]
@@ -53,8 +56,13 @@ def scrape(port: int) -> Scrape:
         return Scrape()
     return Scrape(
         {
-            (sample.name, tuple(sample.labels.values())): sample.value
+            (sample.name, _values_of(sample.labels)): sample.value
             for family in text_string_to_metric_families(text)
             for sample in family.samples
         }
     )
+
+
+def _values_of(labels: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the values in the order of the text, but a bucket's bound last."""
+    return tuple(labels[name] for name in sorted(labels, key=lambda name: name == "le"))

@@ -4,6 +4,7 @@ import socket
 from contextlib import closing
 
 import pytest
+from prometheus_client import REGISTRY, Histogram
 
 from headrace.streams import metrics
 from headrace.streams.http import serve
@@ -45,6 +46,13 @@ def test_a_quantile_of_nothing_is_zero() -> None:
     assert WAITS.quantile("wait_seconds", 0.5, since=WAITS) == 0
 
 
+def test_a_quantile_is_of_all_values_of_the_other_labels() -> None:
+    counts = {("read", "0.1"): 6, ("read", "+Inf"): 6, ("write", "0.1"): 2, ("write", "+Inf"): 4}
+    both = Scrape({("headrace_wait_seconds_bucket", labels): n for labels, n in counts.items()})
+    # Eight of ten within 0 to 0.1.
+    assert both.quantile("wait_seconds", 0.4, since=NOTHING) == pytest.approx(0.05)
+
+
 def test_a_metric_that_is_not_there_reads_as_zero() -> None:
     assert NOTHING.get("events_total") == 0
     assert WAITS.get("wait_seconds_bucket", "0.5") == 20
@@ -59,6 +67,21 @@ def test_samples_are_read_from_a_role_by_name_and_label() -> None:
     grown = after.get("dead_letters_total", "empty") - before.get("dead_letters_total", "empty")
     assert grown == 3
     assert after.quantile("micro_batch_users", 1.0, since=before) == 4  # the bucket of 3 and 4
+
+
+@pytest.mark.parametrize("label", ["action", "stage"])  # on either side of "le"
+def test_a_quantile_is_read_from_a_role_whose_histogram_has_another_label(label: str) -> None:
+    waits = Histogram("wait_seconds", "", [label], namespace="headrace", buckets=[1.0, 2.0])
+    try:
+        for value, seconds in [("a", 0.5), ("b", 1.5), ("b", 1.5)]:
+            waits.labels(value).observe(seconds)
+        with closing(serve("127.0.0.1", 0, is_live=lambda: True, is_ready=lambda: True)) as server:
+            found = scrape(server.port)
+    finally:
+        REGISTRY.unregister(waits)
+    assert found.get("wait_seconds_bucket", "b", "2.0") == 2
+    # The first of two within 1 to 2.
+    assert found.quantile("wait_seconds", 2 / 3, since=NOTHING) == pytest.approx(1.5)
 
 
 def test_a_role_that_does_not_answer_has_no_samples() -> None:
