@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -43,7 +43,10 @@ class Settings(BaseSettings):
         10.0, ge=6, le=300, description="Silence after which a worker's partitions move on."
     )
     rebalance_limit_s: float = Field(
-        60.0, ge=10, description="A worker whose rebalance or recovery lasts longer ends itself."
+        60.0,
+        ge=12,
+        validate_default=True,
+        description="A worker whose rebalance or recovery lasts longer ends itself.",
     )
     pause_limit_s: float = Field(
         2.0, gt=0, description="A worker that was stopped for longer ends itself: it may be stale."
@@ -121,6 +124,19 @@ class Settings(BaseSettings):
     adapt_port: int = Field(8601, ge=0, le=65_535, description="Port of the adapt role's metrics.")
     learn_port: int = Field(8602, ge=0, le=65_535, description="Port of the learn role's metrics.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Logging.")
+
+    @field_validator("rebalance_limit_s")
+    @classmethod
+    def _outlasts_a_dead_member(cls, limit_s: float, info: ValidationInfo) -> float:
+        # A rebalance waits a session for a member that died, and the next one may follow at once.
+        session_s = info.data.get("session_timeout_s", 0.0)  # it is missing if it was refused
+        if limit_s < 2 * session_s:
+            raise ValueError(
+                "a worker would end itself while a dead one is waited for:"
+                f" set rebalance_limit_s to {2 * session_s:g} or more,"
+                f" or session_timeout_s={session_s:g} to {limit_s / 2:g} or less"
+            )
+        return limit_s
 
     @classmethod
     def settings_customise_sources(

@@ -211,4 +211,4 @@ def test_a_long_session_makes_requests_wait_as_long(tmp_path: Path) -> None:
     async def check(app: IntakeApp) -> None:
         assert app.conf.broker_request_timeout == 300.0
 
-    with_app(tmp_path, check, session_timeout_s=300)
+    with_app(tmp_path, check, session_timeout_s=300, rebalance_limit_s=600)

@@ -113,6 +113,21 @@ def test_value_out_of_range_is_named_with_its_meaning(name: str, value: object) 
     assert str(Settings.model_fields[name].description) in str(refusal.value)
 
 
+def test_rebalance_limit_covers_two_sessions() -> None:
+    assert load({"session_timeout_s": 30}).rebalance_limit_s == 60
+    assert load({"session_timeout_s": 40, "rebalance_limit_s": 80}).session_timeout_s == 40
+    with pytest.raises(SettingsError) as refusal:
+        load({"session_timeout_s": 40})
+    assert "set rebalance_limit_s to 80 or more" in str(refusal.value)
+    assert "or session_timeout_s=40 to 30 or less" in str(refusal.value)
+
+
+def test_a_refused_session_is_all_that_is_said_of_it() -> None:
+    with pytest.raises(SettingsError, match="session_timeout_s='long'") as refusal:
+        load({"session_timeout_s": "long"})
+    assert "rebalance_limit_s" not in str(refusal.value)
+
+
 def test_value_out_of_range_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_PARTITIONS", "0")
     with pytest.raises(SettingsError, match="partitions='0'"):
