@@ -48,6 +48,7 @@ class Live:
     epoch: int
     recommender: Recommender
     vocabulary: Vocabulary
+    is_behind: bool = False  # a delta was refused: what it carried comes only with a version
     popular: Ints = field(default_factory=lambda: np.zeros(0, np.int32))  # recent, best first
 
     def refresh(self) -> None:
@@ -87,6 +88,7 @@ class Serving:
     def serve(self, announcement: Announcement) -> bool:
         """Load a version and swap it in; True if its item signals came with it.
 
+        They come with a new epoch, and where a delta is missing from those at work.
         The version at work stays if this one is refused, which is counted.
 
         Raises:
@@ -102,9 +104,9 @@ class Serving:
             metrics.CHECKPOINTS_REFUSED.inc()
             raise CheckpointError(f"refused model version {announcement.version}: {exc}") from exc
         recommender.warm_up()
-        is_new_epoch = live is None or live.epoch != announcement.epoch
         with self._changed:
-            if live is not None and not is_new_epoch:
+            has_signals = live is None or live.epoch != announcement.epoch or live.is_behind
+            if live is not None and not has_signals:
                 # The signals at work are this version's own and have moved on since.
                 recommender = Recommender(
                     recommender.meta, live.recommender.signals, device=self._device
@@ -118,15 +120,24 @@ class Serving:
         logger.info(
             "serving model version %d of epoch %d", announcement.version, announcement.epoch
         )
-        return is_new_epoch
+        return has_signals
 
     def apply(self, epoch: int, delta: bytes, *, published_ms: int) -> None:
-        """Apply a delta if it belongs to the epoch at work."""
+        """Apply a delta if it belongs to the epoch at work.
+
+        Raises:
+            CheckpointError: it is refused; the next version makes up for it.
+        """
         with self._lock:
-            if self._live is None or self._live.epoch != epoch:
+            live = self._live
+            if live is None or live.epoch != epoch:
                 return
-            apply_delta(delta, self._live.recommender, self._live.vocabulary)
-            self._live.refresh()
+            try:
+                apply_delta(delta, live.recommender, live.vocabulary)
+            except CheckpointError:
+                live.is_behind = True
+                raise
+            live.refresh()
         metrics.DELTAS_APPLIED.inc()
         metrics.DELTA_AGE.set(max(0, self._now_ms() - published_ms) / 1000)
 

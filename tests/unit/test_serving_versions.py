@@ -142,3 +142,17 @@ def test_a_damaged_delta_is_an_error_and_lists_go_on(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         shop.serving.apply(1, b"damaged", published_ms=NOW_MS)
     assert shop.answer(*CLICKS) == before
+
+
+def test_the_next_version_makes_up_for_a_refused_delta(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).at_work()
+    shop.popularise("hot")
+    with pytest.raises(CheckpointError):
+        shop.serving.apply(1, b"damaged", published_ms=NOW_MS)
+    shop.learner.signals.take_delta()  # what the damaged one carried
+    shop.learner.new_items = []
+    shop.delta()  # fits, and does not carry it again
+    assert "hot" not in shop.answer(*CLICKS).items
+    assert shop.serving.serve(shop.announce(2))
+    assert "hot" in shop.answer(*CLICKS).items
+    assert not shop.serving.serve(shop.announce(3))
