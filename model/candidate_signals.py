@@ -11,6 +11,7 @@ from numba import njit
 from headrace.model.signals import (
     ALL_TIME,
     ALSO,
+    AROUND,
     FAST,
     MEDIUM,
     NEAR,
@@ -33,7 +34,7 @@ SIGNALS = (
     "own_recency", "own_last", "own_count", "own_total", "own_seen", "own_age", "own_in_session",
     "own_followed",
     "next", "next_lift", "next_of_last", "next_of_last_lift", "near", "near_lift", "session",
-    "recent", "also", "also_mean", "back",
+    "recent", "around", "around_lift", "links", "also", "also_mean", "back",
     "popularity", "popularity_slow", "popularity_medium", "popularity_fast",
     "idle", "age", "repeat_propensity", "category_share", "category_of_last",
 )  # fmt: skip
@@ -42,7 +43,7 @@ N_SIGNALS = len(SIGNALS)
     OWN_RECENCY, OWN_LAST, OWN_COUNT, OWN_TOTAL, OWN_SEEN, OWN_AGE, OWN_IN_SESSION,
     OWN_FOLLOWED,
     F_NEXT, NEXT_LIFT, NEXT_OF_LAST, NEXT_OF_LAST_LIFT, F_NEAR, NEAR_LIFT, F_SESSION,
-    F_RECENT, F_ALSO, ALSO_MEAN, BACK,
+    F_RECENT, F_AROUND, AROUND_LIFT, LINKS, F_ALSO, ALSO_MEAN, BACK,
     POPULARITY, POPULARITY_SLOW, POPULARITY_MEDIUM, POPULARITY_FAST,
     IDLE, AGE, REPEAT_PROPENSITY, CATEGORY_SHARE, CATEGORY_OF_LAST,
 ) = range(N_SIGNALS)  # fmt: skip
@@ -54,7 +55,7 @@ class Walk(NamedTuple):
     """What the walk over a task's history found; an item's row counts only if stamped."""
 
     sums: Floats  # (N, R) shares of each relation, over the neighbours of the recent items
-    loudest: Floats  # (N, 2) largest share from one interaction, and its position
+    loudest: Floats  # (N, 3) by the columns below
     own: Floats  # (N, 5) own counts, by the columns below
     stamps: Longs  # (N, 3) latest task that touched, chose, owns the item
     touched: Ints  # (N,) the items touched
@@ -62,6 +63,7 @@ class Walk(NamedTuple):
 
 TOUCHED, CHOSEN, OWN = range(3)  # columns of the stamps
 RECENCY, POSITION, COUNT, TOTAL, FOLLOWED = range(5)  # columns of the own counts
+SHARE, SPEAKER, LINKED = range(3)  # largest share from one interaction, which, how many speak
 
 
 @njit(cache=True, nogil=True)
@@ -121,10 +123,13 @@ def describe(
             f[NEAR_LIFT] = np.log1p(1000 * s[NEAR] / root)
             f[F_SESSION] = np.log1p(100 * s[SESSION])
             f[F_RECENT] = np.log1p(100 * s[RECENT])
+            f[F_AROUND] = np.log1p(100 * s[AROUND])
+            f[AROUND_LIFT] = np.log1p(1000 * s[AROUND] / root)
+            f[LINKS] = np.log1p(loudest[z, LINKED])
             f[F_ALSO] = np.log1p(10 * s[ALSO])
             f[ALSO_MEAN] = np.log1p(100 * s[ALSO] / (n_had + 1))
             if because[c] < 0:
-                because[c] = int(loudest[z, 1])
+                because[c] = int(loudest[z, SPEAKER])
         f[POPULARITY] = np.log1p(a.popularity[z, ALL_TIME])
         age = clock - a.touched[z]
         f[POPULARITY_SLOW] = np.log1p(a.popularity[z, SLOW] * np.exp(-age / POPULARITY_LIVES[SLOW]))

@@ -19,12 +19,15 @@ from headrace.model.candidate_signals import (
     FOLLOWED,
     FOLLOWED_FADE,
     HISTORY,
+    LINKED,
     N_CONTEXTS,
     N_SIGNALS,
     OWN,
     OWN_FADE,
     POSITION,
     RECENCY,
+    SHARE,
+    SPEAKER,
     TOTAL,
     TOUCHED,
     Walk,
@@ -33,6 +36,7 @@ from headrace.model.candidate_signals import (
 from headrace.model.signals import (
     ALL_TIME,
     ALSO,
+    AROUND,
     N_RELATIONS,
     RECENT,
     SESSION,
@@ -48,12 +52,16 @@ REMEMBERED = 200  # H, interactions in which the own counts are taken
 MAX_CANDIDATES = 320  # C; some 200 are found for a user with a history
 
 # How many of each relation's strongest become candidates, in the order of the relations.
-QUOTAS = np.array([70, 90, 40, 40, 60], np.int64)
+QUOTAS = np.array([70, 90, 40, 40, 60, 40], np.int64)
 # How far back a relation is followed, and how much each step further back weighs.
-REACH = np.array([3, 15, HISTORY, 5, HISTORY], np.int64)
-FADE = np.array([0.6, 0.85, 1.0, 0.7, 0.96], np.float64)
+REACH = np.array([3, 15, HISTORY, 5, HISTORY, 20], np.int64)
+FADE = np.array([0.6, 0.85, 1.0, 0.7, 0.96, 1.0], np.float64)
+_STEPS = np.arange(HISTORY)
+STEP_WEIGHTS = np.where(REACH[:, None] > _STEPS, FADE[:, None] ** _STEPS, 0.0)  # (R, H)
+STEP_WEIGHTS[AROUND] *= (1.0 + _STEPS) ** -1.5
+LINK_FADE = 0.95
 # Added to an item's total before dividing by it: a share of few observations is no evidence.
-PRIOR = np.array([1.0, 3.0, 5.0, 0.5, 1.0], np.float64)
+PRIOR = np.array([1.0, 3.0, 5.0, 0.5, 1.0, 3.0], np.float64)
 
 
 class Histories(NamedTuple):
@@ -140,7 +148,7 @@ class Gatherer:
 def _new_walk(n_items: int) -> Walk:
     return Walk(
         sums=np.zeros((n_items, N_RELATIONS), np.float32),
-        loudest=np.zeros((n_items, 2), np.float32),
+        loudest=np.zeros((n_items, 3), np.float32),
         own=np.zeros((n_items, 5), np.float32),
         stamps=np.full((n_items, 3), -1, np.int64),
         touched=np.zeros(n_items, np.int32),
@@ -223,15 +231,15 @@ def _walk(
         if y < 0:
             continue
         for r in range(N_RELATIONS):
-            scale[r] = FADE[r] ** k / (a.totals[y, r] + PRIOR[r]) if k < REACH[r] else 0.0
+            scale[r] = STEP_WEIGHTS[r, k] / (a.totals[y, r] + PRIOR[r])
         if k >= n_session:
             scale[SESSION] = 0.0
         scale[RECENT] = (
-            FADE[RECENT] ** k * recent_scale / (a.totals[y, RECENT] * recent_scale + PRIOR[RECENT])
-            if k < REACH[RECENT]
-            else 0.0
+            STEP_WEIGHTS[RECENT, k]
+            * recent_scale
+            / (a.totals[y, RECENT] * recent_scale + PRIOR[RECENT])
         )
-        scale[ALSO] = FADE[ALSO] ** k / np.sqrt(a.popularity[y, ALL_TIME] + 2)  # cosine
+        scale[ALSO] = STEP_WEIGHTS[ALSO, k] / np.sqrt(a.popularity[y, ALL_TIME] + 2)  # cosine
         for j in range(a.filled[y]):
             z = a.ids[y, j]
             if stamps[z, TOUCHED] != stamp:
@@ -240,16 +248,18 @@ def _walk(
                 n_touched += 1
                 for r in range(N_RELATIONS):
                     sums[z, r] = 0
-                loudest[z, 0] = 0
+                loudest[z, SHARE] = 0
+                loudest[z, LINKED] = 0
             weight = a.weights[y, j]
             voice = 0.0
             for r in range(N_RELATIONS):
                 share = scale[r] * weight[r]
                 sums[z, r] += share
                 voice += share
-            if voice > loudest[z, 0]:
-                loudest[z, 0] = voice
-                loudest[z, 1] = k
+            loudest[z, LINKED] += LINK_FADE**k
+            if voice > loudest[z, SHARE]:
+                loudest[z, SHARE] = voice
+                loudest[z, SPEAKER] = k
     for t in range(n_touched):
         z = touched[t]
         sums[z, ALSO] /= np.sqrt(a.popularity[z, ALL_TIME] + 2)

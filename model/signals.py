@@ -21,13 +21,14 @@ Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
 
 # Relations between an earlier item of a user and a later one.
-NEXT, NEAR, SESSION, RECENT, ALSO = range(5)
-N_RELATIONS = 5
+NEXT, NEAR, SESSION, RECENT, ALSO, AROUND = range(6)
+N_RELATIONS = 6
 NEAR_WINDOW = 5  # NEAR and RECENT look this many interactions back
 NEAR_FADE = 0.8  # and count a step further back this much less
 SESSION_WINDOW = 20
 SESSION_GAP_S = 3600  # an hour without an interaction ends a session
-ALSO_WINDOW = 30
+ALSO_WINDOW = 30  # ALSO and AROUND
+AROUND_POWER = -0.8  # AROUND counts a step further back by the power law of session neighbours
 RECENT_LIFE = 10_000.0  # ticks after which what RECENT counted weighs 1/e
 
 # Popularity: all time, and decaying by 1/e over this many ticks.
@@ -333,6 +334,9 @@ def _count_neighbours(
         if not is_repeat:
             _add(a, y, x, ALSO, 1.0)
             _add(a, x, y, ALSO, 1.0)
+        around = (k + 1) ** AROUND_POWER
+        _add(a, y, x, AROUND, around)
+        _add(a, x, y, AROUND, 0.5 * around)
     if is_repeat:
         a.repeats[x] += 1
 

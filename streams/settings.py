@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     max_items: int = Field(
         200_000, ge=16, description="Items in the vocabulary; the least used go first."
     )
-    neighbours: int = Field(128, ge=8, le=1024, description="Neighbours counted for each item.")
+    neighbours: int = Field(256, ge=8, le=1024, description="Neighbours counted for each item.")
     data_dir: Path = Field(
         Path("headrace-data"), description="Folder for what a role keeps on local disk."
     )

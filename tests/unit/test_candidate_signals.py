@@ -8,7 +8,7 @@ from model_samples import NOW_S, count_alone, count_user, gather, histories, ite
 
 from headrace.model.candidate_signals import CONTEXTS, SIGNALS
 from headrace.model.candidates import Gatherer
-from headrace.model.signals import ALL_TIME, ALSO, NEAR, NEXT, RECENT, SESSION, ItemSignals
+from headrace.model.signals import ALL_TIME, ALSO, AROUND, NEAR, NEXT, RECENT, SESSION, ItemSignals
 
 A, B, C, D = range(4)
 N_ITEMS = 200
@@ -83,6 +83,8 @@ def test_relation_is_a_share_of_what_was_counted_fading_with_each_step_back() ->
         (NEAR, "near_lift", 1000 * 0.85 / (1 + 3) / 3),
         (SESSION, "session", 100 * 1.0 / (1 + 5)),
         (RECENT, "recent", 100 * 0.7 / (1 + 0.5)),
+        (AROUND, "around", 100 * 2**-1.5 / (1 + 3)),
+        (AROUND, "around_lift", 1000 * 2**-1.5 / (1 + 3) / 3),
         (ALSO, "also", 10 * 0.96 / math.sqrt(0 + 2) / math.sqrt(8 + 2)),
     ],
 )
@@ -91,6 +93,15 @@ def test_each_relation_fades_a_step_back(relation: int, name: str, expected: flo
     link(signals, B, [C], relation, 1)
     signals.arrays.popularity[C, ALL_TIME] = 8  # lifts are over its root and one: 3
     assert signal(gather(signals, [A, B]), C, name) == pytest.approx(math.log1p(expected))
+
+
+def test_links_count_the_interactions_that_lead_to_an_item_fading_a_step_back() -> None:
+    signals = new_signals()
+    link(signals, A, [C, D], NEXT, 1)
+    link(signals, B, [C], ALSO, 1)
+    found = gather(signals, [A, B])
+    assert signal(found, C, "links") == pytest.approx(math.log1p(1 + 0.95))
+    assert signal(found, D, "links") == pytest.approx(math.log1p(1))
 
 
 def test_link_from_the_last_item_alone_has_a_signal_and_a_lift() -> None:
@@ -103,13 +114,13 @@ def test_link_from_the_last_item_alone_has_a_signal_and_a_lift() -> None:
     assert signal(found, C, "next_of_last_lift") == pytest.approx(math.log1p(100 * 3 / 5 / 3))
 
 
-@pytest.mark.parametrize(("relation", "reach"), [(NEXT, 3), (NEAR, 15), (RECENT, 5)])
+@pytest.mark.parametrize(("relation", "reach"), [(NEXT, 3), (NEAR, 15), (RECENT, 5), (AROUND, 20)])
 def test_relation_reaches_only_so_far_back(relation: int, reach: int) -> None:
     signals = new_signals()
     link(signals, D, [50], relation, 1)
     between = list(range(10, 10 + reach))
-    assert 50 in items_of(gather(signals, [*between[1:], D], width=20))
-    assert 50 not in items_of(gather(signals, [*between, D], width=20))
+    assert 50 in items_of(gather(signals, [*between[1:], D], width=30))
+    assert 50 not in items_of(gather(signals, [*between, D], width=30))
 
 
 def test_session_relation_counts_items_of_this_session_only() -> None:

@@ -8,7 +8,7 @@ from model_samples import count_user, gather, histories, items_of, link, signal
 
 from headrace.model.candidate_signals import HISTORY
 from headrace.model.candidates import MAX_CANDIDATES, QUOTAS, Candidates, Gatherer, Histories, stack
-from headrace.model.signals import ALSO, NEAR, NEXT, RECENT, SESSION, Ints, ItemSignals
+from headrace.model.signals import ALSO, AROUND, NEAR, NEXT, RECENT, SESSION, Ints, ItemSignals
 
 A, B, C, D = range(4)
 N_ITEMS = 200
@@ -49,7 +49,7 @@ def test_user_without_a_history_gets_nothing_before_the_first_event() -> None:
     assert found.items.tolist() == [[-1]]  # one place, so that a batch is never of no width
 
 
-@pytest.mark.parametrize("relation", [NEXT, NEAR, SESSION, RECENT, ALSO])
+@pytest.mark.parametrize("relation", [NEXT, NEAR, SESSION, RECENT, ALSO, AROUND])
 def test_quota_of_each_relation_goes_to_its_strongest(relation: int) -> None:
     signals = new_signals()
     others = np.arange(1, 101)
@@ -58,7 +58,7 @@ def test_quota_of_each_relation_goes_to_its_strongest(relation: int) -> None:
     assert sorted(items_of(found)) == others[-QUOTAS[relation] :].tolist()
 
 
-@pytest.mark.parametrize("relation", [NEXT, NEAR, SESSION, RECENT, ALSO])
+@pytest.mark.parametrize("relation", [NEXT, NEAR, SESSION, RECENT, ALSO, AROUND])
 def test_stronger_item_met_late_is_taken_before_equal_weaker_ones(relation: int) -> None:
     signals = new_signals()
     others = np.arange(1, 101)

@@ -10,6 +10,7 @@ from model_samples import count_alone, count_user, link, relation_of
 from headrace.model.signals import (
     ALL_TIME,
     ALSO,
+    AROUND,
     FAST,
     MEDIUM,
     N_RELATIONS,
@@ -46,6 +47,8 @@ THREE_EVENTS = {  # of one user: A at tick 0, then B at 1, then C at 2; from row
     RECENT: [[0, LATER, 0.8 * LATER**2], [0, 0, LATER**2], [0, 0, 0]],
     # Once for each pair, both ways.
     ALSO: [[0, 1, 1], [1, 0, 1], [1, 1, 0]],
+    # Forwards by distance to the power -0.8; backwards half of that.
+    AROUND: [[0, 1, 2**-0.8], [0.5, 0, 1], [0.5 * 2**-0.8, 0.5, 0]],
 }
 
 
@@ -104,7 +107,8 @@ def test_session_is_as_long_as_its_gaps_are_short() -> None:
 
 
 @pytest.mark.parametrize(
-    ("relation", "window"), [(NEXT, 1), (NEAR, 5), (RECENT, 5), (SESSION, 20), (ALSO, 30)]
+    ("relation", "window"),
+    [(NEXT, 1), (NEAR, 5), (RECENT, 5), (SESSION, 20), (ALSO, 30), (AROUND, 30)],
 )
 def test_relation_looks_back_over_its_window(relation: int, window: int) -> None:
     signals = new_signals(64, capacity=35)
