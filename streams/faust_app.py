@@ -180,7 +180,7 @@ def make_app(settings: Settings, role: str, options: IntakeOptions) -> IntakeApp
         broker_session_timeout=session_s,
         broker_request_timeout=max(BROKER_REQUEST_LIMIT_S, session_s),  # Faust insists
         broker_heartbeat_interval=session_s / HEARTBEATS_PER_SESSION,
-        broker_rebalance_timeout=min(2 * session_s, settings.rebalance_limit_s),
+        broker_rebalance_timeout=2 * session_s,
         broker_commit_interval=COMMIT_INTERVAL_S,
         producer_linger=PRODUCER_LINGER_S,
         producer_max_batch_size=PRODUCER_BATCH_BYTES,

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 
 from headrace.streams import clients, metrics
+from headrace.streams.errors import CheckpointError, MalformedRecordError
 from headrace.streams.guards import PauseGuard
 from headrace.streams.learner import Learner
 from headrace.streams.learner_state import Positions, pack_learner, restore
@@ -44,19 +45,33 @@ class Publisher:
         self._published_at_s = time.monotonic()
 
     def restore(self) -> None:
-        """Go on from the version announced last, if there is one.
+        """Go on from the newest version announced that can be read, if any was announced.
+
+        A damaged one is passed over, logged and counted: an older one goes with older offsets, from
+        which the events are read again.
 
         Raises:
-            CheckpointError: it is damaged, or the settings ask for a model of another shape.
+            CheckpointError: none can be read, or the settings ask for a model of another shape.
         """
-        announced = latest_announcement(self._settings)
-        if announced is None:
+        announced = announcements(self._settings)
+        if not announced:
             logger.info("no version is announced: learning from nothing")
             return
-        model, learner = (self._store.read(f) for f in (announced.model, announced.learner))
-        self._positions.update(restore(self._learner, model, learner))
-        self.version, self._epoch = announced.version, announced.epoch
-        logger.info("going on from version=%d positions=%s", self.version, self._positions)
+        self.version = max(one.version for one in announced)  # a number is never used again
+        self._epoch = max(one.epoch for one in announced)
+        refused: list[CheckpointError] = []
+        for one in announced:
+            try:
+                model, learner = (self._store.read(file) for file in (one.model, one.learner))
+                self._positions.update(restore(self._learner, model, learner))
+            except CheckpointError as exc:
+                metrics.CHECKPOINTS_REFUSED.inc()
+                logger.error("passed over version=%d: %s", one.version, exc)
+                refused.append(exc)
+                continue
+            logger.info("going on from version=%d positions=%s", one.version, self._positions)
+            return
+        raise refused[0]
 
     async def publish_forever(
         self, send: Send, guard: PauseGuard, acknowledge: Callable[[Positions], None]
@@ -164,14 +179,20 @@ class Publisher:
         return pack_delta(self._learner.recommender, new_items)
 
 
-def latest_announcement(settings: Settings) -> Announcement | None:
-    """Return the version announced last, None if there is none.
+def announcements(settings: Settings) -> list[Announcement]:
+    """Return the versions announced that the topic still holds, newest first.
 
     Raises:
-        MalformedRecordError: the last announcement cannot be read.
+        MalformedRecordError: there are some, and none can be read.
     """
     with clients.reader(settings.bootstrap, settings.topic("models")) as reader:
         values = [record.value for record in reader.to_end() if record.value]
-    if not values:
-        return None
-    return Announcement.decode(values[-1])
+    found = []
+    for value in reversed(values):
+        try:
+            found.append(Announcement.decode(value))
+        except MalformedRecordError as exc:
+            if value is values[0] and not found:
+                raise
+            logger.error("passed over an announcement: %s", exc)
+    return found

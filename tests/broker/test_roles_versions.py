@@ -10,7 +10,7 @@ from headrace.model.signals import ALL_TIME
 from headrace.streams.learner import Learner
 from headrace.streams.learner_state import restore
 from headrace.streams.publication import ANNOUNCEMENT_KEY, Announcement
-from headrace.streams.publisher import latest_announcement
+from headrace.streams.publisher import announcements
 from headrace.streams.settings import Settings
 from headrace.streams.store import ModelStore, StoredFile
 from headrace.streams.wire import decode_recommendation
@@ -20,9 +20,7 @@ CHUNK = 50
 
 def announced(settings: Settings) -> Announcement:
     """Return the version announced last."""
-    announcement = latest_announcement(settings)
-    assert announcement is not None
-    return announcement
+    return announcements(settings)[0]
 
 
 def announce_damaged(settings: Settings) -> int:
@@ -95,9 +93,11 @@ def test_killed_learn_role_learns_nothing_twice_and_skips_nothing(settings: Sett
         learn.until(lambda m: m.get("events_total") == 550, "more learned than is saved")
         n_saved = learned_events(settings)
         assert 400 <= n_saved <= 450
+        announce_damaged(settings)  # the one before it, and its offsets, will do
         learn.kill_and_restart()
         publish(settings, events[550:])
         learn.until(lambda m: m.get("events_total") == 600 - n_saved, "the rest learned")
+        assert learn.metrics().get("checkpoints_refused_total") == 1
         assert learn.stop() == 0  # a stop publishes what was learned until then
         watcher.until(lambda: len(watcher.events) == len(events), "all events on their topic")
         ends = Counter(record.partition() for record in watcher.events)
