@@ -71,10 +71,15 @@ class OuterLoopConfig:
 
 
 class OuterLoop:
-    """Owns the optimisers and the replay of one set of meta-parameters."""
+    """Owns the optimisers and the replay of one set of meta-parameters.
+
+    ``published`` is what is served meanwhile: the meta-parameters of the latest version with the
+    small weights of the latest delta.
+    """
 
     def __init__(self, recommender: Recommender, config: OuterLoopConfig, *, seed: int) -> None:
         self.recommender = recommender
+        self.published = recommender.copy()
         self.config = config
         self.n_tasks = 0
         self._n_due = 0  # new tasks that no step was taken for yet
@@ -156,12 +161,22 @@ class OuterLoop:
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
         return {"scorer": self._scorer_optimiser, "encoder": self._encoder_optimiser}
 
-    def prepare_version(self, n_items: int) -> None:
-        """Bring what moves with versions only up to date.
+    def publish_version(self, n_items: int) -> None:
+        """Serve the meta-parameters of now; none of the tasks so far is left to learn from.
 
-        Draws the inner loop's negatives anew, half by popularity and half evenly; notes how many of
-        the ``n_items`` item indexes in use have a learned embedding; takes the residuals over.
+        What moves with versions only is brought up to date: the inner loop's negatives, half drawn
+        by popularity and half evenly, which of the ``n_items`` item indexes in use have a learned
+        embedding, and the residuals.
         """
+        self._settle(n_items)
+        self._prepare_version(n_items)
+        self.published = self.recommender.copy()
+
+    def publish_delta(self) -> None:
+        """Serve the small weights of now."""
+        self.published.meta.load_state_dict(self.meta.small_state(), strict=False)
+
+    def _prepare_version(self, n_items: int) -> None:
         n_items = min(n_items, self.meta.capacity)
         m = len(self.meta.negatives)
         if n_items == 0:
@@ -189,7 +204,7 @@ class OuterLoop:
             losses.append(self._step(n_items))
         return float(np.mean(losses)) if losses else float("nan")
 
-    def settle(self, n_items: int) -> None:
+    def _settle(self, n_items: int) -> None:
         """Take a step on what none was due for yet: a checkpoint must not owe any."""
         if self._n_due:
             self._n_due = 0

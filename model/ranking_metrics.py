@@ -11,9 +11,14 @@ def hr_at(ranks: Ranks, k: int) -> float:
     return float(np.mean(ranks <= k)) if len(ranks) else 0.0
 
 
+def gains_at(ranks: Ranks, k: int) -> npt.NDArray[np.float64]:
+    """Return each event's (n,) NDCG: ``1 / log2(rank + 1)`` within the first ``k``, else 0."""
+    return np.where(ranks <= k, 1 / np.log2(ranks + 1.0), 0.0)
+
+
 def ndcg_at(ranks: Ranks, k: int) -> float:
-    """Return the mean of ``1 / log2(rank + 1)`` within the first ``k``, else 0."""
-    return float(np.mean(np.where(ranks <= k, 1 / np.log2(ranks + 1.0), 0))) if len(ranks) else 0.0
+    """Return the mean of ``gains_at``."""
+    return float(np.mean(gains_at(ranks, k))) if len(ranks) else 0.0
 
 
 def mrr_at(ranks: Ranks, k: int) -> float:

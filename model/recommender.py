@@ -7,6 +7,7 @@ item stood, and the user's gradients, at the initial weights), ``adapt`` (the in
 Letters: B tasks, C candidates, I inputs, D width, K list length.
 """
 
+import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -141,6 +142,10 @@ class Recommender:
             adapted = self.adapt(prepared, GradientSums(sums, sums[:, :, 0]))
         self.explain(prepared, adapted, self.score(prepared, adapted).argmax(1, keepdim=True))
 
+    def copy(self) -> "Recommender":
+        """Return a recommender with a copy of the meta-parameters over the same item signals."""
+        return Recommender(copy.deepcopy(self.meta), self.signals, device=str(self.device))
+
     def gather(self, histories: Histories) -> Candidates:
         """Return the candidates of each user and their counted signals."""
         return self._gatherer.gather(self.signals, histories)
@@ -200,10 +205,15 @@ class Recommender:
         start = self.meta.user_loop.start.expand(len(prepared.items), -1)
         return Adapted(self.inputs(prepared, start), None, None)
 
-    def adapt(self, prepared: Prepared, gradients: GradientSums) -> Adapted:
-        """Run the inner loop for all users at once."""
+    def adapt(
+        self, prepared: Prepared, gradients: GradientSums, *, support: Encoded | None = None
+    ) -> Adapted:
+        """Run the inner loop for all users at once, each on their own history unless given."""
         shift = self.meta.user_loop(
-            self.meta.encoder, prepared.encoded, self.meta.negatives, first_order=True
+            self.meta.encoder,
+            support or prepared.encoded,
+            self.meta.negatives,
+            first_order=True,
         )
         return Adapted(self.inputs(prepared, shift), *self.meta.scorer_loop(gradients))
 

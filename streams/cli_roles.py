@@ -96,7 +96,8 @@ def evaluate(
 
     events = load_events(file)
     items = load_items(catalogue) if catalogue else []
-    with counted(total=min(n_events, len(events)), label="evaluate") as advance:
+    # Twice: the model ranks the stream, then the baselines do.
+    with counted(total=2 * min(n_events, len(events)), label="evaluate") as advance:
         report = judge(
             events,
             settings,

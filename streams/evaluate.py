@@ -15,26 +15,32 @@ import torch
 
 from headrace.model.baselines import baseline_ranks
 from headrace.model.candidates import Candidates, stack
-from headrace.model.ranking_metrics import hr_at, mrr_at, ndcg_at
+from headrace.model.outer_loop import OuterLoop
+from headrace.model.ranking_metrics import gains_at, hr_at, mrr_at, ndcg_at
 from headrace.model.recommender import MISS, Recommender
 from headrace.model.signals import Longs
+from headrace.model.significance import paired_difference
 from headrace.streams.learner import Learner
 from headrace.streams.prequential import Folded, adapted_ranks, judge
 from headrace.streams.settings import Settings
 from headrace.streams.state import NOT_ENGAGED
+from headrace.streams.twin import Twin, placebo_ranks
 from headrace.streams.wire import Event, Item
 
 Progress = Callable[[int], None]
 Block = list[tuple[str, int, Event]]  # (user, position in the stream, event)
 
+CONTENDERS = ("adapted", "frozen", "twin", "placebo")
 UNSCORED = 0  # rank of an event that repeats its user's previous item
 EVENTS_PER_DELTA = 200  # a second of a service with 200 events a second
 EVENTS_PER_VERSION = 10_000
 K = 10
+# Users by how many interactions they had before, from so many to fewer than so many.
+HISTORIES = {"all": (0, None), "under_5": (0, 5), "5_to_20": (5, 21), "over_20": (21, None)}
 
 
 class Evaluation:
-    """A learner, and the recommender that serves what the learner published."""
+    """A learner and the recommender that serves what it published, beside a twin and a placebo."""
 
     def __init__(
         self,
@@ -48,12 +54,15 @@ class Evaluation:
         self.events_per_delta = events_per_delta
         self.events_per_version = events_per_version
         self.has_lag = has_lag
+        self.seconds = 0.0  # of the model alone, without what it is measured against
+        self.n_earlier: list[Longs] = []  # of each block, each event's user's interactions before
+        self._twin = Twin(self.learner)
         self._since_version = 0
 
     @property
     def served(self) -> Recommender:
-        """What ranks: without lag the very meta-parameters that learn."""
-        return self.learner.published if self.has_lag else self.learner.recommender
+        """What ranks."""
+        return self.learner.published
 
     def run(
         self, events: pl.DataFrame, *, on_progress: Progress = lambda _: None
@@ -67,17 +76,31 @@ class Evaluation:
 
     def _block(self, block: Block) -> dict[str, Longs]:
         """Rank, apply and learn the events between two deltas, then publish."""
+        started = time.perf_counter()
         learner = self.learner
         learner.admit([event for _, _, event in block])
         states, folded = learner.fold(block)
+        self.n_earlier.append(folded.before.n_events)
         candidates = None if self.has_lag else self._gather_at_once(folded)
         judged = judge(self.served, folded, states, candidates=candidates)
-        ranks = {name: np.full(len(block), UNSCORED, np.int64) for name in ("adapted", "frozen")}
+        ranks = {name: np.full(len(block), UNSCORED, np.int64) for name in CONTENDERS}
         if judged is not None:
             ranks["adapted"][folded.is_task] = adapted_ranks(self.served, judged)
             ranks["frozen"][folded.is_task] = judged.judgement.ranks
+        self.seconds += time.perf_counter() - started
+        twin_tasks = None
+        if judged is not None:  # before anything of the block is counted or learned
+            owners = folded.owners[folded.is_task]
+            ranks["placebo"][folded.is_task] = placebo_ranks(self.served, judged, owners)
+            ranks["twin"][folded.is_task], twin_tasks = self._twin.rank(judged)
+        started = time.perf_counter()
         learner.absorb(folded, judged.tasks if judged else None, is_counted=not self.has_lag)
-        self._publish(len(block))
+        is_version = self._is_version_due(len(block))
+        self._publish(learner.outer_loop, is_version=is_version)
+        self.seconds += time.perf_counter() - started
+        if twin_tasks is not None:
+            self._twin.outer_loop.learn(twin_tasks, n_items=len(learner.vocabulary))
+        self._publish(self._twin.outer_loop, is_version=is_version)
         return ranks
 
     def _gather_at_once(self, folded: Folded) -> Candidates:
@@ -90,13 +113,19 @@ class Evaluation:
             self.learner.count(folded, row)
         return stack(found) if found else self.served.gather(folded.tasks_before())
 
-    def _publish(self, n_events: int) -> None:
-        """Hand the small weights over with each delta, all of them with each version."""
+    def _is_version_due(self, n_events: int) -> bool:
+        """Count events towards the next version; without lag everything is served at once."""
         self._since_version += n_events
-        if self._since_version >= self.events_per_version or not self.has_lag:
+        is_due = self._since_version >= self.events_per_version
+        if is_due:
             self._since_version = 0
-            self.learner.publish_version()
-        self.learner.publish_delta()
+        return is_due or not self.has_lag
+
+    def _publish(self, outer_loop: OuterLoop, *, is_version: bool) -> None:
+        """Hand the small weights over with each delta, all of them with each version."""
+        if is_version:
+            outer_loop.publish_version(len(self.learner.vocabulary))
+        outer_loop.publish_delta()
 
 
 def evaluate(
@@ -115,17 +144,19 @@ def evaluate(
     """
     torch.set_num_threads(settings.threads)
     events = events.filter(~pl.col("action").is_in(list(NOT_ENGAGED))).head(n_events)
-    started = time.perf_counter()
     evaluation = Evaluation(settings, has_lag=has_lag)
     for item in items:
         evaluation.learner.categorise(item.item, item.categories)
     ranks = evaluation.run(events, on_progress=on_progress)
-    seconds = time.perf_counter() - started
     users, items_seen = (events[name].rank("dense").to_numpy() for name in ("user", "item"))
-    ranks |= baseline_ranks(users, items_seen, events["time_ms"].to_numpy() // 1000)
+    ranks |= baseline_ranks(
+        users, items_seen, events["time_ms"].to_numpy() // 1000, on_progress=on_progress
+    )
     scored = np.zeros(len(events), np.bool_)
     scored[len(events) // 2 :] = True
     scored &= ranks["frozen"] != UNSCORED
+    n_earlier = np.concatenate(evaluation.n_earlier)[scored]
+    ranks = {name: r[scored] for name, r in ranks.items()}
     return {
         "stream": stream,
         "events": len(events),
@@ -133,12 +164,29 @@ def evaluate(
         "items": events["item"].n_unique(),
         "seed": settings.seed,
         "lag": has_lag,
-        "seconds": round(seconds, 1),
-        "events_per_second": round(len(events) / seconds, 1),
+        "seconds": round(evaluation.seconds, 1),
+        "events_per_second": round(len(events) / evaluation.seconds, 1),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "candidate_recall": round(float((ranks["frozen"][scored] < MISS).mean()), 4),
-        "contenders": {name: _summary(r[scored]) for name, r in ranks.items()},
+        "candidate_recall": round(float((ranks["frozen"] < MISS).mean()), 4),
+        "contenders": {name: _summary(r) for name, r in ranks.items()},
+        "adapting": {
+            f"versus_{name}": _differences(ranks["adapted"], ranks[name], users[scored], n_earlier)
+            for name in ("twin", "placebo", "frozen")
+        },
     }
+
+
+def _differences(
+    adapted: Longs, other: Longs, users: Longs, n_earlier: Longs
+) -> dict[str, dict[str, float]]:
+    """Return how much NDCG@10 adapting adds, for users of short and of long histories."""
+    gains = gains_at(adapted, K), gains_at(other, K)
+    told = {}
+    for name, (low, high) in HISTORIES.items():
+        rows = (n_earlier >= low) & (n_earlier < (high or np.inf))
+        found = paired_difference(gains[0][rows], gains[1][rows], users[rows])
+        told[name] = {key: round(value, 5) for key, value in found._asdict().items()}
+    return told
 
 
 def _summary(ranks: Longs) -> dict[str, float]:

@@ -3,7 +3,6 @@
 Vocabulary, item signals, the users' histories that counting needs, and the outer loop.
 """
 
-import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -66,7 +65,6 @@ class Learner:
             device=pick_device(settings),
         )
         self.outer_loop = self.new_outer_loop()
-        self.published = self.snapshot()
         self.users: OrderedDict[str, UserState] = OrderedDict()  # least recent first
         self.n_events = 0
         self.new_items: list[tuple[int, str]] = []  # admitted since the last delta
@@ -85,21 +83,14 @@ class Learner:
             seed=self.settings.seed,
         )
 
-    def snapshot(self) -> Recommender:
-        """Return a recommender with the meta-parameters of now over the signals being counted."""
-        meta = copy.deepcopy(self.recommender.meta)
-        return Recommender(meta, self.signals, device=str(self.recommender.device))
+    @property
+    def published(self) -> Recommender:
+        """What is served, and what events are judged by."""
+        return self.outer_loop.published
 
     def publish_version(self) -> None:
         """Judge by the meta-parameters of now: they are about to be served."""
-        self.outer_loop.settle(len(self.vocabulary))
-        self.outer_loop.prepare_version(len(self.vocabulary))
-        self.published = self.snapshot()
-
-    def publish_delta(self) -> None:
-        """Judge by the small weights of now: they are about to be served."""
-        small = self.recommender.meta.small_state()
-        self.published.meta.load_state_dict(small, strict=False)
+        self.outer_loop.publish_version(len(self.vocabulary))
 
     @property
     def signals(self) -> ItemSignals:

@@ -46,7 +46,6 @@ def restore(learner: Learner, model_blob: bytes, learner_blob: bytes) -> Positio
     arrays, fields = unpack(learner_blob)
     learner.recommender, learner.vocabulary = recommender, vocabulary
     learner.outer_loop = learner.new_outer_loop()
-    learner.published = learner.snapshot()
     try:
         learner.outer_loop.load_state(
             {

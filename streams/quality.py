@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from headrace.model.ranking_metrics import gains_at
 from headrace.model.recommender import MISS
 from headrace.model.signals import Longs
 from headrace.streams import metrics
@@ -25,7 +26,7 @@ class Window:
     def add(self, ranks: dict[str, Longs]) -> None:
         """Judge events by the (n,) ranks that each contender gave their items."""
         hits = [r <= K for r in ranks.values()]
-        gains = [np.where(r <= K, 1 / np.log2(r + 1.0), 0.0) for r in ranks.values()]
+        gains = [gains_at(r, K) for r in ranks.values()]
         recall = ranks["frozen"] < MISS
         values = np.stack([*hits, *gains, recall], 1).astype(np.float64)
         kept = values[:0] if self._values is None else self._values

@@ -9,7 +9,7 @@ from headrace.model.recommender import MISS
 from headrace.streams.evaluate import UNSCORED, Evaluation, evaluate
 from headrace.streams.wire import Item
 
-NAMES = ("adapted", "frozen")
+NAMES = ("adapted", "frozen", "twin", "placebo")
 STREAM = pl.DataFrame(
     [(e.user, e.item, e.action, e.time_ms) for _, _, e in drawn(400)],
     schema=["user", "item", "action", "time_ms"],
@@ -95,6 +95,20 @@ def test_the_report_compares_the_model_with_itself_unadapted_and_with_counting()
     assert told["adapted"]["hr10"] > 10 / 19  # better than ten of the other nineteen by chance
 
 
+def test_the_report_says_what_adapting_adds_by_length_of_history() -> None:
+    told = report(STREAM)
+    contenders = told["contenders"]
+    assert told["adapting"].keys() == {"versus_twin", "versus_placebo", "versus_frozen"}
+    for name, parts in told["adapting"].items():
+        other = contenders[name.removeprefix("versus_")]
+        expected = contenders["adapted"]["ndcg10"] - other["ndcg10"]
+        assert parts["all"]["difference"] == pytest.approx(expected, abs=2e-5)
+        assert parts["all"]["low"] <= parts["all"]["difference"] <= parts["all"]["high"]
+        lengths = [parts[length]["events"] for length in ("under_5", "5_to_20", "over_20")]
+        assert sum(lengths) == parts["all"]["events"] == told["scored"]
+    assert told["seconds"] > 0
+
+
 def test_only_interactions_count_and_only_so_many() -> None:
     shown = pl.DataFrame(
         [("ann", "tea", "impression", 0), ("ann", "tea", "return", 1)],
@@ -109,7 +123,7 @@ def test_only_interactions_count_and_only_so_many() -> None:
 def test_progress_adds_up_to_the_stream() -> None:
     done: list[int] = []
     report(STREAM, on_progress=done.append)
-    assert sum(done) == 400
+    assert sum(done) == 2 * 400  # the model's ranking, then the baselines'
 
 
 def test_the_catalogues_categories_reach_the_signals_that_rank() -> None:

@@ -1,0 +1,87 @@
+"""What adapting is measured against: a twin that never adapts, and a placebo.
+
+The same model with its inner loop switched off flatters adaptation, for it was trained to be
+adapted. The twin is trained separately without one. The placebo is the adapted model given another
+user's support: what it gains is capacity, not the user.
+"""
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from headrace.model.encoder import Encoded
+from headrace.model.inner_loop import GradientSums
+from headrace.model.outer_loop import OuterLoop, Tasks
+from headrace.model.recommender import MetaParameters, Recommender, ranks_of
+from headrace.model.signals import Longs
+from headrace.streams.learner import Learner
+from headrace.streams.prequential import Judged
+
+
+class Twin:
+    """A model without inner steps that learns from the same tasks, at the same cadence."""
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+        torch.manual_seed(learner.settings.seed)  # starts as the other did
+        config = dataclasses.replace(learner.recommender.meta.config, inner_steps=0)
+        self.outer_loop = OuterLoop(
+            Recommender(
+                MetaParameters(config), learner.signals, device=str(learner.recommender.device)
+            ),
+            learner.outer_loop.config,
+            seed=learner.settings.seed,
+        )
+
+    def rank(self, judged: Judged) -> tuple[Longs, Tasks]:
+        """Return where the judged items stood for it, and the tasks as it was given them."""
+        capacity = self._learner.recommender.meta.capacity
+        if self.outer_loop.meta.capacity < capacity:
+            self.outer_loop.grow(capacity)
+        tasks, recommender = judged.tasks, self.outer_loop.published
+        with torch.no_grad():
+            prepared = recommender.prepare(tasks.histories, judged.prepared.candidates)
+            inputs = recommender.initial(prepared).inputs.cpu().numpy()
+        judgement = recommender.judge(prepared, tasks.targets)
+        own = dataclasses.replace(tasks, inputs=inputs, probabilities=judgement.probabilities)
+        return judgement.ranks, own
+
+
+def placebo_ranks(recommender: Recommender, judged: Judged, owners: Longs) -> Longs:
+    """Return where each task's item stood for a user adapted to another user's support.
+
+    ``owners`` is (B,): whose each task is. Alone in the micro-batch, a user is not adapted.
+    """
+    other = another(owners)
+    tasks, encoded = judged.tasks, judged.prepared.encoded
+    of = torch.from_numpy(np.maximum(other, 0)).to(recommender.device)
+    counts = np.where(other[:, None] >= 0, tasks.gradient_counts[other], 0)
+    sums = GradientSums(
+        *(
+            torch.from_numpy(array).to(recommender.device)
+            for array in (tasks.gradient_sums[other], counts)
+        )
+    )
+    alone = torch.from_numpy(other < 0).to(recommender.device)
+    support = Encoded(
+        encoded.hidden[of], encoded.items[of].masked_fill(alone[:, None], -1), encoded.latest[of]
+    )
+    with torch.no_grad():
+        adapted = recommender.adapt(judged.prepared, sums, support=support)
+        scores = recommender.score(judged.prepared, adapted)
+    return ranks_of(scores, judged.judgement.positions)
+
+
+def another(owners: Longs) -> Longs:
+    """Return for each task the next one of another user, around the end; -1 if there is none."""
+    n = len(owners)
+    found = np.full(n, -1, np.int64)
+    for step in range(1, n):
+        open_ = np.flatnonzero(found < 0)
+        if not len(open_):
+            break
+        candidates = (open_ + step) % n
+        differs = owners[candidates] != owners[open_]
+        found[open_[differs]] = candidates[differs]
+    return found

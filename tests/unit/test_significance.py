@@ -1,0 +1,48 @@
+"""Paired differences and their confidence, by hand and against drawing users one by one."""
+
+import math
+
+import numpy as np
+import pytest
+
+from headrace.model.significance import paired_difference
+
+
+def test_difference_is_the_mean_over_events() -> None:
+    first, second = np.array([1.0, 0.5, 0.0]), np.array([0.5, 0.5, 0.25])
+    found = paired_difference(first, second, np.array([3, 3, 9]))
+    assert (found.events, found.users) == (3, 2)
+    assert found.difference == pytest.approx((0.5 + 0 - 0.25) / 3)
+
+
+def test_equal_users_leave_no_doubt() -> None:
+    users = np.repeat(np.arange(10), 3)
+    found = paired_difference(np.full(30, 0.75), np.full(30, 0.5), users)
+    assert (found.low, found.difference, found.high) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_interval_is_that_of_users_not_of_events() -> None:
+    # Two users who disagree, however often: either may be drawn twice.
+    users = np.repeat([0, 1], 500)
+    found = paired_difference(np.repeat([1.0, 0.0], 500), np.zeros(1000), users)
+    assert (found.low, found.high) == (0, 1)
+
+
+def test_interval_covers_what_drawing_users_one_by_one_gives() -> None:
+    random = np.random.default_rng(0)
+    users = random.integers(0, 40, 600)
+    first = random.random(600) + 0.2 * (users % 3)
+    found = paired_difference(first, np.full(600, 0.5), users)
+    means = []
+    for _ in range(2000):
+        drawn = np.concatenate([np.flatnonzero(users == u) for u in random.integers(0, 40, 40)])
+        means.append(first[drawn].mean() - 0.5)
+    assert found.low == pytest.approx(np.percentile(means, 2.5), abs=0.01)
+    assert found.high == pytest.approx(np.percentile(means, 97.5), abs=0.01)
+
+
+def test_without_events_nothing_is_known() -> None:
+    none = np.zeros(0)
+    found = paired_difference(none, none, none.astype(np.int64))
+    assert (found.events, found.users) == (0, 0)
+    assert math.isnan(found.difference)

@@ -1,0 +1,76 @@
+"""The twin and the placebo: learned apart, adapted to nobody, adapted to somebody else."""
+
+import numpy as np
+import pytest
+import torch
+from stream_samples import drawn, learned, small
+from test_evaluate import STREAM
+
+from headrace.model.recommender import MISS
+from headrace.streams.evaluate import Evaluation
+from headrace.streams.learner import Learner
+from headrace.streams.prequential import adapted_ranks, judge
+from headrace.streams.twin import Twin, another, placebo_ranks
+
+
+def test_model_without_inner_steps_is_its_own_twin() -> None:
+    ranks = Evaluation(
+        small(inner_steps=0, replay_batches=1), events_per_delta=50, events_per_version=100
+    ).run(STREAM)
+    assert ranks["twin"].tolist() == ranks["adapted"].tolist() == ranks["frozen"].tolist()
+    assert (ranks["twin"] < MISS).any()
+
+
+def test_twin_learns_apart_and_never_adapts() -> None:
+    evaluation = Evaluation(small(replay_batches=8), events_per_delta=50, events_per_version=100)
+    evaluation.run(STREAM)
+    own, twin = evaluation.learner.recommender.meta, evaluation._twin.outer_loop.meta
+    assert twin.config.inner_steps == 0
+    assert not twin.scorer_loop.write.weight.any()
+    assert own.scorer_loop.write.weight.any()
+    assert not torch.equal(own.scorer.linear, twin.scorer.linear)
+    assert evaluation._twin.outer_loop.n_tasks == evaluation.learner.outer_loop.n_tasks
+
+
+def test_twin_grows_with_the_items() -> None:
+    learner = Learner(small())
+    twin = Twin(learner)
+    stream = drawn(1100, n_items=1100, n_users=40)
+    wide = [(user, at, one.__class__(user=one.user, item=f"{at}", time_ms=one.time_ms))
+            for user, at, one in stream]  # fmt: skip
+    learner.admit([one for _, _, one in wide])
+    states, folded = learner.fold(wide[:50])
+    judged = judge(learner.published, folded, states)
+    assert judged is not None
+    ranks, tasks = twin.rank(judged)
+    assert twin.outer_loop.meta.capacity == learner.recommender.meta.capacity > 1024
+    assert len(ranks) == len(tasks) == len(judged.tasks)
+
+
+@pytest.mark.parametrize(
+    ("owners", "others"),
+    [
+        ([0, 1, 2], [1, 2, 0]),
+        ([0, 0, 1, 0], [2, 2, 3, 2]),
+        ([5, 5], [-1, -1]),
+        ([], []),
+    ],
+)
+def test_support_is_that_of_the_next_task_of_another_user(
+    owners: list[int], others: list[int]
+) -> None:
+    assert another(np.array(owners, np.int64)).tolist() == others
+
+
+def test_placebo_gives_each_user_the_support_of_the_other() -> None:
+    learner = learned(drawn(300))
+    torch.nn.init.normal_(learner.published.meta.scorer_loop.write.weight)
+    stream = [(user, 1_000 + at, one) for user, at, one in drawn(40, seed=1)]
+    states, folded = learner.fold(stream)
+    judged = judge(learner.published, folded, states)
+    assert judged is not None
+    owners = folded.owners[folded.is_task]
+    placebo = placebo_ranks(learner.published, judged, owners)
+    assert placebo.tolist() != adapted_ranks(learner.published, judged).tolist()
+    alone = placebo_ranks(learner.published, judged, np.zeros_like(owners))
+    assert alone.tolist() == judged.judgement.ranks.tolist()
