@@ -4,6 +4,7 @@ What a command needs is imported when it runs, so that ``headrace --help`` answe
 """
 
 import logging
+import os
 from typing import Any
 
 import click
@@ -57,6 +58,9 @@ def main() -> None:
     Every setting can be given as a flag, as HEADRACE_<NAME> in the environment, or in a TOML file
     (--settings); flags win over the environment, and it wins over the file.
     """
+    # Tensors of ever different sizes leave glibc's heap full of holes: 11 MB for each 200 events.
+    # On boundaries of huge pages they fit where others were, 1 MB, and take half the system time.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch when it is imported
     # What its errors mean is said by ours, which also name the cure.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
