@@ -315,7 +315,7 @@ class OuterLoop:
         if not torch.isfinite(loss):  # an empty batch has no mean
             return
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
         for group in optimiser.param_groups:
             torch.nn.utils.clip_grad_norm_(group["params"], self.config.max_gradient_norm)
         optimiser.step()

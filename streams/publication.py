@@ -9,11 +9,12 @@ epoch it loaded, and loads a version in full when its epoch is a new one.
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, TypeVar
 
 import msgpack
 import numpy as np
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 
 from headrace.model.config import ModelConfig
 from headrace.model.recommender import MetaParameters, Recommender
@@ -28,17 +29,20 @@ ANNOUNCEMENT_KEY = b"announced"  # one key: the compacted topic keeps the latest
 FRAGMENT_BYTES = 500_000  # half the broker's default limit of a record
 DELTA_LIMIT_BYTES = 2**28  # every neighbour of 60,000 items; the changes of a second are some MB
 
+Count = Annotated[int, Field(ge=0)]
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announcement:
     """A version to serve from now on. Rolling back is announcing an older one."""
 
-    version: int
-    epoch: int
+    version: Count
+    epoch: Count
     model: StoredFile
     learner: StoredFile
-    delta_offset: int  # deltas from here on come on top of the version
-    published_ms: int
+    delta_offset: Count  # deltas from here on come on top of the version
+    published_ms: Count
 
     def encode(self) -> bytes:
         """Write the announcement."""
@@ -52,22 +56,7 @@ class Announcement:
         Raises:
             MalformedRecordError: it is none of ours.
         """
-        try:
-            fields = msgpack.unpackb(value)
-            return cls(
-                version=fields["version"],
-                epoch=fields["epoch"],
-                model=_file_of(fields["model"]),
-                learner=_file_of(fields["learner"]),
-                delta_offset=fields["delta_offset"],
-                published_ms=fields["published_ms"],
-            )
-        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as exc:
-            raise MalformedRecordError("undecodable", f"not an announcement: {exc}") from exc
-
-
-def _file_of(fields: dict[str, Any]) -> StoredFile:
-    return StoredFile(**{name: fields[name] for name in StoredFile.__slots__})
+        return _read(value, _ANNOUNCEMENT, "an announcement")
 
 
 # -------------------------------------------------------------------------------------- versions
@@ -159,11 +148,11 @@ def _decompress(blob: bytes) -> bytes:
 class Fragment:
     """A piece of a delta, small enough for a record."""
 
-    epoch: int
-    sequence: int
-    part: int
-    parts: int
-    published_ms: int
+    epoch: Count
+    sequence: Count
+    part: Count
+    parts: Annotated[int, Field(ge=1, le=DELTA_LIMIT_BYTES // FRAGMENT_BYTES)]
+    published_ms: Count
     data: bytes
 
     def encode(self) -> bytes:
@@ -178,11 +167,23 @@ class Fragment:
         Raises:
             MalformedRecordError: it is none of ours.
         """
-        try:
-            fields = msgpack.unpackb(value)
-            return cls(**{name: fields[name] for name in cls.__slots__})
-        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as exc:
-            raise MalformedRecordError("undecodable", f"not a delta: {exc}") from exc
+        return _read(value, _FRAGMENT, "a delta")
+
+
+_ANNOUNCEMENT = TypeAdapter(Announcement)
+_FRAGMENT = TypeAdapter(Fragment)
+
+
+def _read(value: bytes, kind: TypeAdapter[T], name: str) -> T:
+    """Read a record of ours, every field of its type and within its bounds."""
+    try:
+        return kind.validate_python(msgpack.unpackb(value))
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise MalformedRecordError("undecodable", f"not {name}: {why}") from exc
+    except (ValueError, TypeError, msgpack.UnpackException) as exc:
+        raise MalformedRecordError("undecodable", f"not {name}: {exc}") from exc
 
 
 def split(blob: bytes, *, epoch: int, sequence: int, published_ms: int) -> Iterator[Fragment]:

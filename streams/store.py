@@ -9,7 +9,7 @@ one.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import fsspec
@@ -31,10 +31,6 @@ class StoredFile:
     name: str
     sha256: str
     size_bytes: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields, for an announcement."""
-        return asdict(self)
 
 
 def pack(arrays: Mapping[str, npt.NDArray[Any]], fields: Mapping[str, Any]) -> bytes:

@@ -121,7 +121,7 @@ def live(
         anything: Any = app
         role = Role(
             app=anything,
-            work=[work()],  # type: ignore[list-item]
+            work=[work()],  # type: ignore[list-item] # a coroutine of any kind will do
             drain=drain,
             update_gauges=lambda: None,
             guard=PauseGuard(LIMIT_S),

@@ -58,6 +58,24 @@ def test_foreign_records_are_neither_announcements_nor_deltas(value: bytes) -> N
             kind.decode(value)
 
 
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"version": "seven"}, "version: Input should be a valid integer"),
+        ({"delta_offset": -1}, "delta_offset: Input should be greater than or equal to 0"),
+        ({"published_ms": None}, "published_ms"),
+        ({"model": "v7.model"}, "model"),
+        ({"model": {"name": "v7.model", "sha256": "ab", "size_bytes": []}}, "model.size_bytes"),
+    ],
+)
+def test_an_announcement_with_a_wrong_field_is_refused_by_its_name(
+    changed: dict[str, object], why: str
+) -> None:
+    fields = msgpack.unpackb(ANNOUNCEMENT.encode())
+    with pytest.raises(MalformedRecordError, match=why):
+        Announcement.decode(msgpack.packb(fields | changed))
+
+
 # ----------------------------------------------------------------------------------- fragments
 
 
@@ -71,6 +89,18 @@ def assembled(*parts: Fragment) -> list[bytes]:
     """Return the whole deltas that come of fragments."""
     assembler = Assembler()
     return [blob for part in parts if (blob := assembler.add(part)) is not None]
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [({"part": "first"}, "part"), ({"parts": 10**9}, "parts"), ({"data": 5}, "data")],
+)
+def test_a_fragment_with_a_wrong_field_is_refused_by_its_name(
+    changed: dict[str, object], why: str
+) -> None:
+    fields = msgpack.unpackb(next(split(BLOB, epoch=1, sequence=1, published_ms=5)).encode())
+    with pytest.raises(MalformedRecordError, match=f"{why}: Input should be"):
+        Fragment.decode(msgpack.packb(fields | changed))
 
 
 def test_a_delta_is_cut_into_records_and_put_together_again() -> None:

@@ -152,7 +152,7 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
 
 def test_settings_cannot_be_changed_under_way() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        load().partitions = 8  # type: ignore[misc] - that it is refused is the test
+        load().partitions = 8  # type: ignore[misc] # that it is refused is the test
 
 
 def test_every_setting_says_what_it_is() -> None:

@@ -57,7 +57,7 @@ def test_a_missing_file_is_refused_by_name(url: str) -> None:
         store.read(replace(file, name="v00000002.model.safetensors"))
 
 
-class CutOff(MemoryFileSystem):  # type: ignore[misc]
+class CutOff(MemoryFileSystem):  # type: ignore[misc] # fsspec has no types
     """An object store whose connection breaks before the file gets its name."""
 
     protocol = "cutoff"
