@@ -26,6 +26,7 @@ from headrace.model.inner_loop import (
     ScorerLoop,
     UserLoop,
 )
+from headrace.model.item_regression import Coefficients
 from headrace.model.scorer import Scorer
 from headrace.model.signals import Floats, Ints, ItemSignals, Longs
 
@@ -82,7 +83,7 @@ class Prepared(NamedTuple):
     candidates: Candidates
     items: Tensor  # (B, C) int64, padding as 0
     is_padding: Tensor  # (B, C)
-    signals: Tensor  # (B, C, F)
+    signals: Tensor  # (B, C, F + 2) counted, and regressed on the user's items
     context: Tensor  # (B, X)
     encoded: Encoded
 
@@ -119,9 +120,17 @@ class Judgement(NamedTuple):
 class Recommender:
     """Scores the users of a micro-batch with one version of the meta-parameters."""
 
-    def __init__(self, meta: MetaParameters, signals: ItemSignals, *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        meta: MetaParameters,
+        signals: ItemSignals,
+        *,
+        coefficients: Coefficients | None = None,
+        device: str = "cpu",
+    ) -> None:
         self.meta = meta.to(device)
         self.signals = signals
+        self.coefficients = coefficients or Coefficients.none()  # of the item regression
         self.device = torch.device(device)
         self._gatherer = Gatherer()
 
@@ -144,7 +153,12 @@ class Recommender:
 
     def copy(self) -> "Recommender":
         """Return a recommender with a copy of the meta-parameters over the same item signals."""
-        return Recommender(copy.deepcopy(self.meta), self.signals, device=str(self.device))
+        return Recommender(
+            copy.deepcopy(self.meta),
+            self.signals,
+            coefficients=self.coefficients,
+            device=str(self.device),
+        )
 
     def gather(self, histories: Histories) -> Candidates:
         """Return the candidates of each user and their counted signals."""
@@ -153,12 +167,13 @@ class Recommender:
     def prepare(self, histories: Histories, candidates: Candidates | None = None) -> Prepared:
         """Gather candidates, unless given, and encode the histories."""
         candidates = candidates or self.gather(histories)
+        regressed = self.coefficients.inputs(candidates.items, histories.items)
         items = self._tensor(candidates.items.astype(np.int64))
         return Prepared(
             candidates,
             items.clamp(min=0),
             items < 0,
-            self._tensor(candidates.signals),
+            self._tensor(np.concatenate([candidates.signals, regressed], -1)),
             self._tensor(candidates.context),
             self.encode(histories.items, histories.actions, histories.times_s),
         )
@@ -178,7 +193,7 @@ class Recommender:
         return encoded
 
     def inputs(self, prepared: Prepared, user_shift: Tensor) -> Tensor:
-        """Return the (B, C, I) inputs of the scorer: counted signals, residual and affinity."""
+        """Return the (B, C, I) inputs of the scorer: signals, residual and affinity."""
         encoder, negatives = self.meta.encoder, self.meta.negatives
         user = prepared.encoded.latest + user_shift  # (B, D)
         known = prepared.items < self.meta.n_items

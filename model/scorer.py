@@ -1,8 +1,8 @@
 """Scorer: a linear part and a small network over each candidate's inputs.
 
-The inputs of a candidate are its counted signals, its residual (how far it did better than it was
-expected to) and its affinity, the encoder's score. A user's fast weights shift the linear part and
-the network's first layer.
+The inputs of a candidate are its counted signals, what the user's items say of it by regression,
+its residual (how far it did better than it was expected to) and its affinity, the encoder's score.
+A user's fast weights shift the linear part and the network's first layer.
 
 Letters: B tasks, C candidates, I inputs, X context, W hidden width.
 """
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headrace.model.candidate_signals import N_CONTEXTS, N_SIGNALS, SIGNALS
+from headrace.model import item_regression
+from headrace.model.candidate_signals import N_CONTEXTS, SIGNALS
 
-INPUTS = (*SIGNALS, "residual", "affinity")
-N_INPUTS = N_SIGNALS + 2  # I
+INPUTS = (*SIGNALS, *item_regression.INPUTS, "residual", "affinity")
+N_INPUTS = len(INPUTS)  # I
 LINEAR_START = 0.1  # every signal is a reason to like an item until learned otherwise
 
 

@@ -15,7 +15,6 @@ import torch
 
 from headrace.model.baselines import baseline_ranks
 from headrace.model.candidates import Candidates, stack
-from headrace.model.outer_loop import OuterLoop
 from headrace.model.ranking_metrics import gains_at, hr_at, mrr_at, ndcg_at
 from headrace.model.recommender import MISS, Recommender
 from headrace.model.signals import Longs
@@ -96,11 +95,15 @@ class Evaluation:
         started = time.perf_counter()
         learner.absorb(folded, judged.tasks if judged else None, is_counted=not self.has_lag)
         is_version = self._is_version_due(len(block))
-        self._publish(learner.outer_loop, is_version=is_version)
+        if is_version:
+            learner.publish_version()
+        learner.outer_loop.publish_delta()
         self.seconds += time.perf_counter() - started
         if twin_tasks is not None:
             self._twin.outer_loop.learn(twin_tasks, n_items=len(learner.vocabulary))
-        self._publish(self._twin.outer_loop, is_version=is_version)
+        if is_version:
+            self._twin.publish_version()
+        self._twin.outer_loop.publish_delta()
         return ranks
 
     def _gather_at_once(self, folded: Folded) -> Candidates:
@@ -120,12 +123,6 @@ class Evaluation:
         if is_due:
             self._since_version = 0
         return is_due or not self.has_lag
-
-    def _publish(self, outer_loop: OuterLoop, *, is_version: bool) -> None:
-        """Hand the small weights over with each delta, all of them with each version."""
-        if is_version:
-            outer_loop.publish_version(len(self.learner.vocabulary))
-        outer_loop.publish_delta()
 
 
 def evaluate(

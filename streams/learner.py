@@ -12,6 +12,7 @@ import torch
 
 from headrace.model.candidates import REMEMBERED
 from headrace.model.config import ModelConfig
+from headrace.model.item_regression import Coefficients, PairCounts
 from headrace.model.outer_loop import OuterLoop, OuterLoopConfig, Tasks
 from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.signals import ItemSignals
@@ -65,6 +66,7 @@ class Learner:
             device=pick_device(settings),
         )
         self.outer_loop = self.new_outer_loop()
+        self.pairs = PairCounts()
         self.users: OrderedDict[str, UserState] = OrderedDict()  # least recent first
         self.n_events = 0
         self.new_items: list[tuple[int, str]] = []  # admitted since the last delta
@@ -89,7 +91,8 @@ class Learner:
         return self.outer_loop.published
 
     def publish_version(self) -> None:
-        """Judge by the meta-parameters of now: they are about to be served."""
+        """Judge by what is known now: it is about to be served."""
+        self.recommender.coefficients = self.pairs.fit(self.recommender.coefficients)
         self.outer_loop.publish_version(len(self.vocabulary))
 
     @property
@@ -103,6 +106,9 @@ class Learner:
         none = np.zeros(0, np.int64)
         had = np.zeros((0, REMEMBERED), np.int64)
         self.signals.count(none.astype(np.int32), none, had.astype(np.int32), had)
+        pairs = PairCounts()
+        pairs.count(np.ones(1, np.int32), np.zeros((1, REMEMBERED), np.int32))
+        pairs.fit(Coefficients.none())
 
     def learn(self, events: Sequence[tuple[str, int, Event]], *, rehearse: bool = True) -> Learned:
         """Learn from (user key, offset, event) triples, new to the users' states and in order.
@@ -135,13 +141,10 @@ class Learner:
         return Learned(len(folded.targets), len(tasks), loss)
 
     def count(self, folded: Folded, rows: slice) -> None:
-        """Count some of the folded events in the item signals."""
-        self.signals.count(
-            folded.targets[rows],
-            folded.times_s[rows],
-            folded.before.items[rows],
-            folded.before.times_s[rows],
-        )
+        """Count some of the folded events in the item signals and for the item regression."""
+        targets, before = folded.targets[rows], folded.before.rows(rows)
+        self.signals.count(targets, folded.times_s[rows], before.items, before.times_s)
+        self.pairs.count(targets, before.items)
 
     def admit(self, events: Sequence[Event]) -> None:
         """Give the events' items an index, while there is room, and room in the arrays."""
@@ -215,6 +218,8 @@ class Learner:
         gone = np.argsort(slow, kind="stable")[:n]
         self.signals.forget(gone)
         self.outer_loop.forget(gone)
+        self.pairs.forget(gone)
+        self.recommender.coefficients = self.recommender.coefficients.without(gone)
         self.vocabulary.evict(gone.tolist())
         self.new_items = []  # replicas reload; told later, an evicted one would come back to them
         self.signals.refresh_popular(len(self.vocabulary))

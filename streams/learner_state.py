@@ -9,11 +9,12 @@ import msgpack
 import numpy as np
 import torch
 
+from headrace.model.item_regression import PairCounts
 from headrace.model.recommender import Recommender
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams.errors import CheckpointError
 from headrace.streams.learner import Learner
-from headrace.streams.publication import unpack_model
+from headrace.streams.publication import under, unpack_model
 from headrace.streams.state import UserState
 from headrace.streams.store import pack, unpack
 
@@ -21,9 +22,10 @@ Positions = dict[int, int]  # partition to the offset of its first event not yet
 
 
 def pack_learner(learner: Learner, positions: Positions) -> bytes:
-    """Write the users' histories, the optimisers and the offsets."""
+    """Write the users' histories, the optimisers, the counts of pairs and the offsets."""
     users = msgpack.packb([(key, state.encode()) for key, state in learner.users.items()])
     arrays = {f"loop.{k}": t.cpu().numpy() for k, t in learner.outer_loop.state().items()}
+    arrays |= {f"pairs.{k}": a for k, a in learner.pairs.state().items()}
     arrays["users"] = np.frombuffer(users, np.uint8)
     fields = {
         "positions": {str(partition): offset for partition, offset in positions.items()},
@@ -48,12 +50,9 @@ def restore(learner: Learner, model_blob: bytes, learner_blob: bytes) -> Positio
     learner.outer_loop = learner.new_outer_loop()
     try:
         learner.outer_loop.load_state(
-            {
-                name.removeprefix("loop."): torch.from_numpy(np.array(array))
-                for name, array in arrays.items()
-                if name.startswith("loop.")
-            }
+            {k: torch.from_numpy(np.array(a)) for k, a in under(arrays, "loop.").items()}
         )
+        learner.pairs = PairCounts.of(under(arrays, "pairs."))
         learner.users = OrderedDict(
             (key, UserState.decode(state)) for key, state in msgpack.unpackb(arrays["users"])
         )

@@ -17,6 +17,7 @@ import torch
 from pydantic import Field, TypeAdapter, ValidationError
 
 from headrace.model.config import ModelConfig
+from headrace.model.item_regression import Coefficients
 from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.signals import ItemSignals
 from headrace.model.vocabulary import Vocabulary
@@ -63,9 +64,10 @@ class Announcement:
 
 
 def pack_model(recommender: Recommender, vocabulary: Vocabulary) -> bytes:
-    """Write what serving needs: meta-parameters, item signals, vocabulary."""
+    """Write what serving needs: meta-parameters, item signals, regression, vocabulary."""
     n = len(vocabulary)
     arrays = {f"signals.{k}": a for k, a in recommender.signals.snapshot(n).items()}
+    arrays |= {f"regression.{k}": a for k, a in recommender.coefficients.pack().items()}
     arrays |= _arrays_of(recommender.meta.state_dict(), "meta.")
     config = recommender.meta.config.to_dict()
     return pack(
@@ -87,13 +89,14 @@ def unpack_model(blob: bytes, *, max_items: int, device: str) -> tuple[Recommend
         )
         meta.load_state_dict(_tensors_of(arrays, "meta."))
         signals = ItemSignals(fields["neighbours"])
-        signals.apply_delta(_under(arrays, "signals."))
+        signals.apply_delta(under(arrays, "signals."))
         vocabulary = Vocabulary(max_items, fields["ids"])
         signals.reserve(len(vocabulary))
         signals.refresh_popular(len(vocabulary))
+        coefficients = Coefficients.unpack(under(arrays, "regression."))
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as exc:
         raise CheckpointError(f"the checkpoint does not fit: {exc}") from exc
-    return Recommender(meta, signals, device=device), vocabulary
+    return Recommender(meta, signals, coefficients=coefficients, device=device), vocabulary
 
 
 # ---------------------------------------------------------------------------------------- deltas
@@ -117,7 +120,7 @@ def apply_delta(blob: bytes, recommender: Recommender, vocabulary: Vocabulary) -
     signals = recommender.signals
     try:  # 1
         arrays, fields = unpack(_decompress(blob))
-        small, changed = _tensors_of(arrays, "meta."), _under(arrays, "signals.")
+        small, changed = _tensors_of(arrays, "meta."), under(arrays, "signals.")
         room = max(vocabulary.max_items, len(vocabulary))
         new_items = checked_items(fields["new_items"], max_items=room)
         n_items = max([len(vocabulary), *(index + 1 for index, _ in new_items)])
@@ -233,8 +236,9 @@ def _arrays_of(state: dict[str, torch.Tensor], prefix: str) -> Arrays:
 
 
 def _tensors_of(arrays: Arrays, prefix: str) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(np.array(a)) for name, a in _under(arrays, prefix).items()}
+    return {name: torch.from_numpy(np.array(a)) for name, a in under(arrays, prefix).items()}
 
 
-def _under(arrays: Arrays, prefix: str) -> Arrays:
+def under(arrays: Arrays, prefix: str) -> Arrays:
+    """Return the arrays whose names begin so, by the rest of their names."""
     return {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}

@@ -36,6 +36,8 @@ WORDS = {  # one for each of model.scorer.INPUTS; not imported, for it takes sec
     "repeat_propensity": "people take it again",
     "category_share": "from a favourite category",
     "category_of_last": "same category as the last one",
+    "regressed": "suits what was taken",
+    "regressed_recent": "suits what was taken lately",
     "residual": "taken more often than expected",
     "affinity": "close to this user's taste",
 }

@@ -109,7 +109,10 @@ class Serving:
             if live is not None and not has_signals:
                 # The signals at work are this version's own and have moved on since.
                 recommender = Recommender(
-                    recommender.meta, live.recommender.signals, device=self._device
+                    recommender.meta,
+                    live.recommender.signals,
+                    coefficients=recommender.coefficients,
+                    device=self._device,
                 )
                 vocabulary = live.vocabulary
             self._live = Live(announcement.version, announcement.epoch, recommender, vocabulary)

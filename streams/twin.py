@@ -34,6 +34,11 @@ class Twin:
             seed=learner.settings.seed,
         )
 
+    def publish_version(self) -> None:
+        """Serve the meta-parameters of now, and what is no meta-parameter as the other does."""
+        self.outer_loop.recommender.coefficients = self._learner.recommender.coefficients
+        self.outer_loop.publish_version(len(self._learner.vocabulary))
+
     def rank(self, judged: Judged) -> tuple[Longs, Tasks]:
         """Return where the judged items stood for it, and the tasks as it was given them."""
         capacity = self._learner.recommender.meta.capacity

@@ -68,6 +68,9 @@ def test_a_restored_learner_ends_as_one_that_was_never_stopped() -> None:
     torch.testing.assert_close(
         resumed.recommender.meta.state_dict(), learner.recommender.meta.state_dict()
     )
+    resumed_fit, fit = (x.pairs.fit(x.recommender.coefficients) for x in (resumed, learner))
+    np.testing.assert_array_equal(resumed_fit.items, fit.items)
+    np.testing.assert_array_equal(resumed_fit.weights, fit.weights)
 
 
 def test_the_optimisers_go_on_too() -> None:

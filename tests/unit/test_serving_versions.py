@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from serving_samples import CLICKS, NOW_MS, Shop, metric
 
+from headrace.model.item_regression import Coefficients
 from headrace.streams.errors import CheckpointError
 from headrace.streams.serving import ClosedError
 from headrace.streams.wire import Recommendation
@@ -66,6 +67,18 @@ def test_a_version_of_a_new_epoch_replaces_the_signals(tmp_path: Path) -> None:
     made = shop.answer(*CLICKS)
     assert made.model_version == 2
     assert "hot" not in made.items
+
+
+def test_a_version_of_the_same_epoch_brings_its_item_regression(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).at_work()
+    *_, last = shop.answer(*CLICKS).items
+    vocabulary, coefficients = shop.learner.vocabulary, shop.learner.recommender.coefficients
+    items, weights = coefficients.items.copy(), coefficients.weights.copy()
+    items[vocabulary.index(last), 0] = vocabulary.index(CLICKS[0].item)
+    weights[vocabulary.index(last), 0] = 1_000
+    shop.learner.recommender.coefficients = Coefficients(items, weights)
+    assert not shop.serving.serve(shop.announce(2))
+    assert shop.answer(*CLICKS).items[0] == last
 
 
 def test_going_back_is_serving_an_older_version(tmp_path: Path) -> None:

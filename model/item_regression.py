@@ -1,0 +1,306 @@
+"""Item regression: which of a user's items speak for an item, once what they share is taken out.
+
+Counted neighbours all speak at once, however much they say the same. Here each item is regressed
+on its neighbours: ridge regression over who took what, of which only counts of pairs are kept. A
+new user's items then speak through coefficients, without anything to fit.
+
+Sources: Steck 2019, EASE (arXiv:1905.03375), here over an item's own neighbours only, so that the
+catalogue may be large; Ning and Karypis 2011, SLIM, which is as sparse.
+
+Letters: B tasks, C candidates, H interactions, N items, K neighbours an item is regressed on.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from numba import njit
+
+from headrace.model.signals import Floats, Ints, Longs
+
+N_REGRESSORS = 128  # K
+RIDGE = 100.0  # users: what an item's neighbours must bring against chance
+FADE = 0.9  # of a user's items, for each step further back
+FIT_ITEMS = 4096  # at a time, those with most new takers first
+MAX_PAIRS = 2**23  # places of the table, half of them in use: 96 MB
+_SMALLEST_TABLE = 2**16
+_SOLVE_ITEMS = 64  # systems solved together: 4 MB
+
+INPUTS = ("regressed", "regressed_recent")
+
+
+class Table(NamedTuple):
+    """A hash table of pairs with open addressing; a place is free while its count is zero."""
+
+    keys: Longs  # (M,) the lower item index, and the higher in the lower half
+    counts: Floats  # (M,) users who took both
+
+
+class Coefficients(NamedTuple):
+    """What the users' items say of each item; never changed in place."""
+
+    items: Ints  # (N, K) regressors, -1 padded
+    weights: Floats  # (N, K)
+
+    @classmethod
+    def none(cls) -> "Coefficients":
+        """Return those of no item."""
+        return cls(np.zeros((0, N_REGRESSORS), np.int32), np.zeros((0, N_REGRESSORS), np.float32))
+
+    def inputs(self, candidates: Ints, histories: Ints) -> Floats:
+        """Return what (B, H) histories say of (B, C) candidates, evenly and faded: (B, C, 2)."""
+        out = np.zeros((*candidates.shape, len(INPUTS)), np.float32)
+        _apply(self.items, self.weights, candidates, histories, out)
+        return out
+
+    def without(self, indexes: npt.NDArray[np.integer]) -> "Coefficients":
+        """Return them without some items."""
+        gone = np.isin(self.items, indexes)
+        gone[indexes[indexes < len(gone)]] = True
+        # The order of what is left does not matter, only that no gap ends a row early.
+        order = np.argsort(gone, axis=1, kind="stable")
+        items, weights = np.where(gone, -1, self.items), np.where(gone, 0, self.weights)
+        return Coefficients(
+            np.take_along_axis(items, order, 1).astype(np.int32),
+            np.take_along_axis(weights, order, 1).astype(np.float32),
+        )
+
+    def pack(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the filled places, for a checkpoint."""
+        filled = self.items >= 0
+        return {
+            "n": filled.sum(1).astype(np.int32),
+            "items": self.items[filled],
+            "weights": self.weights[filled].astype(np.float16),
+        }
+
+    @classmethod
+    def unpack(cls, arrays: dict[str, npt.NDArray[Any]]) -> "Coefficients":
+        """Return what was packed.
+
+        Raises:
+            ValueError: the arrays do not fit each other.
+        """
+        filled = np.arange(N_REGRESSORS) < arrays["n"][:, None]
+        items = np.full(filled.shape, -1, np.int32)
+        weights = np.zeros(filled.shape, np.float32)
+        if not filled.sum() == len(arrays["items"]) == len(arrays["weights"]):
+            raise ValueError("the regressors are not as many as their numbers say")
+        items[filled], weights[filled] = arrays["items"], arrays["weights"]
+        if not ((arrays["items"] >= 0) & (arrays["items"] < len(items))).all():
+            raise ValueError("an item is regressed on one that is not there")
+        return cls(items, weights)
+
+
+def _new_table(size: int) -> Table:
+    return Table(np.zeros(size, np.int64), np.zeros(size, np.float32))
+
+
+class PairCounts:
+    """How many users took each item, and how many took both of a pair."""
+
+    def __init__(self) -> None:
+        self.table = _new_table(_SMALLEST_TABLE)
+        self.takers: Floats = np.zeros(0, np.float32)  # (N,)
+        self.new_takers: Floats = np.zeros(0, np.float32)  # (N,) since the item was last fitted
+
+    def __len__(self) -> int:
+        """Return how many pairs are counted."""
+        return int((self.table.counts > 0).sum())
+
+    def reserve(self, n_items: int) -> None:
+        """Make room for item indexes below ``n_items``."""
+        more = n_items - len(self.takers)
+        if more > 0:
+            more += len(self.takers) // 2  # so that growth is cheap
+            self.takers = np.pad(self.takers, (0, more))
+            self.new_takers = np.pad(self.new_takers, (0, more))
+
+    def count(self, items: Ints, histories: Ints) -> None:
+        """Count events in order: (n,) items, negative ones skipped, and (n, H) what came before."""
+        self.reserve(int(max(items.max(initial=-1), histories.max(initial=-1))) + 1)
+        self._make_room(histories.size)
+        _count(self.table, self.takers, self.new_takers, items, histories)
+
+    def _make_room(self, n_pairs: int) -> None:
+        """Keep the table at most half full; the largest forgets the pairs of fewest users."""
+        counts = self.table.counts[self.table.counts > 0]
+        needed = 2 * (len(counts) + n_pairs)
+        if needed <= len(self.table.counts):
+            return
+        least = 0.0
+        if needed > MAX_PAIRS:
+            least = float(np.quantile(counts, 0.5))
+        size = max(needed, 2 * len(self.table.counts))
+        self._rebuild(self.table.counts > least, min(MAX_PAIRS, 1 << (size - 1).bit_length()))
+
+    def _rebuild(self, keep: npt.NDArray[np.bool_], size: int) -> None:
+        old, self.table = self.table, _new_table(size)
+        _insert(self.table, old.keys[keep], old.counts[keep])
+
+    def forget(self, indexes: npt.NDArray[np.integer]) -> None:
+        """Forget items whose index is about to be given to others."""
+        here = indexes[indexes < len(self.takers)]
+        self.takers[here] = self.new_takers[here] = 0
+        one, other = _items_of(self.table.keys)
+        gone = np.isin(one, here) | np.isin(other, here)
+        self._rebuild((self.table.counts > 0) & ~gone, len(self.table.counts))
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the counts, for a checkpoint."""
+        filled = self.table.counts > 0
+        return {
+            "keys": self.table.keys[filled],
+            "counts": self.table.counts[filled],
+            "takers": self.takers,
+            "new_takers": self.new_takers,
+        }
+
+    @classmethod
+    def of(cls, state: dict[str, npt.NDArray[Any]]) -> "PairCounts":
+        """Return counts that ``state`` returned."""
+        pairs = cls()
+        pairs._make_room(len(state["keys"]))
+        _insert(pairs.table, state["keys"], state["counts"])
+        pairs.takers, pairs.new_takers = state["takers"].copy(), state["new_takers"].copy()
+        return pairs
+
+    def fit(self, old: Coefficients) -> Coefficients:
+        """Return coefficients with those items fitted anew that have most new takers."""
+        n = len(self.takers)
+        items = np.full((n, N_REGRESSORS), -1, np.int32)
+        weights = np.zeros((n, N_REGRESSORS), np.float32)
+        items[: len(old.items)], weights[: len(old.items)] = old.items, old.weights
+        due = np.flatnonzero(self.new_takers > 0)
+        due = due[np.argsort(-self.new_takers[due], kind="stable")][:FIT_ITEMS]
+        self.new_takers[due] = 0
+        filled = self.table.counts > 0
+        rows = _rows(*_items_of(self.table.keys[filled]), self.table.counts[filled], n)
+        for start in range(0, len(due), _SOLVE_ITEMS):
+            batch = due[start : start + _SOLVE_ITEMS]
+            regressors, gram, shared = _systems(*rows, self.takers, batch)
+            solved = torch.linalg.solve(torch.from_numpy(gram), torch.from_numpy(shared))
+            items[batch] = regressors
+            weights[batch] = solved.half().numpy()  # as precise as a checkpoint keeps them
+        return Coefficients(items, weights)
+
+
+@njit(cache=True, nogil=True)
+def _apply(
+    regressors: Ints, weights: Floats, candidates: Ints, histories: Ints, out: Floats
+) -> None:
+    n = len(regressors)
+    had = np.zeros((n, 2), np.float32)  # of each item: 1 if the user had it, how lately
+    for b in range(len(candidates)):
+        fade = 1.0
+        for y in histories[b]:
+            if 0 <= y < n and had[y, 0] == 0:
+                had[y, 0], had[y, 1] = 1.0, fade
+            fade *= FADE
+        for c in range(candidates.shape[1]):
+            z = candidates[b, c]
+            if z < 0 or z >= n:
+                continue
+            for k in range(regressors.shape[1]):
+                y = regressors[z, k]
+                if y < 0:
+                    break
+                out[b, c, 0] += weights[z, k] * had[y, 0]
+                out[b, c, 1] += weights[z, k] * had[y, 1]
+        for y in histories[b]:
+            if 0 <= y < n:
+                had[y] = 0.0
+
+
+def _items_of(keys: Longs) -> tuple[Ints, Ints]:
+    return (keys >> 32).astype(np.int32), (keys & 0xFFFFFFFF).astype(np.int32)
+
+
+@njit(cache=True, nogil=True)
+def _place(table: Table, key: int) -> int:
+    """Return where a pair is, or the free place where it belongs."""
+    last = len(table.keys) - 1  # the length is a power of two
+    place = (key ^ (key >> 29)) * 0x9E3779B1 & last
+    while table.counts[place] > 0 and table.keys[place] != key:
+        place = (place + 1) & last
+    return place
+
+
+@njit(cache=True, nogil=True)
+def _insert(table: Table, keys: Longs, counts: Floats) -> None:
+    for i in range(len(keys)):
+        place = _place(table, keys[i])
+        table.keys[place] = keys[i]
+        table.counts[place] += counts[i]
+
+
+@njit(cache=True, nogil=True)
+def _count(table: Table, takers: Floats, new_takers: Floats, items: Ints, histories: Ints) -> None:
+    met = np.full(len(takers), -1, np.int64)  # the event that met an item last
+    for i in range(len(items)):
+        x, had = items[i], histories[i]
+        if x < 0 or (had == x).any():
+            continue
+        takers[x] += 1
+        new_takers[x] += 1
+        for y in had:
+            if y < 0 or met[y] == i:
+                continue
+            met[y] = i
+            key = (np.int64(min(x, y)) << 32) | np.int64(max(x, y))
+            place = _place(table, key)
+            table.keys[place] = key
+            table.counts[place] += 1
+
+
+@njit(cache=True, nogil=True)
+def _rows(one: Ints, other: Ints, counts: Floats, n: int) -> tuple[Longs, Ints, Floats]:
+    """Return each item's pairs as rows of a sparse symmetric matrix: ends, columns, values."""
+    ends = np.zeros(n + 1, np.int64)
+    for e in range(len(one)):
+        ends[one[e] + 1] += 1
+        ends[other[e] + 1] += 1
+    ends = np.cumsum(ends)
+    columns, values = np.empty(ends[n], np.int32), np.empty(ends[n], np.float32)
+    at = ends[:n].copy()
+    for e in range(len(one)):
+        x, y = one[e], other[e]
+        columns[at[x]], columns[at[y]] = y, x
+        values[at[x]] = values[at[y]] = counts[e]
+        at[x] += 1
+        at[y] += 1
+    return ends, columns, values
+
+
+@njit(cache=True, nogil=True)
+def _systems(
+    ends: Longs, columns: Ints, values: Floats, takers: Floats, batch: Longs
+) -> tuple[Ints, Floats, Floats]:
+    """Return for each item its regressors and the normal equations: (n, K), (n, K, K), (n, K)."""
+    n = len(batch)
+    regressors = np.full((n, N_REGRESSORS), -1, np.int32)
+    gram = np.zeros((n, N_REGRESSORS, N_REGRESSORS), np.float32)
+    shared = np.zeros((n, N_REGRESSORS), np.float32)
+    place = np.full(len(takers), -1, np.int32)
+    for i in range(n):
+        row = slice(ends[batch[i]], ends[batch[i] + 1])
+        nearness = values[row] / np.sqrt(takers[columns[row]] + 5)
+        nearest = np.argsort(-nearness)[:N_REGRESSORS]
+        for k in range(len(nearest)):
+            y = columns[row][nearest[k]]
+            regressors[i, k], place[y] = y, k
+            shared[i, k] = values[row][nearest[k]]
+        for k in range(N_REGRESSORS):
+            y = regressors[i, k]
+            if y < 0:
+                gram[i, k, k] = 1  # padding: its coefficient is zero
+                continue
+            for e in range(ends[y], ends[y + 1]):
+                if place[columns[e]] >= 0:
+                    gram[i, k, place[columns[e]]] = values[e]
+            gram[i, k, k] = takers[y] + RIDGE
+        for y in regressors[i]:
+            if y >= 0:
+                place[y] = -1
+    return regressors, gram, shared

@@ -1,0 +1,180 @@
+"""Item regression: who took what, and what a user's items then say of another."""
+
+import numpy as np
+import pytest
+
+from headrace.model import item_regression
+from headrace.model.item_regression import FADE, N_REGRESSORS, RIDGE, Coefficients, PairCounts
+
+A, B, C, D = range(4)
+# Two users of {A, B}, one of {A, C}, one of {A, B, C}, one of {C, D}, in the order they took them.
+USERS = ([A, B], [B, A], [A, C], [A, B, C], [C, D])
+N_ITEMS = 30
+
+
+def count(pairs: PairCounts, *users: list[int]) -> PairCounts:
+    """Count users one after the other; their items come oldest first."""
+    for user in users:
+        histories = np.full((len(user), 20), -1, np.int32)
+        for step in range(len(user)):
+            histories[step, :step] = user[:step][::-1]
+        pairs.count(np.array(user, np.int32), histories)
+    return pairs
+
+
+def counted(pairs: PairCounts) -> dict[tuple[int, int], float]:
+    """Return how many users took both of each pair."""
+    filled = pairs.table.counts > 0
+    keys, counts = pairs.table.keys[filled], pairs.table.counts[filled]
+    return {
+        (int(k) >> 32, int(k) & 0xFFFFFFFF): float(n) for k, n in zip(keys, counts, strict=True)
+    }
+
+
+def crowd(n_users: int = 60) -> list[list[int]]:
+    """Return users with some distinct items each."""
+    rng = np.random.default_rng(0)
+    return [rng.permutation(N_ITEMS)[: rng.integers(2, 9)].tolist() for _ in range(n_users)]
+
+
+def one_row(*weights: float) -> Coefficients:
+    """Return coefficients of item A on the items after it; the others have none."""
+    items = np.full((4, N_REGRESSORS), -1, np.int32)
+    values = np.zeros((4, N_REGRESSORS), np.float32)
+    items[A, : len(weights)] = np.arange(1, len(weights) + 1)
+    values[A, : len(weights)] = weights
+    return Coefficients(items, values)
+
+
+# ------------------------------------------------------------------------------------- counting
+
+
+def test_users_are_counted_of_items_and_of_pairs_whichever_came_first() -> None:
+    pairs = count(PairCounts(), *USERS)
+    assert pairs.takers[:4].tolist() == [4, 3, 3, 1]
+    assert counted(pairs) == {(A, B): 3, (A, C): 2, (B, C): 1, (C, D): 1}
+
+
+def test_taking_an_item_again_or_an_unknown_one_counts_nothing() -> None:
+    pairs = count(PairCounts(), [A, B, A, B, -1, A])
+    assert pairs.takers[:2].tolist() == [1, 1]
+    assert counted(pairs) == {(A, B): 1}
+
+
+def test_full_table_forgets_the_pairs_of_fewest_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(item_regression, "MAX_PAIRS", 512)
+    monkeypatch.setattr(item_regression, "_SMALLEST_TABLE", 256)
+    pairs = count(PairCounts(), *[[A, B]] * 5)
+    for other in range(10, 600):
+        count(pairs, [C, other])
+    assert len(pairs.table.counts) == 512
+    assert len(pairs) <= 256
+    assert counted(pairs)[A, B] == 5
+
+
+def test_table_grows_without_losing_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(item_regression, "_SMALLEST_TABLE", 64)
+    large = count(PairCounts(), *crowd())
+    monkeypatch.undo()
+    assert counted(large) == counted(count(PairCounts(), *crowd()))
+    assert len(large.table.counts) > 64
+
+
+def test_forgotten_items_take_their_pairs_along() -> None:
+    pairs = count(PairCounts(), *USERS)
+    pairs.forget(np.array([C, 1_000_000]))
+    assert counted(pairs) == {(A, B): 3}
+    assert pairs.takers[:4].tolist() == [4, 3, 0, 1]
+
+
+def test_counts_go_on_from_their_state() -> None:
+    pairs = count(PairCounts(), *crowd(30))
+    again = PairCounts.of(pairs.state())
+    for each in (pairs, again):
+        count(each, *crowd()[30:])
+    assert counted(again) == counted(pairs)
+    np.testing.assert_array_equal(again.new_takers, pairs.new_takers)
+
+
+# -------------------------------------------------------------------------------------- fitting
+
+
+def test_coefficients_are_those_of_ridge_regression_on_who_took_what() -> None:
+    users = crowd()
+    fitted = count(PairCounts(), *users).fit(Coefficients.none())
+    took = np.zeros((len(users), N_ITEMS))
+    for row, user in zip(took, users, strict=True):
+        row[user] = 1
+    for target in range(N_ITEMS):
+        both = took.T @ took[:, target]
+        met = [j for j in range(N_ITEMS) if j != target and both[j] > 0]
+        x = took[:, met]
+        expected = np.linalg.solve(x.T @ x + RIDGE * np.eye(len(met)), x.T @ took[:, target])
+        n = len(met)
+        got = dict(zip(fitted.items[target, :n], fitted.weights[target, :n], strict=True))
+        assert sorted(got) == met
+        assert [got[j] for j in met] == pytest.approx(expected, rel=2e-3, abs=1e-6)
+        assert (fitted.items[target, n:] == -1).all()
+
+
+def test_items_with_most_new_takers_are_fitted_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(item_regression, "FIT_ITEMS", 1)
+    pairs = count(PairCounts(), *USERS)
+    first = pairs.fit(Coefficients.none())
+    assert ((first.items >= 0).any(1)).tolist()[:4] == [True, False, False, False]
+    second = pairs.fit(first)  # B and C have as many
+    assert ((second.items >= 0).any(1)).tolist()[:4] == [True, True, False, False]
+    assert ((first.items >= 0).any(1)).tolist()[:4] == [True, False, False, False]  # unchanged
+
+
+def test_an_item_nobody_took_since_keeps_its_coefficients() -> None:
+    pairs = count(PairCounts(), *USERS)
+    before = pairs.fit(Coefficients.none())
+    after = count(pairs, [C, D]).fit(before)
+    np.testing.assert_array_equal(after.weights[A], before.weights[A])
+    assert after.weights[D, 0] > before.weights[D, 0] > 0
+
+
+# --------------------------------------------------------------------------------------- serving
+
+
+def test_users_items_speak_evenly_and_faded_each_once() -> None:
+    said = one_row(0.5, -0.25).inputs(
+        np.array([[A, B, -1]], np.int32), np.array([[D, C, B, B, C]], np.int32)
+    )
+    # C is one step back, B two; nothing speaks for B, and D says nothing of A.
+    assert said[0, 0].tolist() == pytest.approx([0.5 - 0.25, 0.5 * FADE**2 - 0.25 * FADE])
+    assert said[0, 1:].tolist() == [[0, 0], [0, 0]]
+
+
+def test_users_do_not_hear_each_other() -> None:
+    coefficients, candidates = one_row(0.5, 0.25), np.array([[A], [A]], np.int32)
+    said = coefficients.inputs(candidates, np.array([[B, -1], [-1, -1]], np.int32))
+    assert said[:, 0, 0].tolist() == [0.5, 0]
+
+
+def test_items_newer_than_the_coefficients_are_silent() -> None:
+    said = one_row(0.5).inputs(np.array([[99, A]], np.int32), np.array([[98, B]], np.int32))
+    assert said[0, :, 0].tolist() == [0, 0.5]
+
+
+def test_coefficients_come_back_from_a_checkpoint() -> None:
+    fitted = count(PairCounts(), *crowd()).fit(Coefficients.none())
+    again = Coefficients.unpack(fitted.pack())
+    np.testing.assert_array_equal(again.items, fitted.items)
+    np.testing.assert_array_equal(again.weights, fitted.weights)
+
+
+@pytest.mark.parametrize("items", [[7, 1], [1], [-1, 1]])
+def test_coefficients_that_do_not_fit_are_refused(items: list[int]) -> None:
+    packed = one_row(0.5, 0.25).pack()
+    packed["items"] = np.array(items, np.int32)
+    with pytest.raises(ValueError, match=r"not there|not as many"):
+        Coefficients.unpack(packed)
+
+
+def test_coefficients_without_an_item_neither_have_nor_hear_it() -> None:
+    left = one_row(0.5, 0.25).without(np.array([B, 1_000_000]))
+    assert left.items[A, :2].tolist() == [C, -1]
+    assert left.weights[A, :2].tolist() == [0.25, 0]
+    assert (left.without(np.array([A])).items == -1).all()
