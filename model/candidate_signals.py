@@ -37,6 +37,7 @@ SIGNALS = (
     "recent", "around", "around_lift", "links", "also", "also_mean", "back",
     "popularity", "popularity_slow", "popularity_medium", "popularity_fast",
     "idle", "age", "repeat_propensity", "category_share", "category_of_last",
+    "content",
 )  # fmt: skip
 N_SIGNALS = len(SIGNALS)
 (
@@ -46,6 +47,7 @@ N_SIGNALS = len(SIGNALS)
     F_RECENT, F_AROUND, AROUND_LIFT, LINKS, F_ALSO, ALSO_MEAN, BACK,
     POPULARITY, POPULARITY_SLOW, POPULARITY_MEDIUM, POPULARITY_FAST,
     IDLE, AGE, REPEAT_PROPENSITY, CATEGORY_SHARE, CATEGORY_OF_LAST,
+    CONTENT,
 ) = range(N_SIGNALS)  # fmt: skip
 CONTEXTS = ("log_events", "repeat_rate", "log_session_position", "distinct_ratio")
 N_CONTEXTS = len(CONTEXTS)
@@ -80,7 +82,7 @@ def describe(
     signals: Floats,
     because: Ints,
 ) -> None:
-    """Write the signals of one task's candidates; logarithms, because counts span decades.
+    """Write the counted signals of one task's candidates; logarithms: counts span decades.
 
     Args:
         a: the item signals.
@@ -138,7 +140,8 @@ def describe(
         )
         f[POPULARITY_FAST] = np.log1p(a.popularity[z, FAST] * np.exp(-age / POPULARITY_LIVES[FAST]))
         f[IDLE] = np.log1p(max(0, now_s - a.last_time_s[z])) / 10
-        f[AGE] = np.log1p(max(0.0, clock - a.first[z])) / 10
+        if a.popularity[z, ALL_TIME] > 0:  # what nobody took yet is new
+            f[AGE] = np.log1p(max(0.0, clock - a.first[z])) / 10
         f[REPEAT_PROPENSITY] = (a.repeats[z] + 0.5) / (a.popularity[z, ALL_TIME] + 3)
         if last >= 0:
             _describe_pair(a, z, last, root, f)

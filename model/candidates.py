@@ -15,6 +15,7 @@ from numba import njit
 
 from headrace.model.candidate_signals import (
     CHOSEN,
+    CONTENT,
     COUNT,
     FOLLOWED,
     FOLLOWED_FADE,
@@ -118,7 +119,8 @@ class Gatherer:
     def gather(self, signals: ItemSignals, histories: Histories) -> Candidates:
         """Return the candidates of each user, without the item each user had last."""
         self._reserve(signals.capacity)
-        b = len(histories.items)
+        b, content = len(histories.items), signals.content
+        profiles = content.profiles(histories.items)
         out = Candidates(
             items=np.full((b, MAX_CANDIDATES), -1, np.int32),
             signals=np.zeros((b, MAX_CANDIDATES, N_SIGNALS), np.float32),
@@ -131,6 +133,7 @@ class Gatherer:
             signals.recent_scale(),
             signals.now_s,
             signals.popular,
+            content.nearest(profiles),
             histories,
             out,
             self._walk,
@@ -138,6 +141,7 @@ class Gatherer:
         )
         self._tick += b
         n = int((out.items >= 0).sum(1).max(initial=1))  # C of this batch: padding costs time
+        out.signals[:, :n, CONTENT] = content.likeness(profiles, out.items[:, :n])
         return Candidates(out.items[:, :n], out.signals[:, :n], out.context, out.because[:, :n])
 
     def _reserve(self, n_items: int) -> None:
@@ -162,6 +166,7 @@ def _gather(
     recent_scale: float,
     now_s: int,
     popular: Ints,
+    cold: Ints,
     histories: Histories,
     out: Candidates,
     walk: Walk,
@@ -177,12 +182,8 @@ def _gather(
         n = n_own
         for relation in range(N_RELATIONS):
             n = _choose(relation, n_touched, walk, stamp, out.items[b], n)
-        stamps = walk.stamps
-        for item in popular:
-            if n < MAX_CANDIDATES and stamps[item, CHOSEN] != stamp:
-                stamps[item, CHOSEN] = stamp
-                out.items[b, n] = item
-                n += 1
+        n = _add(cold[b], walk, stamp, out.items[b], n)
+        n = _add(popular, walk, stamp, out.items[b], n)
         n = _drop_last(had[0], out.items[b], n)
         describe(
             a,
@@ -318,6 +319,18 @@ def _choose(relation: int, n_touched: int, walk: Walk, stamp: int, items: Ints, 
         if stamps[z, CHOSEN] != stamp:
             stamps[z, CHOSEN] = stamp
             items[n] = z
+            n += 1
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _add(given: Ints, walk: Walk, stamp: int, items: Ints, n: int) -> int:
+    """Take the given items, -1 padded, as candidates while there is room."""
+    stamps = walk.stamps
+    for item in given:
+        if item >= 0 and n < MAX_CANDIDATES and stamps[item, CHOSEN] != stamp:
+            stamps[item, CHOSEN] = stamp
+            items[n] = item
             n += 1
     return n
 

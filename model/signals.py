@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from headrace.model.content import Content
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
@@ -88,6 +90,7 @@ class ItemSignals:
         self.landmark = 0.0  # tick at which a RECENT count weighs 1
         self.now_s = 0  # latest event time counted
         self.popular: Ints = np.zeros(0, np.int32)  # candidates for everybody, best first
+        self.content = Content()
 
     @property
     def neighbours(self) -> int:
@@ -160,6 +163,7 @@ class ItemSignals:
         flat = np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
         _, first_seen = np.unique(flat, return_index=True)
         self.popular = flat[np.sort(first_seen)].astype(np.int32)
+        self.content.refresh(self.arrays.popularity[:, ALL_TIME])
 
     # ------------------------------------------------------------------- deltas and checkpoints
 
@@ -236,6 +240,7 @@ class ItemSignals:
         blank = _empty(1, self.neighbours)
         for name in ItemArrays._fields:
             getattr(a, name)[indexes] = getattr(blank, name)[0]
+        self.content.forget(indexes)
 
 
 @njit(cache=True, nogil=True)

@@ -25,6 +25,11 @@ class Vocabulary:
         """Return how many items have an index."""
         return len(self._indexes)
 
+    @property
+    def n_free(self) -> int:
+        """Return how many more items there is room for."""
+        return self.max_items - self.n_items
+
     def index(self, item: str) -> ItemIndex:
         """Return the item's index, ``UNKNOWN`` if it has none."""
         return self._indexes.get(item, UNKNOWN)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from headrace.model.content import Content
 from headrace.model.recommender import MetaParameters
 from headrace.model.signals import ItemSignals
 from headrace.streams.store import Arrays
@@ -75,3 +76,23 @@ def check_signals(delta: Arrays, signals: ItemSignals, *, n_items: int) -> None:
         array = delta[name]
         if ((array < first) | (array >= end)).any():
             raise ValueError(f"{name} are not all from {first} to {end - 1}")
+
+
+def check_content(delta: Arrays, content: Content, *, n_items: int) -> None:
+    """Check changed content vectors against those they join.
+
+    Raises:
+        ValueError: a type, shape, width, value or index that does not fit.
+        KeyError: an array is missing.
+    """
+    items, vectors = delta["items"], delta["vectors"]
+    for name, like in content.snapshot().items():
+        array = delta[name]
+        if array.dtype != like.dtype or array.ndim != like.ndim or len(array) != len(items):
+            raise ValueError(f"content {name} is {array.dtype} {array.shape}")
+    if len(items) and content.width not in (0, vectors.shape[1]):
+        raise ValueError(f"content vectors are {vectors.shape[1]} wide, not {content.width}")
+    if not np.isfinite(vectors).all():
+        raise ValueError("content vectors are not finite")
+    if ((items < 0) | (items >= n_items)).any():
+        raise ValueError(f"content items are not all from 0 to {n_items - 1}")

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
 
 from headrace.model.baselines import baseline_ranks
 from headrace.model.candidates import Candidates, stack
+from headrace.model.content import FEW_EVENTS
 from headrace.model.ranking_metrics import gains_at, hr_at, mrr_at, ndcg_at
 from headrace.model.recommender import MISS, Recommender
 from headrace.model.signals import Longs
@@ -143,7 +145,9 @@ def evaluate(
     events = events.filter(~pl.col("action").is_in(list(NOT_ENGAGED))).head(n_events)
     evaluation = Evaluation(settings, has_lag=has_lag)
     for item in items:
-        evaluation.learner.categorise(item.item, item.categories)
+        evaluation.learner.note(item)
+    while evaluation.learner.place():
+        pass
     ranks = evaluation.run(events, on_progress=on_progress)
     users, items_seen = (events[name].rank("dense").to_numpy() for name in ("user", "item"))
     ranks |= baseline_ranks(
@@ -153,6 +157,7 @@ def evaluate(
     scored[len(events) // 2 :] = True
     scored &= ranks["frozen"] != UNSCORED
     n_earlier = np.concatenate(evaluation.n_earlier)[scored]
+    is_cold = events.select(pl.int_range(pl.len()).over("item")).to_series().to_numpy() < FEW_EVENTS
     ranks = {name: r[scored] for name, r in ranks.items()}
     return {
         "stream": stream,
@@ -166,6 +171,7 @@ def evaluate(
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "candidate_recall": round(float((ranks["frozen"] < MISS).mean()), 4),
         "contenders": {name: _summary(r) for name, r in ranks.items()},
+        "cold_items": _cold_items(ranks, is_cold[scored]),
         "adapting": {
             f"versus_{name}": _differences(ranks["adapted"], ranks[name], users[scored], n_earlier)
             for name in ("twin", "placebo", "frozen")
@@ -184,6 +190,13 @@ def _differences(
         found = paired_difference(gains[0][rows], gains[1][rows], users[rows])
         told[name] = {key: round(value, 5) for key, value in found._asdict().items()}
     return told
+
+
+def _cold_items(ranks: dict[str, Longs], is_cold: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """Return how many events were of items with few before, and NDCG@10 over them."""
+    return {"events": int(is_cold.sum())} | {
+        name: round(ndcg_at(r[is_cold], K), 5) for name, r in ranks.items()
+    }
 
 
 def _summary(ranks: Longs) -> dict[str, float]:

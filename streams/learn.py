@@ -30,7 +30,7 @@ from headrace.streams.observe import observe_intake
 from headrace.streams.process import Readiness, Role, run_role
 from headrace.streams.publisher import Publisher, Send
 from headrace.streams.settings import Settings
-from headrace.streams.wire import Event, decode_event, decode_item
+from headrace.streams.wire import Event, Item, decode_event, decode_item
 
 logger = logging.getLogger(__name__)
 
@@ -197,15 +197,31 @@ class CatalogueReader:
     def __init__(self, learner: Learner, thread: Executor) -> None:
         self._learner = learner
         self._thread = thread
+        self._is_placing = False
 
     def __call__(self, record: Any) -> None:
-        """Note the item's categories; a record that cannot be decoded is skipped and logged."""
+        """Note what a record says of its item; one that cannot be decoded is logged."""
         try:
             item = decode_item(record.value, key=record.key)
         except MalformedRecordError as exc:
             logger.warning("skipped catalogue record offset=%d: %s", record.offset, exc)
             return
-        self._thread.submit(self._learner.categorise, item.item, item.categories)
+        self._thread.submit(self._note, item)
+
+    def _note(self, item: Item) -> None:
+        self._learner.note(item)
+        self._place_later()
+
+    def _place_later(self) -> None:
+        """Place what is noted once the records that wait now are, several of them together."""
+        if not self._is_placing:
+            self._is_placing = True
+            self._thread.submit(self._place)
+
+    def _place(self) -> None:
+        self._is_placing = False
+        if self._learner.place():
+            self._place_later()
 
 
 def _update_gauges(app: IntakeApp, learner: Learner, settings: Settings) -> None:

@@ -3,7 +3,7 @@
 Vocabulary, item signals, the users' histories that counting needs, and the outer loop.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,16 +12,20 @@ import torch
 
 from headrace.model.candidates import REMEMBERED
 from headrace.model.config import ModelConfig
+from headrace.model.content import MAX_COLD
 from headrace.model.item_regression import Coefficients, PairCounts
 from headrace.model.outer_loop import OuterLoop, OuterLoopConfig, Tasks
 from headrace.model.recommender import MetaParameters, Recommender
-from headrace.model.signals import ItemSignals
-from headrace.model.vocabulary import Vocabulary
+from headrace.model.signals import ALL_TIME, Ints, ItemSignals
+from headrace.model.vocabulary import ItemIndex, Vocabulary
+from headrace.streams.catalogue import Catalogue
+from headrace.streams.content import HashedWords, pick_embedder
 from headrace.streams.prequential import Folded, fold, judge
 from headrace.streams.settings import Settings
 from headrace.streams.state import NOT_ENGAGED, UserState
-from headrace.streams.wire import Event
+from headrace.streams.wire import Event, Item
 
+PLACED_AT_ONCE = 64  # items; a sentence model takes some 0.2 s, and events wait meanwhile
 MAX_CATALOGUE = 2_000_000  # items whose category is kept before they are admitted
 EVICT_SHARE = 0.05  # of a full vocabulary, at a version: evicting rewrites every neighbour row
 
@@ -72,6 +76,11 @@ class Learner:
         self.new_items: list[tuple[int, str]] = []  # admitted since the last delta
         self._category_numbers: dict[str, int] = {}
         self._category_of_item: dict[str, int] = {}
+        is_on = settings.content != "off"
+        self.catalogue = Catalogue(
+            pick_embedder() if is_on else HashedWords(), max_items=settings.max_items, is_on=is_on
+        )
+        self._unplaced: dict[str, None] = {}  # items whose content is not in the model yet
 
     def new_outer_loop(self) -> OuterLoop:
         """Return an outer loop over the recommender's meta-parameters."""
@@ -153,17 +162,25 @@ class Learner:
             for event in events
             if event.action not in NOT_ENGAGED and self.vocabulary.index(event.item) < 0
         )
-        indexed = ((self.vocabulary.admit(item), item) for item in new)
-        admitted = [(index, item) for index, item in indexed if index >= 0]
-        if not admitted:
-            return
+        missing = len(new) - self.vocabulary.n_free
+        if missing > 0:
+            about_to_be_taken = self.vocabulary.indexes([event.item for event in events])
+            untaken = self._untaken()
+            self._give_up(untaken[~np.isin(untaken, about_to_be_taken)][:missing])
+        self._describe([item for item in new if self._admit(item) >= 0])
+
+    def _admit(self, item: str) -> ItemIndex:
+        """Give a new item an index, if there is room, and room in the arrays."""
+        index = self.vocabulary.admit(item)
+        if index < 0:
+            return index
         n = len(self.vocabulary)
         self.signals.reserve(n)
         if n > self.recommender.meta.capacity:
             self.outer_loop.grow(self.signals.capacity)
-        self.new_items += admitted
-        for index, item in admitted:
-            self._place_in_category(index, item)
+        self.new_items.append((index, item))
+        self._place_in_category(index, item)
+        return index
 
     def fold(self, events: Sequence[tuple[str, int, Event]]) -> tuple[list[UserState], Folded]:
         """Apply events to the users' states that the learner keeps; return those states."""
@@ -182,6 +199,76 @@ class Learner:
         """Drop the least recent users beyond the bound."""
         while len(self.users) > self.settings.learn_users:
             self.users.popitem(last=False)
+
+    # ------------------------------------------------------------------------- the catalogue
+
+    def note(self, item: Item) -> None:
+        """Take a catalogue record over: its category now, its content when it is placed."""
+        self.categorise(item.item, item.categories)
+        if self.catalogue.note(item):
+            self._unplaced.pop(item.item, None)  # the newest stands last
+            self._unplaced[item.item] = None
+
+    def place(self, limit: int = PLACED_AT_ONCE) -> bool:
+        """Bring content that was noted into the model, newest first; True if some is left.
+
+        Items that nobody took get an index too: up to ``MAX_COLD`` while there is room, then in the
+        place of the oldest of them.
+        """
+        content, vocabulary = self.signals.content, self.vocabulary
+        untaken = deque(self._untaken().tolist())
+        room = min(vocabulary.n_free, min(MAX_COLD, vocabulary.max_items // 2) - len(untaken))
+        placed: list[str] = []
+        while self._unplaced and len(placed) < limit:
+            item, _ = self._unplaced.popitem()
+            source, index = self.catalogue.source_of(item), vocabulary.index(item)
+            if source is None:
+                content.forget([index] if index >= 0 else [])
+                continue
+            if index >= 0 and content.stamp_of(index) == source.stamp:
+                continue
+            if index < 0:
+                if room <= 0 and not (untaken and content.arrived[untaken[0]] < source.arrived):
+                    continue
+                if room <= 0:
+                    self._give_up([untaken.popleft()])
+                room -= 1
+                self._admit(item)
+            placed.append(item)
+        self._describe(placed)
+        content.refresh(self.signals.arrays.popularity[:, ALL_TIME])
+        return bool(self._unplaced)
+
+    def _describe(self, items: Sequence[str]) -> None:
+        """Give items that have an index the content vectors that their records make."""
+        found = [
+            (index, source)
+            for item in items
+            if (index := self.vocabulary.index(item)) >= 0
+            and (source := self.catalogue.source_of(item))
+        ]
+        if not found:
+            return
+        indexes, sources = zip(*found, strict=True)
+        self.signals.content.put(
+            np.array(indexes, np.int32),
+            self.catalogue.vectors_of(sources),
+            np.array([source.stamp for source in sources], np.int64),
+            np.array([source.arrived for source in sources], np.int64),
+        )
+
+    def _untaken(self) -> Ints:
+        """Return the items that only the catalogue knows, oldest first."""
+        arrays = self.signals.arrays
+        return self.signals.content.untaken(arrays.popularity[:, ALL_TIME], arrays.filled)
+
+    def _give_up(self, indexes: Sequence[int] | Ints) -> None:
+        """Free the indexes of items that nobody took: nothing was counted for them."""
+        self.signals.content.forget(indexes)
+        arrays = self.signals.arrays
+        arrays.category[indexes] = -1
+        arrays.dirty_items[indexes] = True
+        self.vocabulary.evict([int(index) for index in indexes])
 
     def categorise(self, item: str, categories: Sequence[str]) -> None:
         """Note the finest of an item's categories, now or once the item is admitted."""

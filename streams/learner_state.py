@@ -9,6 +9,7 @@ import msgpack
 import numpy as np
 import torch
 
+from headrace.model.content import Content
 from headrace.model.item_regression import PairCounts
 from headrace.model.recommender import Recommender
 from headrace.model.vocabulary import Vocabulary
@@ -31,6 +32,7 @@ def pack_learner(learner: Learner, positions: Positions) -> bytes:
         "positions": {str(partition): offset for partition, offset in positions.items()},
         "n_events": learner.n_events,
         "categories": learner.categories(),
+        "content": [learner.catalogue.space, learner.catalogue.n_arrived],
     }
     return pack(arrays, fields)
 
@@ -58,6 +60,8 @@ def restore(learner: Learner, model_blob: bytes, learner_blob: bytes) -> Positio
         )
         learner.n_events = fields["n_events"]
         learner.restore_categories(fields["categories"])
+        if not learner.catalogue.restore(*fields["content"]):
+            learner.signals.content = Content()  # of another space; the records are read again
         return {int(partition): offset for partition, offset in fields["positions"].items()}
     except (KeyError, ValueError, TypeError) as exc:
         raise CheckpointError(f"the learner's state does not fit: {exc}") from exc

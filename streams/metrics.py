@@ -92,5 +92,10 @@ QUERY_LOSS = _gauge("query_loss", "Mean query loss of recent outer-loop steps, i
 DELTAS_PUBLISHED = _counter("deltas_published_total", "Deltas of item signals published.")
 DELTA_BYTES = _counter("delta_bytes_total", "Bytes of deltas published.")
 VERSIONS_PUBLISHED = _counter("versions_published_total", "Model versions published.")
+CONTENT_REFUSED = _counter(
+    "content_refused_total",
+    "Catalogue records whose vector does not compare with the others'.",
+    "reason",
+)
 CHECKPOINT_SECONDS = _histogram("checkpoint_duration_seconds", "Wall time to write a checkpoint.")
 CHECKPOINT_BYTES = _gauge("checkpoint_bytes", "Size of the newest checkpoint.")

@@ -21,7 +21,12 @@ from headrace.model.item_regression import Coefficients
 from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.signals import ItemSignals
 from headrace.model.vocabulary import Vocabulary
-from headrace.streams.delta_check import check_signals, check_weights, checked_items
+from headrace.streams.delta_check import (
+    check_content,
+    check_signals,
+    check_weights,
+    checked_items,
+)
 from headrace.streams.errors import CheckpointError, MalformedRecordError
 from headrace.streams.store import Arrays, StoredFile, pack, unpack
 from headrace.streams.wire import SCHEMA_VERSION
@@ -68,6 +73,7 @@ def pack_model(recommender: Recommender, vocabulary: Vocabulary) -> bytes:
     n = len(vocabulary)
     arrays = {f"signals.{k}": a for k, a in recommender.signals.snapshot(n).items()}
     arrays |= {f"regression.{k}": a for k, a in recommender.coefficients.pack().items()}
+    arrays |= {f"content.{k}": a for k, a in recommender.signals.content.snapshot().items()}
     arrays |= _arrays_of(recommender.meta.state_dict(), "meta.")
     config = recommender.meta.config.to_dict()
     return pack(
@@ -90,6 +96,7 @@ def unpack_model(blob: bytes, *, max_items: int, device: str) -> tuple[Recommend
         meta.load_state_dict(_tensors_of(arrays, "meta."))
         signals = ItemSignals(fields["neighbours"])
         signals.apply_delta(under(arrays, "signals."))
+        signals.content.apply_delta(under(arrays, "content."))
         vocabulary = Vocabulary(max_items, fields["ids"])
         signals.reserve(len(vocabulary))
         signals.refresh_popular(len(vocabulary))
@@ -105,6 +112,7 @@ def unpack_model(blob: bytes, *, max_items: int, device: str) -> tuple[Recommend
 def pack_delta(recommender: Recommender, new_items: list[tuple[int, str]]) -> bytes:
     """Write what changed since the last delta, and the small scoring network."""
     arrays = {f"signals.{k}": a for k, a in recommender.signals.take_delta().items()}
+    arrays |= {f"content.{k}": a for k, a in recommender.signals.content.take_delta().items()}
     arrays |= _arrays_of(recommender.meta.small_state(), "meta.")
     return zlib.compress(pack(arrays, {"new_items": new_items}), 1)
 
@@ -121,11 +129,13 @@ def apply_delta(blob: bytes, recommender: Recommender, vocabulary: Vocabulary) -
     try:  # 1
         arrays, fields = unpack(_decompress(blob))
         small, changed = _tensors_of(arrays, "meta."), under(arrays, "signals.")
+        content = under(arrays, "content.")
         room = max(vocabulary.max_items, len(vocabulary))
         new_items = checked_items(fields["new_items"], max_items=room)
         n_items = max([len(vocabulary), *(index + 1 for index, _ in new_items)])
         check_weights(small, recommender.meta)
         check_signals(changed, signals, n_items=n_items)
+        check_content(content, signals.content, n_items=n_items)
     except (zlib.error, KeyError, TypeError, RuntimeError, ValueError) as exc:
         raise CheckpointError(f"a delta does not fit: {exc}") from exc
     signals.reserve(n_items)  # 2
@@ -133,6 +143,7 @@ def apply_delta(blob: bytes, recommender: Recommender, vocabulary: Vocabulary) -
     for index, item in new_items:
         vocabulary.place(index, item)
     signals.apply_delta(changed)
+    signals.content.apply_delta(content)
     signals.refresh_popular(n_items)
 
 

@@ -36,6 +36,7 @@ WORDS = {  # one for each of model.scorer.INPUTS; not imported, for it takes sec
     "repeat_propensity": "people take it again",
     "category_share": "from a favourite category",
     "category_of_last": "same category as the last one",
+    "content": "similar to what was taken lately",
     "regressed": "suits what was taken",
     "regressed_recent": "suits what was taken lately",
     "residual": "taken more often than expected",

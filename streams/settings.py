@@ -97,6 +97,9 @@ class Settings(BaseSettings):
     encoder_length: int = Field(32, ge=2, le=2048, description="Interactions T the encoder sees.")
     inner_steps: int = Field(2, ge=0, le=16, description="Gradient steps on the user vector.")
     first_order: bool = Field(True, description="Leave second derivatives out of the outer loop.")
+    content: Literal["auto", "off"] = Field(
+        "auto", description="Rank new items by their catalogue record's vectors or text; or not."
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of the tensor library.")
     seed: int = Field(0, ge=0, description="Seed of everything random.")

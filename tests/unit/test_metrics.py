@@ -14,6 +14,7 @@ BASE_UNITS = ("_seconds", "_bytes", "_ratio")
 FORBIDDEN_UNITS = ("_ms", "_milliseconds", "_kb", "_mb", "_percent", "_minutes")
 LABELS = {  # every label and why its values are few
     "DEAD_LETTERS": ("reason",),  # a fixed set, see MalformedRecordError
+    "CONTENT_REFUSED": ("reason",),  # width or kind
     "LAG": ("partition",),  # cleared when partitions move
     "STAGE_SECONDS": ("stage",),
     "HIT_RATIO": ("contender",),

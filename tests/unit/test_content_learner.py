@@ -1,0 +1,230 @@
+"""Content in the learn role: items are known before anyone took them, and what is known travels."""
+
+import threading
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from stream_samples import drawn, event, folded, learned, small
+
+from headrace.model.vocabulary import Vocabulary
+from headrace.streams.errors import CheckpointError
+from headrace.streams.learn import CatalogueReader
+from headrace.streams.learner import Learner
+from headrace.streams.learner_state import pack_learner, restore
+from headrace.streams.publication import apply_delta, pack_delta, pack_model, unpack_model
+from headrace.streams.state import UserState
+from headrace.streams.store import pack, unpack
+from headrace.streams.wire import Item, encode
+
+
+def note(learner: Learner, *items: Item) -> None:
+    """Take catalogue records over and place them all."""
+    for item in items:
+        learner.note(item)
+    while learner.place():
+        pass
+
+
+def shop(n: int, *, first: int = 0) -> list[Item]:
+    return [Item(item=f"new-{i}", title=f"tea {i}") for i in range(first, first + n)]
+
+
+def cold(learner: Learner) -> list[str]:
+    """Return the cold items, newest first."""
+    return [learner.vocabulary.ids[index] for index in learner.signals.content.cold]
+
+
+def take(learner: Learner, *items: str, user: str = "ann", first: int = 10_000) -> None:
+    learner.learn([(user, first + at, event(user, item, at)) for at, item in enumerate(items)])
+
+
+def contents(learner: Learner) -> dict[str, bytes]:
+    """Return each item's vector by its id."""
+    content = learner.signals.content.snapshot()
+    return {
+        learner.vocabulary.ids[index]: vector.tobytes()
+        for index, vector in zip(content["items"], content["vectors"], strict=True)
+    }
+
+
+def test_an_item_has_an_index_once_its_record_comes_and_is_cold_until_its_third_event() -> None:
+    learner = Learner(small())
+    note(learner, *shop(2))
+    assert cold(learner) == ["new-1", "new-0"]
+    for user, left in zip("abc", [2, 2, 1], strict=True):
+        take(learner, "new-0", user=user)
+        assert len(cold(learner)) == left
+
+
+def test_a_new_item_is_a_candidate_for_users_of_items_like_it() -> None:
+    learner = learned(drawn(100, n_items=10))
+    note(
+        learner,
+        Item(item="item-3", title="green tea"),
+        Item(item="black", title="black tea"),
+        *(Item(item=f"oil-{i}", title=f"engine oil {i}") for i in range(30)),
+    )
+    learner.publish_version()
+    rows = folded(learner, [UserState()], [(0, 0, event("ann", "item-3"))])
+    found = learner.published.gather(rows.after).items[0]
+    assert learner.vocabulary.index("black") in found
+
+
+def test_records_without_anything_to_say_take_no_index() -> None:
+    learner = Learner(small())
+    note(learner, Item(item="bare"), Item(item="gone", title="tea", active=False))
+    assert len(learner.vocabulary) == 0
+
+
+def test_switched_off_records_only_give_categories() -> None:
+    learner = Learner(small(content="off"))
+    note(learner, Item(item="new", title="tea", categories=("hot",)))
+    take(learner, "new")
+    assert learner.signals.arrays.category[learner.vocabulary.index("new")] == 0
+    assert contents(learner) == {}
+
+
+def test_untaken_items_give_way_to_newer_ones_and_to_those_that_are_taken() -> None:
+    learner = Learner(small(max_items=16))
+    note(learner, *shop(20))  # half of the vocabulary is for items that nobody took
+    assert cold(learner) == [f"new-{i}" for i in range(19, 11, -1)]
+    note(learner, *shop(1, first=20))
+    assert cold(learner)[0] == "new-20"
+    assert learner.vocabulary.n_items == 8
+    take(learner, *(f"item-{i}" for i in range(14)), "new-20")
+    assert learner.vocabulary.n_items == 16
+    assert cold(learner)[:2] == ["new-20", "new-19"]  # the oldest went
+    assert all(learner.vocabulary.index(f"item-{i}") >= 0 for i in range(14))
+
+
+def test_an_item_that_gave_way_has_its_content_again_when_it_is_taken() -> None:
+    learner = Learner(small(max_items=16))
+    note(learner, *shop(12))
+    assert learner.vocabulary.index("new-0") < 0
+    take(learner, "new-0")
+    assert "new-0" in contents(learner)
+
+
+def test_a_reused_index_has_nothing_of_the_item_before() -> None:
+    learner = Learner(small(max_items=16))
+    note(learner, *(Item(item=f"a-{i}", title="tea", categories=("hot",)) for i in range(8)))
+    note(learner, *(Item(item=f"b-{i}", title=f"milk {i}") for i in range(8)))
+    assert set(learner.vocabulary.ids) == {f"b-{i}" for i in range(8)}
+    assert set(learner.signals.arrays.category[:8]) == {-1}
+
+
+def test_a_withdrawn_item_is_no_longer_cold() -> None:
+    learner = Learner(small())
+    note(learner, *shop(2))
+    note(learner, Item(item="new-1", active=False))
+    assert cold(learner) == ["new-0"]
+
+
+def test_placing_is_done_in_steps_newest_first() -> None:
+    learner = Learner(small())
+    for item in shop(5):
+        learner.note(item)
+    assert learner.place(limit=2)
+    assert cold(learner) == ["new-4", "new-3"]
+    assert learner.place(limit=2)
+    assert not learner.place(limit=2)
+    assert len(cold(learner)) == 5
+
+
+def test_records_that_come_fast_are_placed_together_on_the_learners_thread() -> None:
+    class Counting(Learner):
+        n_calls = 0
+
+        def place(self, limit: int = 8) -> bool:
+            self.n_calls += 1
+            return super().place(limit)
+
+    learner, released = Counting(small()), threading.Event()
+    with ThreadPoolExecutor(1) as thread:
+        reader = CatalogueReader(learner, thread)
+        thread.submit(released.wait, 10)
+        for item in shop(20):
+            reader(SimpleNamespace(value=encode(item), key=None, offset=0))
+        reader(SimpleNamespace(value=b"none", key=None, offset=20))  # logged, not taken
+        assert learner.n_calls == 0
+        released.set()
+        for _ in range(50):  # longer than it takes
+            thread.submit(lambda: None).result(10)
+    assert len(cold(learner)) == 20
+    assert learner.n_calls <= 5
+
+
+# ---------------------------------------------------------------------------------- it travels
+
+
+def test_a_worker_that_follows_deltas_knows_what_the_learner_knows() -> None:
+    learner = learned(drawn(60, n_items=10), max_items=32)
+    note(learner, *shop(3))
+    recommender, vocabulary = unpack_model(
+        pack_model(learner.recommender, learner.vocabulary), max_items=32, device="cpu"
+    )
+    learner.new_items = []
+    pack_delta(learner.recommender, [])
+    note(learner, *shop(40, first=3))
+    take(learner, "new-40", "item-1")
+    delta = pack_delta(learner.recommender, learner.new_items)
+    for _ in range(2):  # the second time changes nothing
+        apply_delta(delta, recommender, vocabulary)
+        assert vocabulary.ids == learner.vocabulary.ids
+        ours, theirs = learner.signals.content, recommender.signals.content
+        for name, array in ours.snapshot().items():
+            np.testing.assert_array_equal(theirs.snapshot()[name], array)
+        np.testing.assert_array_equal(theirs.cold, ours.cold)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("items", np.array([999], np.int32)),
+        ("items", np.array([-1], np.int32)),
+        ("vectors", np.full((1, 256), np.nan, np.float16)),
+        ("vectors", np.zeros((1, 5), np.float16)),
+        ("vectors", np.zeros((1, 256), np.float32)),
+        ("stamps", np.zeros(2, np.int64)),
+    ],
+)
+def test_a_delta_whose_content_does_not_fit_is_refused_whole(
+    name: str, value: np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+) -> None:
+    learner = Learner(small())
+    note(learner, *shop(1))
+    recommender, vocabulary = unpack_model(
+        pack_model(learner.recommender, learner.vocabulary), max_items=16, device="cpu"
+    )
+    arrays, fields = unpack(zlib.decompress(pack_delta(learner.recommender, learner.new_items)))
+    changed = pack(arrays | {f"content.{name}": value}, fields)
+    with pytest.raises(CheckpointError, match="content"):
+        apply_delta(zlib.compress(changed), recommender, Vocabulary(16))
+    assert vocabulary.ids == ["new-0"]
+
+
+def test_a_restarted_learner_knows_all_content_and_makes_no_vector_again() -> None:
+    learner = learned(drawn(60, n_items=10))
+    note(learner, *shop(5))
+    learner.publish_version()
+    blobs = pack_model(learner.recommender, learner.vocabulary), pack_learner(learner, {})
+    resumed = Learner(small())
+    restore(resumed, *blobs)
+    resumed.signals.content.take_delta()
+    note(resumed, *shop(5))  # the catalogue is read from its start
+    assert contents(resumed) == contents(learner)
+    assert len(resumed.signals.content.take_delta()["items"]) == 0
+    note(resumed, *shop(1, first=5))
+    assert cold(resumed)[0] == "new-5"  # newer than all before the restart
+
+
+def test_a_learner_restarted_with_another_embedder_forgets_vectors_that_do_not_compare() -> None:
+    learner = learned(drawn(60, n_items=10))
+    note(learner, *shop(5))
+    blobs = pack_model(learner.recommender, learner.vocabulary), pack_learner(learner, {})
+    resumed = Learner(small(content="off"))
+    restore(resumed, *blobs)
+    assert contents(resumed) == {}
