@@ -21,7 +21,8 @@ _OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
     ".xz": lambda path: io.BufferedReader(lzma.LZMAFile(path)),  # noqa: SIM115 - closed by the caller
 }
 _SCANNERS: dict[str, Callable[[Path | io.BytesIO], pl.LazyFrame]] = {
-    ".tsv": lambda source: pl.scan_csv(source, separator="\t", infer_schema=False),
+    # Tab-separated text knows no quoting: a title may hold a lone inch sign.
+    ".tsv": lambda source: pl.scan_csv(source, separator="\t", quote_char=None, infer_schema=False),
     ".csv": lambda source: pl.scan_csv(source, infer_schema=False),
     ".jsonl": lambda source: pl.scan_ndjson(source, infer_schema_length=None),
     ".parquet": pl.scan_parquet,

@@ -226,6 +226,11 @@ def test_catalogue_takes_categories_in_three_forms(tmp_path: Path, name: str, te
     ]
 
 
+def test_tab_separated_titles_may_hold_quotes(tmp_path: Path) -> None:
+    path = write(tmp_path, "i.tsv", 'item\ttitle\n7\t12" VASE\n8\t"TEA\n')
+    assert [item.title for item in read_items(path)] == ['12" VASE', '"TEA']
+
+
 def test_catalogue_needs_an_item_only(tmp_path: Path) -> None:
     assert read_items(write(tmp_path, "i.csv", "item\na\n")) == [Item(item="a")]
     with pytest.raises(InputFileError, match="missing column item; found sku"):
