@@ -24,3 +24,16 @@ def ndcg_at(ranks: Ranks, k: int) -> float:
 def mrr_at(ranks: Ranks, k: int) -> float:
     """Return the mean of ``1 / rank`` within the first ``k``, else 0."""
     return float(np.mean(np.where(ranks <= k, 1 / np.maximum(ranks, 1), 0))) if len(ranks) else 0.0
+
+
+def precision_at(ranks: Ranks, k: int) -> float:
+    """Return the mean share of relevant items among the first ``k``: at most ``1 / k`` here.
+
+    Recall needs no function of its own: with one relevant item it is the hit ratio.
+    """
+    return hr_at(ranks, k) / k
+
+
+def f1_at(ranks: Ranks, k: int) -> float:
+    """Return the mean of each event's F1: ``2 / (k + 1)`` for a hit, from precision and recall."""
+    return hr_at(ranks, k) * 2 / (k + 1)

@@ -72,9 +72,15 @@ def up(settings: Settings) -> None:
     help="Only the first so many interactions.",
 )
 @click.option("--no-lag", is_flag=True, help="Let shared knowledge reach the lists at once.")
+@click.option("--plot", metavar="FILE", help="Draw quality over the stream and by history here.")
 @with_settings(*MODEL_FLAGS, "inner_steps", "replay_batches")
 def evaluate(
-    settings: Settings, file: str, catalogue: str | None, n_events: int, no_lag: bool
+    settings: Settings,
+    file: str,
+    catalogue: str | None,
+    n_events: int,
+    no_lag: bool,
+    plot: str | None,
 ) -> None:
     """Judge the lists on the events of FILE, without Kafka.
 
@@ -85,15 +91,19 @@ def evaluate(
     \b
     Example:  headrace evaluate events.tsv.gz
               headrace evaluate completejourney --items completejourney | jq .contenders
+              headrace evaluate events.tsv.gz --plot quality.png
     Next:     headrace up
     """
     import json
     from pathlib import Path
 
+    from headrace.streams import plots
     from headrace.streams.evaluate import evaluate as judge
     from headrace.streams.files import load_events, load_items
     from headrace.streams.progress import counted
 
+    if plot:
+        plots.check(plot)
     events = load_events(file)
     items = load_items(catalogue) if catalogue else []
     # Twice: the model ranks the stream, then the baselines do.
@@ -108,6 +118,8 @@ def evaluate(
             on_progress=advance,
         )
     click.echo(json.dumps(report))
+    if plot:
+        plots.draw(report, plot)
 
 
 @click.command()

@@ -10,19 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import torch
 
 from headrace.model.baselines import baseline_ranks
 from headrace.model.candidates import Candidates, stack
-from headrace.model.content import FEW_EVENTS
-from headrace.model.ranking_metrics import gains_at, hr_at, mrr_at, ndcg_at
-from headrace.model.recommender import MISS, Recommender
+from headrace.model.recommender import Recommender
 from headrace.model.signals import Longs
-from headrace.model.significance import paired_difference
 from headrace.streams.learner import Learner
 from headrace.streams.prequential import Folded, adapted_ranks, judge
+from headrace.streams.report import UNSCORED, Judged, summarise
 from headrace.streams.settings import Settings
 from headrace.streams.state import NOT_ENGAGED
 from headrace.streams.twin import Twin, placebo_ranks
@@ -32,12 +29,8 @@ Progress = Callable[[int], None]
 Block = list[tuple[str, int, Event]]  # (user, position in the stream, event)
 
 CONTENDERS = ("adapted", "frozen", "twin", "placebo")
-UNSCORED = 0  # rank of an event that repeats its user's previous item
 EVENTS_PER_DELTA = 200  # a second of a service with 200 events a second
 EVENTS_PER_VERSION = 10_000
-K = 10
-# Users by how many interactions they had before, from so many to fewer than so many.
-HISTORIES = {"all": (0, None), "under_5": (0, 5), "5_to_20": (5, 21), "over_20": (21, None)}
 
 
 class Evaluation:
@@ -153,57 +146,18 @@ def evaluate(
     ranks |= baseline_ranks(
         users, items_seen, events["time_ms"].to_numpy() // 1000, on_progress=on_progress
     )
-    scored = np.zeros(len(events), np.bool_)
-    scored[len(events) // 2 :] = True
-    scored &= ranks["frozen"] != UNSCORED
-    n_earlier = np.concatenate(evaluation.n_earlier)[scored]
-    is_cold = events.select(pl.int_range(pl.len()).over("item")).to_series().to_numpy() < FEW_EVENTS
-    ranks = {name: r[scored] for name, r in ranks.items()}
+    n_of_item = events.select(pl.int_range(pl.len()).over("item")).to_series().to_numpy()
+    judged = Judged(ranks, users, np.concatenate(evaluation.n_earlier), n_of_item)
     return {
         "stream": stream,
         "events": len(events),
-        "scored": int(scored.sum()),
         "items": events["item"].n_unique(),
         "seed": settings.seed,
         "lag": has_lag,
         "seconds": round(evaluation.seconds, 1),
         "events_per_second": round(len(events) / evaluation.seconds, 1),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "candidate_recall": round(float((ranks["frozen"] < MISS).mean()), 4),
-        "contenders": {name: _summary(r) for name, r in ranks.items()},
-        "cold_items": _cold_items(ranks, is_cold[scored]),
-        "adapting": {
-            f"versus_{name}": _differences(ranks["adapted"], ranks[name], users[scored], n_earlier)
-            for name in ("twin", "placebo", "frozen")
-        },
-    }
-
-
-def _differences(
-    adapted: Longs, other: Longs, users: Longs, n_earlier: Longs
-) -> dict[str, dict[str, float]]:
-    """Return how much NDCG@10 adapting adds, for users of short and of long histories."""
-    gains = gains_at(adapted, K), gains_at(other, K)
-    told = {}
-    for name, (low, high) in HISTORIES.items():
-        rows = (n_earlier >= low) & (n_earlier < (high or np.inf))
-        found = paired_difference(gains[0][rows], gains[1][rows], users[rows])
-        told[name] = {key: round(value, 5) for key, value in found._asdict().items()}
-    return told
-
-
-def _cold_items(ranks: dict[str, Longs], is_cold: npt.NDArray[np.bool_]) -> dict[str, float]:
-    """Return how many events were of items with few before, and NDCG@10 over them."""
-    return {"events": int(is_cold.sum())} | {
-        name: round(ndcg_at(r[is_cold], K), 5) for name, r in ranks.items()
-    }
-
-
-def _summary(ranks: Longs) -> dict[str, float]:
-    return {
-        "hr10": round(hr_at(ranks, K), 5),
-        "ndcg10": round(ndcg_at(ranks, K), 5),
-        "mrr10": round(mrr_at(ranks, K), 5),
+        **summarise(judged),
     }
 
 

@@ -6,7 +6,8 @@ import pytest
 from stream_samples import drawn, small
 
 from headrace.model.recommender import MISS
-from headrace.streams.evaluate import UNSCORED, Evaluation, evaluate
+from headrace.streams.evaluate import Evaluation, evaluate
+from headrace.streams.report import UNSCORED
 from headrace.streams.wire import Item
 
 NAMES = ("adapted", "frozen", "twin", "placebo")

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from headrace.model.ranking_metrics import hr_at, mrr_at, ndcg_at
+from headrace.model.ranking_metrics import f1_at, hr_at, mrr_at, ndcg_at, precision_at
 
 RANKS = np.array([1, 3, 11, 1_000_000])
 
@@ -23,6 +23,12 @@ def test_ndcg_is_one_for_the_first_place_and_fades_with_the_logarithm() -> None:
 
 def test_mrr_is_the_mean_of_one_over_rank() -> None:
     assert mrr_at(RANKS, 10) == pytest.approx((1 + 1 / 3) / 4)
+
+
+def test_precision_and_f1_know_one_relevant_item() -> None:
+    assert precision_at(RANKS, 10) == pytest.approx((1 / 10 + 1 / 10) / 4)
+    # Of a hit: precision 1/10, recall 1.
+    assert f1_at(RANKS, 10) == pytest.approx(2 * (1 / 10 * 1) / (1 / 10 + 1) * 2 / 4)
 
 
 def test_no_events_give_zero() -> None:

@@ -1,0 +1,120 @@
+"""What an evaluation found, in numbers: overall, over the stream, by what was known beforehand."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.model.content import FEW_EVENTS
+from headrace.model.ranking_metrics import f1_at, gains_at, hr_at, mrr_at, ndcg_at, precision_at
+from headrace.model.recommender import MISS
+from headrace.model.signals import Longs
+from headrace.model.significance import paired_difference
+
+UNSCORED = 0  # rank of an event that repeats its user's previous item
+K = 10
+WINDOWS = 20  # of the stream
+# Users by how many interactions they had before: from so many to fewer than so many.
+HISTORIES = {"all": (0, None), "under_5": (0, 5), "5_to_20": (5, 21), "over_20": (21, None)}
+EARLIER = {
+    "0": (0, 1), "1-2": (1, 3), "3-4": (3, 5), "5-9": (5, 10), "10-20": (10, 21), "21-50": (21, 51),
+    "51+": (51, None),
+}  # fmt: skip
+
+Span = tuple[int, int | None]
+Bools = npt.NDArray[np.bool_]
+
+
+class Judged(NamedTuple):
+    """The n events of a stream, in order, and where their items stood."""
+
+    ranks: Mapping[str, Longs]  # contender to (n,) MISS, UNSCORED, or 1 and more
+    users: Longs  # (n,)
+    n_earlier: Longs  # (n,) interactions of the event's user before it
+    n_of_item: Longs  # (n,) events of its item before it
+
+    def rows(self, index: Bools) -> "Judged":
+        """Return some of the events."""
+        ranks = {name: ranks[index] for name, ranks in self.ranks.items()}
+        return Judged(ranks, self.users[index], self.n_earlier[index], self.n_of_item[index])
+
+
+def summarise(judged: Judged) -> dict[str, Any]:
+    """Return what the second half of the events says, and NDCG@10 over all of them in turn."""
+    n = len(judged.users)
+    is_ranked = judged.ranks["adapted"] != UNSCORED
+    half = judged.rows(is_ranked & (np.arange(n) >= n // 2))
+    adapted = half.ranks["adapted"]
+    return {
+        "scored": len(half.users),
+        "candidate_recall": round(float((half.ranks["frozen"] < MISS).mean()), 4),
+        "contenders": {name: _measures(ranks) for name, ranks in half.ranks.items()},
+        "cold_items": _of_cold_items(half),
+        "by_history": {name: _of_span(half, span) for name, span in EARLIER.items()},
+        "over_stream": _over_stream(judged, is_ranked),
+        "adapting": {
+            f"versus_{name}": {
+                part: _difference(half, adapted, half.ranks[name], span)
+                for part, span in HISTORIES.items()
+            }
+            for name in ("twin", "placebo", "frozen")
+        },
+    }
+
+
+def _measures(ranks: Longs) -> dict[str, float]:
+    """Return the ranking metrics; recall equals the hit ratio, as one item is relevant."""
+    measures = {
+        f"hr{K}": hr_at,
+        f"ndcg{K}": ndcg_at,
+        f"mrr{K}": mrr_at,
+        f"precision{K}": precision_at,
+        f"f1_{K}": f1_at,
+    }
+    return {name: round(measure(ranks, K), 5) for name, measure in measures.items()}
+
+
+def _of_cold_items(judged: Judged) -> dict[str, float]:
+    """Return how many events were of items with few before, and NDCG@10 over them."""
+    is_cold = judged.n_of_item < FEW_EVENTS
+    return {"events": int(is_cold.sum())} | {
+        name: round(ndcg_at(ranks[is_cold], K), 5) for name, ranks in judged.ranks.items()
+    }
+
+
+def _of_span(judged: Judged, span: Span) -> dict[str, Any]:
+    """Return HR@10 and NDCG@10 of events whose user had so many interactions before."""
+    rows = _is_within(judged.n_earlier, span)
+    return {"events": int(rows.sum())} | {
+        name: {f"hr{K}": round(hr_at(r[rows], K), 5), f"ndcg{K}": round(ndcg_at(r[rows], K), 5)}
+        for name, r in judged.ranks.items()
+    }
+
+
+def _over_stream(judged: Judged, is_ranked: Bools) -> dict[str, list[float]]:
+    """Return each contender's NDCG@10 in equal windows of the stream, and where they end."""
+    n = len(is_ranked)
+    ends = [n * (i + 1) // WINDOWS for i in range(WINDOWS)]
+    at = np.searchsorted(np.flatnonzero(is_ranked), [0, *ends])
+    told: dict[str, list[float]] = {"events": [float(end) for end in ends]}
+    for name, ranks in judged.ranks.items():
+        scored = ranks[is_ranked]
+        told[name] = [round(ndcg_at(scored[a:b], K), 5) for a, b in pairwise(at)]
+    return told
+
+
+def _difference(judged: Judged, adapted: Longs, other: Longs, span: Span) -> dict[str, float]:
+    """Return how much NDCG@10 adapting adds for users with so many interactions before."""
+    rows = _is_within(judged.n_earlier, span)
+    found = paired_difference(
+        gains_at(adapted[rows], K), gains_at(other[rows], K), judged.users[rows]
+    )
+    return {key: round(value, 5) for key, value in found._asdict().items()}
+
+
+def _is_within(counts: Longs, span: Span) -> Bools:
+    low, high = span
+    is_within: Bools = (counts >= low) & (counts < (np.inf if high is None else high))
+    return is_within
