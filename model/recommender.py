@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from headrace.model.candidates import REMEMBERED, Candidates, Gatherer, Histories
 from headrace.model.config import ModelConfig
+from headrace.model.diversity import diversify
 from headrace.model.encoder import EMBEDDING_STD, Encoded, Encoder
 from headrace.model.inner_loop import (
     GRADIENT_LIMIT,
@@ -214,6 +215,22 @@ class Recommender:
             hidden_shift=adapted.hidden,
         )
         return scores.masked_fill(prepared.is_padding, float("-inf"))
+
+    def lists(
+        self, prepared: Prepared, scores: Tensor, *, length: int, diversity: float = 0.0
+    ) -> Tensor:
+        """Return the (B, K) candidates of each user's list, first place first."""
+        length = min(length, scores.shape[1])
+        if not diversity:
+            return scores.topk(length, dim=1).indices
+        vectors = self.vectors(prepared.items)
+        return diversify(scores, vectors, diversity=diversity, length=length)
+
+    def vectors(self, items: Tensor) -> Tensor:
+        """Return the (..., D) embeddings of item indexes at unit length, zero where none is yet."""
+        known = items < self.meta.n_items
+        vectors = F.normalize(self.meta.encoder.items.detach()[items * known], dim=-1)
+        return vectors * known[..., None]
 
     def initial(self, prepared: Prepared) -> Adapted:
         """Return the users before any inner step: the frozen meta-parameters."""

@@ -10,7 +10,7 @@ ROLE_FLAGS = ("topic_prefix", "partitions", "group", "model_store", "http_host",
 
 
 @click.command()
-@with_settings(*ROLE_FLAGS, "adapt_port", "list_length", "device")
+@with_settings(*ROLE_FLAGS, "adapt_port", "list_length", "diversity", "device")
 def adapt(settings: Settings) -> None:
     """Run an adapt worker: events in, refreshed lists out.
 
@@ -45,7 +45,7 @@ def learn(settings: Settings) -> None:
 
 
 @click.command()
-@with_settings(*ROLE_FLAGS, "adapt_port", "learn_port", "list_length", *MODEL_FLAGS)
+@with_settings(*ROLE_FLAGS, "adapt_port", "learn_port", "list_length", "diversity", *MODEL_FLAGS)
 def up(settings: Settings) -> None:
     """Run both roles on this machine, until Ctrl-C.
 
@@ -73,7 +73,7 @@ def up(settings: Settings) -> None:
 )
 @click.option("--no-lag", is_flag=True, help="Let shared knowledge reach the lists at once.")
 @click.option("--plot", metavar="FILE", help="Draw quality over the stream and by history here.")
-@with_settings(*MODEL_FLAGS, "inner_steps", "replay_batches")
+@with_settings(*MODEL_FLAGS, "inner_steps", "replay_batches", "diversity")
 def evaluate(
     settings: Settings,
     file: str,

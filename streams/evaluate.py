@@ -16,10 +16,11 @@ import torch
 from headrace.model.baselines import baseline_ranks
 from headrace.model.candidates import Candidates, stack
 from headrace.model.recommender import Recommender
-from headrace.model.signals import Longs
+from headrace.model.signals import Ints, Longs
 from headrace.streams.learner import Learner
-from headrace.streams.prequential import Folded, adapted_ranks, judge
-from headrace.streams.report import UNSCORED, Judged, summarise
+from headrace.streams.list_statistics import describe_lists
+from headrace.streams.prequential import Folded, judge, served
+from headrace.streams.report import UNSCORED, Judged, K, summarise
 from headrace.streams.settings import Settings
 from headrace.streams.state import NOT_ENGAGED
 from headrace.streams.twin import Twin, placebo_ranks
@@ -49,6 +50,7 @@ class Evaluation:
         self.events_per_version = events_per_version
         self.has_lag = has_lag
         self.seconds = 0.0  # of the model alone, without what it is measured against
+        self.lists: list[Ints] = []  # of each block, the first K of each task's list
         self.n_earlier: list[Longs] = []  # of each block, each event's user's interactions before
         self._twin = Twin(self.learner)
         self._since_version = 0
@@ -79,7 +81,12 @@ class Evaluation:
         judged = judge(self.served, folded, states, candidates=candidates)
         ranks = {name: np.full(len(block), UNSCORED, np.int64) for name in CONTENDERS}
         if judged is not None:
-            ranks["adapted"][folded.is_task] = adapted_ranks(self.served, judged)
+            settings = learner.settings
+            shown = served(
+                self.served, judged, length=settings.list_length, diversity=settings.diversity
+            )
+            ranks["adapted"][folded.is_task] = shown.ranks
+            self.lists.append(shown.items[:, :K])
             ranks["frozen"][folded.is_task] = judged.judgement.ranks
         self.seconds += time.perf_counter() - started
         twin_tasks = None
@@ -100,6 +107,17 @@ class Evaluation:
             self._twin.publish_version()
         self._twin.outer_loop.publish_delta()
         return ranks
+
+    def describe_lists(self) -> dict[str, float]:
+        """Return what the lists of the second half of the tasks are like."""
+        widest = max((block.shape[1] for block in self.lists), default=0)
+        lists = [
+            np.pad(block, ((0, 0), (0, widest - block.shape[1])), constant_values=-1)
+            for block in self.lists
+        ]
+        n_items = min(len(self.learner.vocabulary), self.served.meta.capacity)
+        half = np.concatenate(lists)[sum(map(len, lists)) // 2 :] if lists else np.zeros((0, K))
+        return describe_lists(half.astype(np.int32), self.served, n_items=n_items)
 
     def _gather_at_once(self, folded: Folded) -> Candidates:
         """Gather each task's candidates with every event before it counted."""
@@ -158,6 +176,7 @@ def evaluate(
         "events_per_second": round(len(events) / evaluation.seconds, 1),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         **summarise(judged),
+        "lists": evaluation.describe_lists(),
     }
 
 

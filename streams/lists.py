@@ -32,6 +32,7 @@ class ListMaker:
 
     def __init__(self, settings: Settings) -> None:
         self._length = settings.list_length
+        self._diversity = settings.diversity
         self._leave_out = settings.leave_out
         self._withdrawn: set[str] = set()  # bounded by the catalogue
 
@@ -55,8 +56,10 @@ class ListMaker:
             scores = recommender.score(prepared, adapted)
         left_out = self._left_out(vocabulary, prepared.candidates.items, states)
         scores = scores.masked_fill(torch.from_numpy(left_out).to(scores.device), float("-inf"))
-        k = min(self._length, scores.shape[1])
-        best, top = scores.topk(k, dim=1)  # (B, K)
+        top = recommender.lists(
+            prepared, scores, length=self._length, diversity=self._diversity
+        )  # (B, K)
+        best = scores.gather(1, top)
         shares = recommender.explain(prepared, adapted, top).cpu().numpy()  # (B, K, I)
         best_rows, top_rows = best.cpu().numpy(), top.cpu().numpy()
         return [

@@ -193,8 +193,24 @@ def to_tensors(recommender: Recommender, sums: Floats, counts: Floats) -> Gradie
     return GradientSums(torch.from_numpy(sums).to(device), torch.from_numpy(counts).to(device))
 
 
-def adapted_ranks(recommender: Recommender, judged: Judged) -> Longs:
-    """Return where each task's item stood for its adapted user."""
+class Served(NamedTuple):
+    """The lists that the users of judged events would have been shown."""
+
+    ranks: Longs  # (B,) where each task's item stood, MISS if it was no candidate
+    items: Ints  # (B, K) item index, first place first, -1 padded
+
+
+def served(
+    recommender: Recommender, judged: Judged, *, length: int, diversity: float = 0.0
+) -> Served:
+    """Return the adapted users' lists. What a list leaves out stands behind it."""
+    prepared, positions = judged.prepared, judged.judgement.positions
     with torch.no_grad():
-        scores = recommender.score(judged.prepared, judged.adapted)
-    return ranks_of(scores, judged.judgement.positions)
+        scores = recommender.score(prepared, judged.adapted)
+        top = recommender.lists(prepared, scores, length=length, diversity=diversity)
+    ranks, places = ranks_of(scores, positions), top.cpu().numpy()
+    if diversity:
+        is_here = places == positions[:, None]
+        behind = np.maximum(ranks, places.shape[1] + 1)
+        ranks = np.where(is_here.any(1), is_here.argmax(1) + 1, behind)
+    return Served(ranks, np.take_along_axis(prepared.candidates.items, places, 1))

@@ -22,7 +22,7 @@ from headrace.streams import metrics
 from headrace.streams.engine import UserResult, UserWork
 from headrace.streams.errors import CheckpointError
 from headrace.streams.lists import ListMaker
-from headrace.streams.prequential import Folded, Judged, adapted_ranks, fold, gradient_sums, judge
+from headrace.streams.prequential import Folded, Judged, fold, gradient_sums, judge, served
 from headrace.streams.publication import Announcement, apply_delta, unpack_model
 from headrace.streams.quality import Window
 from headrace.streams.settings import Settings
@@ -195,7 +195,12 @@ class Serving:
         if judged is None:
             return by_user
         ranks = {
-            "adapted": adapted_ranks(live.recommender, judged),
+            "adapted": served(
+                live.recommender,
+                judged,
+                length=self._settings.list_length,
+                diversity=self._settings.diversity,
+            ).ranks,
             "frozen": judged.judgement.ranks,
             "popularity": _popularity_ranks(live.popular, judged),
         }

@@ -84,6 +84,9 @@ class Settings(BaseSettings):
 
     # ---------------------------------------------------------------------------------- lists
     list_length: int = Field(20, ge=1, le=200, description="Items in a list.")
+    diversity: float = Field(
+        0.0, ge=0, le=1, description="How much an item unlike those above it is worth, of 1."
+    )
     leave_out: dict[str, int] = Field(
         default_factory=dict,
         description="For an action, how many of the user's latest items with that action stay out"

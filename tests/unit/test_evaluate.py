@@ -121,6 +121,17 @@ def test_only_interactions_count_and_only_so_many() -> None:
     assert told["contenders"] == report(STREAM.head(100))["contenders"]
 
 
+def test_lists_of_more_diversity_lie_further_apart() -> None:
+    described = {}
+    for diversity in (0.0, 0.5):
+        evaluation = Evaluation(small(diversity=diversity), events_per_version=200)
+        evaluation.run(STREAM)
+        described[diversity] = evaluation.describe_lists()
+    assert 0 < described[0.0]["coverage"] <= 1
+    assert described[0.5]["distance"] > described[0.0]["distance"]
+    assert report(STREAM)["lists"].keys() == {"coverage", "novelty", "distance"}
+
+
 def test_progress_adds_up_to_the_stream() -> None:
     done: list[int] = []
     report(STREAM, on_progress=done.append)

@@ -52,6 +52,14 @@ def test_a_list_has_the_asked_length_and_falls_in_score(learner: Learner) -> Non
     assert list(one.scores) == sorted(one.scores, reverse=True)
 
 
+def test_diversity_keeps_the_first_item_and_reorders_the_rest(learner: Learner) -> None:
+    (plain,) = ranked(learner, ListMaker(small(list_length=10)), ANN)
+    (diverse,) = ranked(learner, ListMaker(small(list_length=10, diversity=0.9)), ANN)
+    assert diverse.items[0] == plain.items[0]
+    assert diverse.items != plain.items
+    assert len(set(diverse.items)) == 10
+
+
 def test_a_list_is_shorter_where_there_are_fewer_items(learner: Learner) -> None:
     (one,) = ranked(learner, ListMaker(small(list_length=200)), ANN)
     assert set(one.items) == set(learner.vocabulary.ids) - {"item-0"}

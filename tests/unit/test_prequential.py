@@ -12,10 +12,10 @@ from headrace.streams.learner import Learner
 from headrace.streams.prequential import (
     ACTIONS,
     accumulate,
-    adapted_ranks,
     fold,
     gradient_sums,
     judge,
+    served,
 )
 from headrace.streams.state import UserState
 from headrace.streams.wire import Event
@@ -171,7 +171,10 @@ def test_before_any_outer_step_the_adapted_user_ranks_as_the_frozen_one() -> Non
     untrained.count(result, slice(None))
     judged = judge(untrained.recommender, result, states)
     assert judged is not None
-    assert adapted_ranks(untrained.recommender, judged).tolist() == judged.judgement.ranks.tolist()
+    assert (
+        served(untrained.recommender, judged, length=20).ranks.tolist()
+        == judged.judgement.ranks.tolist()
+    )
     assert (judged.judgement.ranks < MISS).any()
 
 
@@ -197,3 +200,22 @@ def test_sums_of_a_model_of_another_shape_are_started_over() -> None:
     assert not counts.any()
     assert state.gradients is not None
     assert state.gradients.tolist() == [[2.0] * 5] * N_DECAYS
+
+
+@pytest.mark.parametrize("diversity", [0.0, 0.6])
+def test_an_event_stands_where_the_list_would_have_shown_its_item(diversity: float) -> None:
+    learner = learned(drawn(200))
+    stream = [(user, at + 1_000, one) for user, at, one in drawn(60, seed=1)]
+    states, result = learner.fold(stream)
+    judged = judge(learner.published, result, states)
+    assert judged is not None
+    lists = served(learner.published, judged, length=5, diversity=diversity)
+    shown = 0
+    for target, rank, items in zip(judged.tasks.targets, lists.ranks, lists.items, strict=True):
+        assert len(set(items.tolist())) == 5
+        if target in items:
+            assert items[rank - 1] == target
+            shown += 1
+        else:
+            assert rank > 5
+    assert 0 < shown < len(lists.ranks)

@@ -9,7 +9,7 @@ from test_evaluate import STREAM
 from headrace.model.recommender import MISS
 from headrace.streams.evaluate import Evaluation
 from headrace.streams.learner import Learner
-from headrace.streams.prequential import adapted_ranks, judge
+from headrace.streams.prequential import judge, served
 from headrace.streams.twin import Twin, another, placebo_ranks
 
 
@@ -71,6 +71,6 @@ def test_placebo_gives_each_user_the_support_of_the_other() -> None:
     assert judged is not None
     owners = folded.owners[folded.is_task]
     placebo = placebo_ranks(learner.published, judged, owners)
-    assert placebo.tolist() != adapted_ranks(learner.published, judged).tolist()
+    assert placebo.tolist() != served(learner.published, judged, length=20).ranks.tolist()
     alone = placebo_ranks(learner.published, judged, np.zeros_like(owners))
     assert alone.tolist() == judged.judgement.ranks.tolist()

@@ -1,0 +1,45 @@
+"""Diversity: lists whose items differ, by maximal marginal relevance.
+
+Source: Carbonell and Goldstein 1998, The use of MMR, diversity-based reranking (SIGIR).
+
+Letters: B tasks, C candidates, D width, K list length.
+"""
+
+import torch
+from torch import Tensor
+
+POOL = 50  # best candidates that a list is made of
+
+
+def diversify(scores: Tensor, vectors: Tensor, *, diversity: float, length: int) -> Tensor:
+    """Return the (B, K) candidates of each list, first place first.
+
+    Each place goes to the candidate of the largest ``(1 - diversity) * relevance - diversity *
+    likeness``: likeness is the largest cosine with an item placed before, relevance the candidate's
+    probability over the best one's. Raw scores would weigh differently for every user.
+
+    Args:
+        scores: (B, C), minus infinity for what stays out of the lists.
+        vectors: (B, C, D) of unit length, or zero where nothing is known.
+        diversity: 0 keeps the order of the scores, 1 looks at differences only.
+        length: K, at most C; cut to ``POOL`` where that is less.
+    """
+    best, pool = scores.topk(min(POOL, scores.shape[1]), dim=1)  # (B, P)
+    relevance = torch.exp(best - best[:, :1]).nan_to_num(0.0)
+    inside = vectors.gather(1, pool[..., None].expand(-1, -1, vectors.shape[-1]))  # (B, P, D)
+    likeness = torch.full_like(best, -1.0)  # to the likest item placed so far
+    is_open = torch.isfinite(best)
+    rows = torch.arange(len(scores), device=scores.device)
+    placed = []
+    for place in range(min(length, pool.shape[1])):
+        told = likeness if place else torch.zeros_like(likeness)
+        value = (1 - diversity) * relevance - diversity * told
+        # What stays out fills the places that nothing else is left for.
+        chosen = value.masked_fill(~is_open, float("-inf")).argmax(1)  # (B,)
+        nothing_left = ~is_open.any(1)
+        chosen = torch.where(nothing_left, place, chosen)
+        is_open[rows, chosen] = False
+        cosine = (inside @ inside[rows, chosen][..., None]).squeeze(-1)
+        likeness = torch.maximum(likeness, cosine)
+        placed.append(pool[rows, chosen])
+    return torch.stack(placed, 1)
