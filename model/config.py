@@ -1,7 +1,9 @@
 """Sizes of the model. Everything else about it is learned."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
+
+MetaLearning = Literal["fomaml", "maml", "meta_sgd", "anil", "reptile"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +16,7 @@ class ModelConfig:
     length: int = 32  # T, interactions the encoder sees; at most candidates.HISTORY
     hidden: int = 32  # width of the scoring network
     inner_steps: int = 2
+    meta_learning: MetaLearning = "fomaml"  # see inner_loop
     negatives: int = 256  # M, items every support interaction is contrasted with
 
     def __post_init__(self) -> None:

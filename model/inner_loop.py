@@ -12,8 +12,17 @@ Initial values, step sizes, the preconditioner, how fast old support fades and h
 takes before anything moves are meta-parameters. Gradients are written in closed form: they equal
 autograd's (tests/unit/test_inner_loop.py) and serve without a graph.
 
+``ModelConfig.meta_learning`` says how this is learned and what of it:
+
+- ``fomaml``: through the steps, but not through the gradients that they take;
+- ``maml``: through those too, second derivatives and all;
+- ``meta_sgd``: as ``fomaml``, with a step size for each coordinate of the user vector;
+- ``anil``: as ``fomaml``, but only last layers adapt: the user vector and the scorer's linear part;
+- ``reptile``: the user vector's start moves towards where the steps end; nothing is learned through
+  them. The scorer's loop is learned as ever: without its preconditioner there are no steps.
+
 Sources: Finn et al. 2017, MAML (arXiv:1703.03400); Li et al. 2017, Meta-SGD (arXiv:1707.09835);
-Raghu et al. 2019, ANIL (arXiv:1909.09157), which adapts the last layer only, as here.
+Raghu et al. 2019, ANIL (arXiv:1909.09157); Nichol et al. 2018, Reptile (arXiv:1803.02999).
 
 Letters: B tasks, T interactions, D width, M negatives, P fast weights of the scorer.
 """
@@ -54,7 +63,8 @@ class UserLoop(nn.Module):
         super().__init__()
         self.inner_steps = config.inner_steps
         self.start = nn.Parameter(torch.zeros(config.width))
-        self.raw_step = nn.Parameter(torch.zeros(max(1, config.inner_steps)))
+        sizes = (config.width,) if config.meta_learning == "meta_sgd" else ()
+        self.raw_step = nn.Parameter(torch.zeros(max(1, config.inner_steps), *sizes))
         self.raw_fade = nn.Parameter(torch.tensor(-2.5))  # softplus: 8 % an interaction
         self.raw_patience = nn.Parameter(torch.tensor(1.5))  # softplus: 1.7 interactions
 
@@ -132,6 +142,8 @@ class Support(NamedTuple):
 class ScorerLoop(nn.Module):
     """The inner loop of the scoring network."""
 
+    adapts: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.inner_steps = config.inner_steps
@@ -141,6 +153,9 @@ class ScorerLoop(nn.Module):
         nn.init.zeros_(self.write.weight)  # nothing moves until the outer loop learned how
         self.raw_curvature = nn.Parameter(torch.zeros(self.n_weights))  # softplus: 0.7
         self.raw_patience = nn.Parameter(torch.tensor(3.0))  # softplus: 3 judged events
+        adapts = torch.ones(self.n_weights)
+        adapts[N_INPUTS:] = config.meta_learning != "anil"
+        self.register_buffer("adapts", adapts, persistent=False)  # (P,) 1 or 0
 
     def forward(self, gradients: GradientSums) -> tuple[Tensor, Tensor]:
         """Return the (B, I) and (B, W) shifts; zero for users without judged events."""
@@ -155,5 +170,5 @@ class ScorerLoop(nn.Module):
         for _ in range(self.inner_steps):
             ascent = mean - share * curvature * shift[:, None]  # of the likelihood, at the shift
             read = self.read(torch.cat([ascent.flatten(1), log_seen], 1))
-            shift = shift + self.write(torch.tanh(read)) * trust
+            shift = shift + self.write(torch.tanh(read)) * trust * self.adapts
         return shift[:, :N_INPUTS], shift[:, N_INPUTS:]

@@ -2,8 +2,8 @@
 
 A task is one judged event: the user's support is what came before it, the query is the event. The
 query loss after adaptation is minimised over everything shared, by default without second
-derivatives. New tasks are learned together with rehearsed ones, in batches of one size however
-they arrive.
+derivatives (``inner_loop`` names the other ways). New tasks are learned together with rehearsed
+ones, in batches of one size however they arrive.
 
 Two losses, each over its own meta-parameters: the scorer and its inner loop learn from the listwise
 loss over the candidates, the encoder and the user vector's inner loop from predicting the item
@@ -23,13 +23,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headrace.model.candidates import MAX_CANDIDATES, Histories
-from headrace.model.encoder import EMBEDDING_STD
+from headrace.model.encoder import EMBEDDING_STD, Encoded
 from headrace.model.inner_loop import GradientSums
 from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.replay import Array, Replay
 from headrace.model.residual import Residual
 from headrace.model.signals import Floats, Ints
 
+REPTILE_STEP = 0.1  # of the way from the start to where the steps end
 STANDARDISE_EVERY = 20  # steps: the inputs' spread changes slowly, the pass over them costs
 STANDARDISE_SAMPLE = 256  # tasks
 
@@ -59,7 +60,6 @@ class OuterLoopConfig:
 
     scorer_lr: float = 3e-3
     encoder_lr: float = 2e-3
-    first_order: bool = True
     batch_tasks: int = 256
     replay_batches: int = 2  # rehearsed tasks for each new one
     replay_tasks: int = 8192
@@ -276,12 +276,7 @@ class OuterLoop:
         n = self.config.batch_tasks
         items, actions, times_s, targets = self._sequences.sample(n, self._random)
         encoded = self.recommender.encode(items, actions, times_s)
-        shift = self.meta.user_loop(
-            self.meta.encoder,
-            encoded,
-            self.meta.negatives,
-            first_order=self.config.first_order,
-        )
+        shift = self._shift(encoded)
         n_known = min(n_items, self.meta.capacity)
         target = self._tensor(targets.astype(np.int64))
         known = (target >= 0) & (target < n_known) & (encoded.items[:, -1] >= 0)
@@ -294,6 +289,17 @@ class OuterLoop:
         if len(row):
             loss = loss + self._item_loss(encoded.hidden[row, step], asked[row, step], n_known)
         self._descend(self._encoder_optimiser, loss)
+
+    def _shift(self, encoded: Encoded) -> Tensor:
+        """Return the (B, D) shifts of the user vectors, to be learned through."""
+        kind, user_loop = self.meta.config.meta_learning, self.meta.user_loop
+        with torch.set_grad_enabled(kind != "reptile"):
+            shift: Tensor = user_loop(
+                self.meta.encoder, encoded, self.meta.negatives, first_order=kind != "maml"
+            )
+        if kind == "reptile":
+            user_loop.start.data.lerp_(shift.mean(0), REPTILE_STEP)
+        return shift
 
     def _item_loss(self, user: Tensor, target: Tensor, n_items: int) -> Tensor:
         """Return the cross-entropy of (B', D) user vectors over all items, or a sample."""

@@ -73,7 +73,7 @@ def up(settings: Settings) -> None:
 )
 @click.option("--no-lag", is_flag=True, help="Let shared knowledge reach the lists at once.")
 @click.option("--plot", metavar="FILE", help="Draw quality over the stream and by history here.")
-@with_settings(*MODEL_FLAGS, "inner_steps", "replay_batches", "diversity")
+@with_settings(*MODEL_FLAGS, "inner_steps", "meta_learning", "replay_batches", "diversity")
 def evaluate(
     settings: Settings,
     file: str,

@@ -46,6 +46,7 @@ def model_config(settings: Settings) -> ModelConfig:
         heads=settings.encoder_heads,
         length=settings.encoder_length,
         inner_steps=settings.inner_steps,
+        meta_learning=settings.meta_learning,
     )
 
 
@@ -87,7 +88,6 @@ class Learner:
         return OuterLoop(
             self.recommender,
             OuterLoopConfig(
-                first_order=self.settings.first_order,
                 replay_batches=self.settings.replay_batches,
                 replay_tasks=self.settings.replay_tasks,
             ),

@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as PydanticSettingsError
 
+from headrace.model.config import MetaLearning
 from headrace.streams.errors import SettingsError
 
 PREFIX = "HEADRACE_"
@@ -98,8 +99,10 @@ class Settings(BaseSettings):
     encoder_blocks: int = Field(1, ge=1, le=64, description="Blocks of the encoder.")
     encoder_heads: int = Field(2, ge=1, le=64, description="Attention heads of a block.")
     encoder_length: int = Field(32, ge=2, le=2048, description="Interactions T the encoder sees.")
-    inner_steps: int = Field(2, ge=0, le=16, description="Gradient steps on the user vector.")
-    first_order: bool = Field(True, description="Leave second derivatives out of the outer loop.")
+    inner_steps: int = Field(2, ge=0, le=16, description="Steps of the inner loop.")
+    meta_learning: MetaLearning = Field(
+        "fomaml", description="How they are learned: fomaml, maml, meta_sgd, anil or reptile."
+    )
     content: Literal["auto", "off"] = Field(
         "auto", description="Rank new items by their catalogue record's vectors or text; or not."
     )

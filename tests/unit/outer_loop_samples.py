@@ -25,14 +25,16 @@ USERS = ([3, 1, 4, 1, 5], [2, 8], [9, 2, 6], [5, 3, 5], [7, 7, 1])
 PLAIN = OuterLoopConfig(gradient_dropout=0, standardise_until=0, batch_tasks=1)
 
 
-def new_loop(config: OuterLoopConfig = PLAIN, *, seed: int = 0) -> OuterLoop:
+def new_loop(
+    config: OuterLoopConfig = PLAIN, *, seed: int = 0, model: ModelConfig = CONFIG
+) -> OuterLoop:
     """Return an outer loop over a stream drawn at random; equal seeds make equal loops."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(0)
     signals = ItemSignals(8, capacity=N_ITEMS)
     for _ in range(20):
         count_user(signals, rng.integers(0, N_ITEMS, 6).tolist())
-    meta = MetaParameters(CONFIG, capacity=N_ITEMS)
+    meta = MetaParameters(model, capacity=N_ITEMS)
     nn.init.normal_(meta.scorer_loop.write.weight, std=0.1)
     meta.negatives.copy_(torch.arange(8))
     return OuterLoop(Recommender(meta, signals), config, seed=seed)

@@ -87,11 +87,11 @@ def test_package_runs_as_a_module() -> None:
 
 
 @click.command()
-@with_settings("partitions", "leave_out", "first_order")
+@with_settings("partitions", "leave_out", "meta_learning")
 @click.option("--own", default="")
 def show(settings: Settings, own: str) -> None:
     """Print what a command was given."""
-    click.echo(f"{settings.partitions} {settings.leave_out} {settings.first_order} {own}")
+    click.echo(f"{settings.partitions} {settings.leave_out} {settings.meta_learning} {own}")
 
 
 def shown(*arguments: str) -> str:
@@ -101,18 +101,18 @@ def shown(*arguments: str) -> str:
 
 
 def test_flags_set_settings_and_leave_a_command_its_own() -> None:
-    flags = ["--partitions", "8", "--leave-out", '{"purchase": 5}', "--first-order", "false"]
-    assert shown(*flags, "--own", "x") == "8 {'purchase': 5} False x"
+    flags = ["--partitions", "8", "--leave-out", '{"purchase": 5}', "--meta-learning", "anil"]
+    assert shown(*flags, "--own", "x") == "8 {'purchase': 5} anil x"
 
 
 def test_any_setting_can_be_assigned() -> None:
-    assert shown("-s", "partitions=8", "-s", "first-order=no") == "8 {} False"
+    assert shown("-s", "partitions=8", "-s", "meta-learning=maml") == "8 {} maml"
 
 
 def test_settings_come_from_a_file_too(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text("partitions = 2\n")
-    assert shown("--settings", str(tmp_path / "s.toml")) == "2 {} True"
-    assert shown("--settings", str(tmp_path / "s.toml"), "--partitions", "3") == "3 {} True"
+    assert shown("--settings", str(tmp_path / "s.toml")) == "2 {} fomaml"
+    assert shown("--settings", str(tmp_path / "s.toml"), "--partitions", "3") == "3 {} fomaml"
 
 
 @pytest.mark.parametrize(

@@ -64,18 +64,6 @@ def test_each_step_on_a_repeated_batch_lowers_both_losses() -> None:
     assert query_losses[-1] < query_losses[0] - 0.01
 
 
-def test_orders_take_different_steps_of_the_encoder_and_the_same_of_the_scorer() -> None:
-    loops = [new_loop(replace(PLAIN, first_order=first_order)) for first_order in (True, False)]
-    for loop in loops:
-        loop.learn(with_gradients(new_tasks(loop)), n_items=N_ITEMS, rehearse=False)
-    first, second = (loop.meta.encoder.items.grad for loop in loops)
-    assert first is not None
-    assert second is not None
-    assert (first - second).abs().max() > 0.01 * first.abs().max()
-    scorers = [parameters(loop, "scorer", "scorer_loop") for loop in loops]
-    assert_equal(*scorers)
-
-
 def test_only_missed_items_leave_the_scorer_and_teach_the_encoder() -> None:
     loop = new_loop()
     tasks = replace(new_tasks(loop), positions=np.full(len(USERS), -1, np.int32))

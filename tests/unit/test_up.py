@@ -31,7 +31,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
             micro_batch_wait_s=0.125,
             leave_out={"purchase": 3, "click": -1},
             data_dir=Path("some where/data"),
-            first_order=False,
+            meta_learning="reptile",
             compression="zstd",
             log_level="debug",
         ),
