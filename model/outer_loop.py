@@ -82,6 +82,7 @@ class OuterLoop:
         self.published = recommender.copy()
         self.config = config
         self.n_tasks = 0
+        self._standardise_until = config.standardise_until
         self._n_due = 0  # new tasks that no step was taken for yet
         self._n_steps = 0
         self._random = np.random.default_rng(seed)
@@ -113,6 +114,21 @@ class OuterLoop:
         self._lists = Replay(self.config.replay_tasks)  # tasks whose item was a candidate
         self._sequences = Replay(self.config.replay_tasks)  # all tasks
 
+    def start_from(self, state: dict[str, Tensor]) -> None:
+        """Take over some meta-parameters, learned elsewhere, before anything is learned here.
+
+        The scorer's mean and std come along and stand still: its weights are for inputs as they
+        standardised them.
+
+        Raises:
+            RuntimeError: a tensor is of another shape, or there is none of that name here.
+        """
+        unexpected = self.meta.load_state_dict(state, strict=False).unexpected_keys
+        if unexpected:
+            raise RuntimeError(f"unknown: {', '.join(unexpected)}")
+        self._standardise_until = 0
+        self.published = self.recommender.copy()
+
     def grow(self, capacity: int) -> None:
         """Give embeddings to more items, and forget the optimiser's moments of the encoder."""
         self.meta.grow(capacity)
@@ -137,6 +153,7 @@ class OuterLoop:
         tensors = {
             "n_tasks": torch.tensor([self.n_tasks]),
             "n_steps": torch.tensor([self._n_steps]),
+            "standardise_until": torch.tensor([self._standardise_until]),
             "taken": torch.from_numpy(self._residual.taken),
             "expected": torch.from_numpy(self._residual.expected),
         }
@@ -149,6 +166,7 @@ class OuterLoop:
         """Go on from a state that ``state`` returned."""
         self.n_tasks = int(tensors["n_tasks"][0])
         self._n_steps = int(tensors["n_steps"][0])
+        self._standardise_until = int(tensors["standardise_until"][0])
         self._residual = Residual.of(tensors["taken"].numpy(), tensors["expected"].numpy())
         for name, optimiser in self._optimisers().items():
             state = optimiser.state_dict()
@@ -239,7 +257,7 @@ class OuterLoop:
         """Follow the inputs' mean and spread while the stream is young."""
         self._n_steps += 1
         is_due = self._n_steps % STANDARDISE_EVERY == 1
-        if self.n_tasks > self.config.standardise_until or not is_due or not self._lists.filled:
+        if self.n_tasks > self._standardise_until or not is_due or not self._lists.filled:
             return
         filled, inputs, *_ = self._lists.peek(STANDARDISE_SAMPLE, self._random)
         rows = self._tensor(inputs[filled].astype(np.float32))  # (rows, I)

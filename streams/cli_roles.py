@@ -28,15 +28,16 @@ def adapt(settings: Settings) -> None:
 
 
 @click.command()
-@with_settings(*ROLE_FLAGS, "learn_port", *MODEL_FLAGS)
+@with_settings(*ROLE_FLAGS, "learn_port", "start_from", *MODEL_FLAGS)
 def learn(settings: Settings) -> None:
     """Run the learn role: events in, model versions out.
 
     Run exactly one: it owns what all users share, item signals among it. It goes on from the
-    version it announced last, or from nothing.
+    version it announced last, or from nothing, or from how another shop's model ranks (--from).
 
     \b
     Example:  headrace learn --bootstrap broker:9092 --model-store s3://shop/models
+              headrace learn --from s3://other-shop/models/v00000042.model.safetensors
     Next:     headrace adapt
     """
     from headrace.streams.roles import run_learn
@@ -73,7 +74,10 @@ def up(settings: Settings) -> None:
 )
 @click.option("--no-lag", is_flag=True, help="Let shared knowledge reach the lists at once.")
 @click.option("--plot", metavar="FILE", help="Draw quality over the stream and by history here.")
-@with_settings(*MODEL_FLAGS, "inner_steps", "meta_learning", "replay_batches", "diversity")
+@click.option("--save", metavar="FILE", help="Write the model at the end, for --from.")
+@with_settings(
+    *MODEL_FLAGS, "inner_steps", "meta_learning", "replay_batches", "diversity", "start_from"
+)
 def evaluate(
     settings: Settings,
     file: str,
@@ -81,6 +85,7 @@ def evaluate(
     n_events: int,
     no_lag: bool,
     plot: str | None,
+    save: str | None,
 ) -> None:
     """Judge the lists on the events of FILE, without Kafka.
 
@@ -116,6 +121,7 @@ def evaluate(
             items=items,
             has_lag=not no_lag,
             on_progress=advance,
+            save=save,
         )
     click.echo(json.dumps(report))
     if plot:

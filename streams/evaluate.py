@@ -7,6 +7,7 @@ users share reaches the ranking side as late as in a service with 200 events a s
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,11 @@ from headrace.model.signals import Ints, Longs
 from headrace.streams.learner import Learner
 from headrace.streams.list_statistics import describe_lists
 from headrace.streams.prequential import Folded, judge, served
+from headrace.streams.publication import pack_model
 from headrace.streams.report import UNSCORED, Judged, K, summarise
 from headrace.streams.settings import Settings
 from headrace.streams.state import NOT_ENGAGED
+from headrace.streams.transfer import start_from
 from headrace.streams.twin import Twin, placebo_ranks
 from headrace.streams.wire import Event, Item
 
@@ -53,6 +56,8 @@ class Evaluation:
         self.lists: list[Ints] = []  # of each block, the first K of each task's list
         self.n_earlier: list[Longs] = []  # of each block, each event's user's interactions before
         self._twin = Twin(self.learner)
+        if settings.start_from:
+            self._twin.start_from(start_from(self.learner, settings.start_from))
         self._since_version = 0
 
     @property
@@ -147,10 +152,12 @@ def evaluate(
     items: Sequence[Item] = (),
     has_lag: bool = True,
     on_progress: Progress = lambda _: None,
+    save: str | None = None,
 ) -> dict[str, Any]:
     """Return the report of one stream; ``events`` as read by ``files.read_events``.
 
-    The first ``n_events`` interactions count; ``items`` is the catalogue.
+    The first ``n_events`` interactions count; ``items`` is the catalogue. The model at the end is
+    written to ``save``, for ``transfer.start_from``.
     """
     torch.set_num_threads(settings.threads)
     events = events.filter(~pl.col("action").is_in(list(NOT_ENGAGED))).head(n_events)
@@ -160,6 +167,9 @@ def evaluate(
     while evaluation.learner.place():
         pass
     ranks = evaluation.run(events, on_progress=on_progress)
+    if save:
+        learner = evaluation.learner
+        Path(save).write_bytes(pack_model(learner.recommender, learner.vocabulary))
     users, items_seen = (events[name].rank("dense").to_numpy() for name in ("user", "item"))
     ranks |= baseline_ranks(
         users, items_seen, events["time_ms"].to_numpy() // 1000, on_progress=on_progress

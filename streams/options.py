@@ -11,6 +11,7 @@ from headrace.streams.errors import SettingsError
 from headrace.streams.settings import FILE_VARIABLE, PREFIX, Settings, load
 
 Command = Callable[..., Any]
+FLAG_NAMES = {"start_from": "from"}  # where the setting's own name reads badly as a flag
 
 
 def with_settings(*names: str) -> Callable[[Command], Command]:
@@ -49,7 +50,7 @@ def with_settings(*names: str) -> Callable[[Command], Command]:
 def _flag(name: str) -> Callable[[Command], Command]:
     field = Settings.model_fields[name]
     return click.option(
-        f"--{name.replace('_', '-')}",
+        f"--{FLAG_NAMES.get(name, name).replace('_', '-')}",
         name,
         metavar="VALUE",
         help=f"{field.description}  ({PREFIX}{name.upper()}; {field.get_default()!s} if not set)",

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".svg", ".pdf")
 # Okabe and Ito's colours, which colour-blind readers tell apart, the model's own first.
 COLOURS = ("#000000", "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7", "#999999")
-OWN = ("adapted", "twin")
 
 
 def check(path: str | Path) -> None:
@@ -38,7 +37,8 @@ def draw(report: Mapping[str, Any], path: str | Path) -> None:
     figure = Figure(figsize=(13, 5), layout="constrained")
     over, by = figure.subplots(1, 2)
     contenders = [name for name in report["contenders"] if name not in ("frozen", "placebo")]
-    contenders.sort(key=lambda name: (name not in OWN, -report["contenders"][name]["ndcg10"]))
+    ndcg = {name: report["contenders"][name]["ndcg10"] for name in contenders}
+    contenders.sort(key=lambda name: (name != "adapted", name != "twin", -ndcg[name]))
     lag = "" if report["lag"] else ", without lag"
     figure.suptitle(f"{report['stream']}, {report['events']:,} events, seed {report['seed']}{lag}")
     _draw_over_stream(over, report["over_stream"], contenders)

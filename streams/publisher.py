@@ -20,6 +20,7 @@ from headrace.streams.publication import (
 )
 from headrace.streams.settings import Settings
 from headrace.streams.store import ModelStore, StoredFile
+from headrace.streams.transfer import start_from
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +52,16 @@ class Publisher:
         which the events are read again.
 
         Raises:
-            CheckpointError: none can be read, or the settings ask for a model of another shape.
+            CheckpointError: none can be read, or the settings ask for a model of another shape; or
+                so it is with the model of another shop that the settings say to start from.
         """
         announced = announcements(self._settings)
         if not announced:
-            logger.info("no version is announced: learning from nothing")
+            logger.info(
+                "no version is announced: learning from %s", self._settings.start_from or "nothing"
+            )
+            if self._settings.start_from:
+                start_from(self._learner, self._settings.start_from)
             return
         self.version = max(one.version for one in announced)  # a number is never used again
         self._epoch = max(one.epoch for one in announced)

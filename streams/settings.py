@@ -81,6 +81,9 @@ class Settings(BaseSettings):
     model_store: str = Field(
         "", description="Folder or fsspec URL of the checkpoints; DATA_DIR/models if empty."
     )
+    start_from: str = Field(
+        "", description="Model file of another shop to start from, while there is no version here."
+    )
     versions_kept: int = Field(5, ge=2, description="Checkpoints kept in the store.")
 
     # ---------------------------------------------------------------------------------- lists

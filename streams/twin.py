@@ -34,6 +34,10 @@ class Twin:
             seed=learner.settings.seed,
         )
 
+    def start_from(self, state: dict[str, torch.Tensor]) -> None:
+        """Start from another shop's meta-parameters too, less the inner loop's."""
+        self.outer_loop.start_from({k: v for k, v in state.items() if "loop." not in k})
+
     def publish_version(self) -> None:
         """Serve the meta-parameters of now, and what is no meta-parameter as the other does."""
         self.outer_loop.recommender.coefficients = self._learner.recommender.coefficients

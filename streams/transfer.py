@@ -1,0 +1,47 @@
+"""Transfer: start a new shop from what another one learned of how to rank.
+
+What is tied to item ids stays behind: embeddings, item signals, residuals. What is not is kept: how
+the scorer weighs its inputs and adapts, and how the encoder reads a history.
+"""
+
+import fsspec
+import torch
+
+from headrace.streams.errors import CheckpointError
+from headrace.streams.learner import Learner
+from headrace.streams.publication import under
+from headrace.streams.store import unpack
+
+TIED_TO_ITEMS = ("encoder.items", "encoder.bias", "negatives", "n_items", "residual")
+
+
+def start_from(learner: Learner, url: str) -> dict[str, torch.Tensor]:
+    """Make a new learner start from a version's ``model`` file; return the tensors it took over.
+
+    Raises:
+        CheckpointError: the file cannot be read, is no checkpoint, or is of another shape.
+    """
+    try:
+        with fsspec.open(url, "rb") as file:
+            arrays, fields = unpack(file.read())
+    except (OSError, ValueError) as exc:
+        raise CheckpointError(f"{url} cannot be read: {exc}") from exc
+    asked = learner.recommender.meta.config.to_dict()
+    stored = fields.get("config", {})
+    differences = [
+        f"{name} is {stored.get(name)}, the settings ask for {asked[name]}"
+        for name in asked
+        if stored.get(name) != asked[name]
+    ]
+    if differences:
+        raise CheckpointError(f"{url} does not fit: {'; '.join(differences)}")
+    taken = {
+        name: torch.from_numpy(array.copy())
+        for name, array in under(arrays, "meta.").items()
+        if name not in TIED_TO_ITEMS
+    }
+    try:
+        learner.outer_loop.start_from(taken)
+    except (RuntimeError, KeyError) as exc:
+        raise CheckpointError(f"{url} does not fit: {exc}") from exc
+    return taken

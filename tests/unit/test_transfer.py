@@ -1,0 +1,83 @@
+"""Transfer: what a new shop takes over from another's model, and what it does not."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from stream_samples import drawn, learned, small
+
+from headrace.streams.errors import CheckpointError
+from headrace.streams.evaluate import evaluate
+from headrace.streams.learner import Learner
+from headrace.streams.publication import pack_model
+from headrace.streams.transfer import TIED_TO_ITEMS, start_from
+
+STREAM = drawn(200)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the model file of a shop that has learned for a while."""
+    path = tmp_path_factory.mktemp("other") / "model.safetensors"
+    learner = learned(STREAM)
+    path.write_bytes(pack_model(learner.recommender, learner.vocabulary))
+    return path
+
+
+def test_how_to_rank_is_taken_over_and_items_are_left_behind(model: Path) -> None:
+    old, new = learned(STREAM).recommender.meta.state_dict(), Learner(small())
+    before = {k: v.clone() for k, v in new.recommender.meta.state_dict().items()}
+    start_from(new, str(model))
+    for name, value in new.recommender.meta.state_dict().items():
+        expected = before[name] if name in TIED_TO_ITEMS else old[name]
+        torch.testing.assert_close(value, expected, rtol=0, atol=0, msg=name)
+    assert not torch.equal(old["scorer.linear"], before["scorer.linear"])
+    assert len(new.vocabulary) == 0
+    torch.testing.assert_close(
+        new.published.meta.state_dict(), new.recommender.meta.state_dict(), rtol=0, atol=0
+    )
+
+
+def test_the_scale_of_the_inputs_stays_that_of_the_weights(model: Path) -> None:
+    new, fresh = Learner(small()), Learner(small())
+    start_from(new, str(model))
+    mean = new.recommender.meta.scorer.mean.clone()
+    again = Learner(small())
+    again.outer_loop.load_state(new.outer_loop.state())
+    again.recommender.meta.load_state_dict(new.recommender.meta.state_dict())
+    for learner in (new, again, fresh):
+        learner.outer_loop.config = Learner(small()).outer_loop.config
+        for at in range(0, len(STREAM), 50):
+            learner.learn(STREAM[at : at + 50])
+        learner.publish_version()
+    for learner in (new, again):
+        torch.testing.assert_close(learner.recommender.meta.scorer.mean, mean, rtol=0, atol=0)
+    assert not torch.equal(fresh.recommender.meta.scorer.mean, torch.zeros_like(mean))
+
+
+def test_a_model_of_another_shape_is_refused_by_what_differs(model: Path) -> None:
+    with pytest.raises(CheckpointError, match="width is 8, the settings ask for 16"):
+        start_from(Learner(small(encoder_width=16)), str(model))
+
+
+def test_a_file_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
+        start_from(Learner(small()), str(path))
+    path.write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        start_from(Learner(small()), str(path))
+
+
+def test_an_evaluation_starts_where_another_ended(tmp_path: Path) -> None:
+    events = pl.DataFrame(
+        [(e.user, e.item, e.action, e.time_ms) for _, _, e in drawn(900)],
+        schema=["user", "item", "action", "time_ms"],
+        orient="row",
+    )
+    path = str(tmp_path / "model.safetensors")
+    first = evaluate(events, small(), stream="first", n_events=900, save=path)
+    second = evaluate(events, small(start_from=path), stream="second", n_events=900)
+    ndcg = [sum(told["over_stream"]["adapted"][1:5]) for told in (first, second)]
+    assert ndcg[1] > ndcg[0]  # it knows how to weigh what is counted before it has learned here
