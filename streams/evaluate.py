@@ -16,13 +16,14 @@ import torch
 
 from headrace.model.baselines import baseline_ranks
 from headrace.model.candidates import Candidates, stack
+from headrace.model.outer_loop import Tasks
 from headrace.model.recommender import Recommender
 from headrace.model.signals import Ints, Longs
 from headrace.streams.learner import Learner
-from headrace.streams.list_statistics import describe_lists
+from headrace.streams.list_statistics import ListStatistics, likeliest
 from headrace.streams.prequential import Folded, judge, served
 from headrace.streams.publication import pack_model
-from headrace.streams.report import UNSCORED, Judged, K, summarise
+from headrace.streams.report import UNSCORED, Bools, Judged, K, summarise
 from headrace.streams.settings import Settings
 from headrace.streams.state import NOT_ENGAGED
 from headrace.streams.transfer import start_from
@@ -33,6 +34,7 @@ Progress = Callable[[int], None]
 Block = list[tuple[str, int, Event]]  # (user, position in the stream, event)
 
 CONTENDERS = ("adapted", "frozen", "twin", "placebo")
+LISTED = ("adapted", "frozen", "twin")  # those whose lists are described
 EVENTS_PER_DELTA = 200  # a second of a service with 200 events a second
 EVENTS_PER_VERSION = 10_000
 
@@ -53,11 +55,12 @@ class Evaluation:
         self.events_per_version = events_per_version
         self.has_lag = has_lag
         self.seconds = 0.0  # of the model alone, without what it is measured against
-        self.lists: list[Ints] = []  # of each block, the first K of each task's list
         self.n_earlier: list[Longs] = []  # of each block, each event's user's interactions before
         self._twin = Twin(self.learner)
         if settings.start_from:
             self._twin.start_from(start_from(self.learner, settings.start_from))
+        self._lists = {name: ListStatistics() for name in LISTED}
+        self._first_scored = 0  # position in the stream
         self._since_version = 0
 
     @property
@@ -69,6 +72,7 @@ class Evaluation:
         self, events: pl.DataFrame, *, on_progress: Progress = lambda _: None
     ) -> dict[str, Longs]:
         """Return the (n,) ranks of each contender: MISS, UNSCORED, or 1 and more."""
+        self._first_scored = len(events) // 2
         blocks = []
         for block in _blocks(events, self.events_per_delta):
             blocks.append(self._block(block))
@@ -91,7 +95,6 @@ class Evaluation:
                 self.served, judged, length=settings.list_length, diversity=settings.diversity
             )
             ranks["adapted"][folded.is_task] = shown.ranks
-            self.lists.append(shown.items[:, :K])
             ranks["frozen"][folded.is_task] = judged.judgement.ranks
         self.seconds += time.perf_counter() - started
         twin_tasks = None
@@ -99,6 +102,9 @@ class Evaluation:
             owners = folded.owners[folded.is_task]
             ranks["placebo"][folded.is_task] = placebo_ranks(self.served, judged, owners)
             ranks["twin"][folded.is_task], twin_tasks = self._twin.rank(judged)
+            positions = np.array([position for _, position, _ in block])[folded.is_task]
+            is_scored = positions >= self._first_scored
+            self._describe(is_scored, shown.items[:, :K], judged.tasks, twin_tasks)
         started = time.perf_counter()
         learner.absorb(folded, judged.tasks if judged else None, is_counted=not self.has_lag)
         is_version = self._is_version_due(len(block))
@@ -113,16 +119,22 @@ class Evaluation:
         self._twin.outer_loop.publish_delta()
         return ranks
 
-    def describe_lists(self) -> dict[str, float]:
-        """Return what the lists of the second half of the tasks are like."""
-        widest = max((block.shape[1] for block in self.lists), default=0)
-        lists = [
-            np.pad(block, ((0, 0), (0, widest - block.shape[1])), constant_values=-1)
-            for block in self.lists
-        ]
-        n_items = min(len(self.learner.vocabulary), self.served.meta.capacity)
-        half = np.concatenate(lists)[sum(map(len, lists)) // 2 :] if lists else np.zeros((0, K))
-        return describe_lists(half.astype(np.int32), self.served, n_items=n_items)
+    def _describe(self, is_scored: Bools, adapted: Ints, frozen: Tasks, twin: Tasks) -> None:
+        """Count each contender's lists of a block's scored tasks, all by the served embeddings."""
+        if not is_scored.any():
+            return
+        lists = {
+            "adapted": adapted,
+            "frozen": likeliest(frozen.items, frozen.probabilities, K),
+            "twin": likeliest(twin.items, twin.probabilities, K),
+        }
+        for name, made in lists.items():
+            self._lists[name].add(made[is_scored], self.served)
+
+    def describe_lists(self) -> dict[str, dict[str, float]]:
+        """Return what each contender's lists of the scored events are like."""
+        n_items = self.learner.vocabulary.n_items
+        return {name: counted.summary(n_items=n_items) for name, counted in self._lists.items()}
 
     def _gather_at_once(self, folded: Folded) -> Candidates:
         """Gather each task's candidates with every event before it counted."""

@@ -1,6 +1,6 @@
 """What lists are like beside being right: how much of the catalogue, how known, how alike.
 
-Letters: B lists, K list length, N items, D width.
+Letters: B lists, K list length, C candidates, D width.
 """
 
 import numpy as np
@@ -10,40 +10,64 @@ from headrace.model.recommender import Recommender
 from headrace.model.signals import ALL_TIME, Floats, Ints
 
 
-def describe_lists(lists: Ints, recommender: Recommender, *, n_items: int) -> dict[str, float]:
-    """Return the statistics of (B, K) lists of item indexes, -1 padded, by what is known now.
+class ListStatistics:
+    """Statistics of one contender's lists, counted as the lists are made; none is kept.
 
-    - ``coverage``: share of the ``n_items`` that stand in any list.
-    - ``novelty``: mean self-information of what is shown, ``-log2`` of its share of events; bits.
-    - ``distance``: mean over lists of 1 - cosine of two of their items' embeddings.
+    - ``coverage``: share of the items with an index that stood in any list.
+    - ``novelty``: mean self-information of what is shown, ``-log2`` of its share of the events
+      counted so far; bits.
+    - ``distance``: mean over lists of 1 - cosine of two of their items' embeddings, as the served
+      encoder has them; an item without an embedding yet lies across all others.
     - ``category_distance``: mean share of pairs of different categories, where those are known.
     """
-    shown = lists[lists >= 0]
-    if not len(shown):
-        return {}
-    popularity = recommender.signals.arrays.popularity[:n_items, ALL_TIME]
-    share = np.maximum(popularity[shown], 1) / max(1.0, float(popularity.sum()))
-    vectors = recommender.vectors(torch.arange(n_items)).cpu().numpy()
-    category = recommender.signals.arrays.category[:n_items]
-    told = {
-        "coverage": len(np.unique(shown)) / n_items,
-        "novelty": float(-np.log2(share).mean()),
-        "distance": _distance(lists, vectors),
-    }
-    if (category >= 0).any():
-        told["category_distance"] = _category_distance(lists, category)
-    return {name: round(value, 5) for name, value in told.items()}
+
+    def __init__(self) -> None:
+        self._is_shown = np.zeros(0, np.bool_)
+        self._sums: dict[str, tuple[float, int]] = {}  # of values, and how many
+
+    def add(self, lists: Ints, recommender: Recommender) -> None:
+        """Count (B, K) lists of item indexes, -1 padded, by what is known now."""
+        arrays = recommender.signals.arrays
+        shown = lists[lists >= 0]
+        self._is_shown = np.pad(self._is_shown, (0, len(arrays.category) - len(self._is_shown)))
+        self._is_shown[shown] = True
+        taken = arrays.popularity[:, ALL_TIME]
+        # What nobody took yet is as new as what was taken once.
+        share = np.maximum(taken[shown], 1) / max(1.0, float(taken.sum()))
+        self._note("novelty", -np.log2(share))
+        at = torch.from_numpy(np.maximum(lists, 0).astype(np.int64)).to(recommender.device)
+        self._note("distance", _distances(lists, recommender.vectors(at).cpu().numpy()))
+        if (arrays.category >= 0).any():
+            self._note("category_distance", _category_distances(lists, arrays.category))
+
+    def _note(self, name: str, values: Floats) -> None:
+        total, n = self._sums.get(name, (0.0, 0))
+        self._sums[name] = total + float(values.sum()), n + len(values)
+
+    def summary(self, *, n_items: int) -> dict[str, float]:
+        """Return the statistics, those that anything was counted for, of ``n_items`` items."""
+        told = {"coverage": float(self._is_shown.sum()) / n_items} if n_items else {}
+        told |= {name: total / n for name, (total, n) in self._sums.items() if n}
+        return {name: round(value, 5) for name, value in told.items()}
 
 
-def _distance(lists: Ints, vectors: Floats) -> float:
+def likeliest(items: Ints, probabilities: Floats, k: int) -> Ints:
+    """Return the (B, k) most probable of (B, C) items, -1 padded as they are."""
+    places = np.argsort(np.where(items >= 0, -probabilities, 1), axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(items, places, 1)
+
+
+def _distances(lists: Ints, vectors: Floats) -> Floats:
+    """Return the mean over pairs of 1 - cosine, of each list with a pair; ``vectors`` (B, K, D)."""
     filled = lists >= 0
     n = filled.sum(1)
-    inside = vectors[lists] * filled[..., None]  # (B, K, D)
+    inside = vectors * filled[..., None]
     likeness = (inside.sum(1) ** 2).sum(-1) - (inside**2).sum((1, 2))  # over ordered pairs
     return _mean_over_pairs(n * (n - 1) - likeness, n)
 
 
-def _category_distance(lists: Ints, category: Ints) -> float:
+def _category_distances(lists: Ints, category: Ints) -> Floats:
+    """Return the share of pairs of different categories, of each list with a pair."""
     filled = lists >= 0
     of = np.where(filled, category[lists], -1)
     is_pair = filled[:, :, None] & filled[:, None, :] & ~np.eye(lists.shape[1], dtype=np.bool_)
@@ -51,7 +75,8 @@ def _category_distance(lists: Ints, category: Ints) -> float:
     return _mean_over_pairs(differs.sum((1, 2)), filled.sum(1))
 
 
-def _mean_over_pairs(sums: Floats | Ints, n: Ints) -> float:
-    """Return the mean over lists of more than one item, given each list's sum over its pairs."""
+def _mean_over_pairs(sums: Floats | Ints, n: Ints) -> Floats:
+    """Return the (B',) means of the lists of more than one item, given each one's sum."""
     several = n > 1
-    return float((sums[several] / (n * (n - 1))[several]).mean()) if several.any() else 0.0
+    means: Floats = sums[several] / (n * (n - 1))[several]
+    return means

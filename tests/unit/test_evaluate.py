@@ -121,15 +121,38 @@ def test_only_interactions_count_and_only_so_many() -> None:
     assert told["contenders"] == report(STREAM.head(100))["contenders"]
 
 
-def test_lists_of_more_diversity_lie_further_apart() -> None:
+def test_more_diversity_sets_the_served_lists_further_apart_and_no_others() -> None:
     described = {}
     for diversity in (0.0, 0.5):
         evaluation = Evaluation(small(diversity=diversity), events_per_version=200)
         evaluation.run(STREAM)
         described[diversity] = evaluation.describe_lists()
-    assert 0 < described[0.0]["coverage"] <= 1
-    assert described[0.5]["distance"] > described[0.0]["distance"]
-    assert report(STREAM)["lists"].keys() == {"coverage", "novelty", "distance"}
+    plain, diverse = described[0.0], described[0.5]
+    assert 0 < plain["adapted"]["coverage"] <= 1
+    assert diverse["adapted"]["distance"] > plain["adapted"]["distance"]
+    assert diverse["frozen"] == plain["frozen"]
+    assert diverse["twin"] == plain["twin"]
+
+
+def test_the_report_describes_the_lists_of_each_contender_that_has_any() -> None:
+    lists = report(STREAM)["lists"]
+    assert lists.keys() == {"adapted", "frozen", "twin"}
+    assert all(one.keys() == {"coverage", "novelty", "distance"} for one in lists.values())
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        # Nothing in the second half is scored: it repeats.
+        (("tea", "milk", "tea", "milk", "milk", "milk", "milk", "milk"), 0),
+        # After milk, tea is all there is to show; milk was shown to the event before the half.
+        (("tea", "milk", "tea", "milk", "milk", "tea", "tea", "tea"), 1 / 2),
+    ],
+)
+def test_only_lists_of_scored_events_are_described(items: tuple[str, ...], expected: float) -> None:
+    evaluation = Evaluation(small(), events_per_delta=3)  # the second block lies across the half
+    evaluation.run(stream(*[("ann", item) for item in items]))
+    assert evaluation.describe_lists()["adapted"]["coverage"] == expected
 
 
 def test_progress_adds_up_to_the_stream() -> None:

@@ -7,11 +7,12 @@ from outer_loop_samples import N_ITEMS, new_loop
 
 from headrace.model.recommender import Recommender
 from headrace.model.signals import ALL_TIME
-from headrace.streams.list_statistics import describe_lists
+from headrace.streams.list_statistics import ListStatistics, likeliest
 
 LISTS = np.array([[0, 1, 2], [0, 1, -1], [3, -1, -1]], np.int32)
 
 
+@pytest.fixture
 def recommender() -> Recommender:
     """Return items 0 and 1 that point one way, 2 and 3 across it, taken 8, 4, 2 and 2 times."""
     made = new_loop().recommender
@@ -24,8 +25,16 @@ def recommender() -> Recommender:
     return made
 
 
-def test_lists_are_described_by_coverage_novelty_and_distance() -> None:
-    told = describe_lists(LISTS, recommender(), n_items=4)
+def described(recommender: Recommender, *parts: np.ndarray) -> dict[str, float]:
+    """Return the statistics of lists that were made in several parts."""
+    counted = ListStatistics()
+    for lists in parts:
+        counted.add(lists, recommender)
+    return counted.summary(n_items=4)
+
+
+def test_lists_are_described_by_coverage_novelty_and_distance(recommender: Recommender) -> None:
+    told = described(recommender, LISTS)
     assert told["coverage"] == 1
     assert told["novelty"] == pytest.approx((1 + 2 + 3 + 1 + 2 + 3) / 6)  # log2 of 16/8, 16/4 ...
     # Of the first list's three pairs two lie across; the second's one pair is alike.
@@ -33,13 +42,40 @@ def test_lists_are_described_by_coverage_novelty_and_distance() -> None:
     assert "category_distance" not in told
 
 
-def test_categories_count_pairs_that_differ() -> None:
-    made = recommender()
-    made.signals.arrays.category[:3] = [7, 7, 8]
-    told = describe_lists(LISTS, made, n_items=4)
+def test_categories_count_pairs_that_differ(recommender: Recommender) -> None:
+    recommender.signals.arrays.category[:3] = [7, 7, 8]
+    told = described(recommender, LISTS)
     assert told["category_distance"] == pytest.approx((2 / 3 + 0) / 2, abs=1e-5)
 
 
-def test_items_nobody_is_shown_are_not_covered() -> None:
-    assert describe_lists(LISTS[1:], recommender(), n_items=4)["coverage"] == 3 / 4
-    assert describe_lists(LISTS[:0], recommender(), n_items=4) == {}
+def test_lists_made_in_parts_count_as_those_made_at_once(recommender: Recommender) -> None:
+    recommender.signals.arrays.category[:3] = [7, 7, 8]
+    parts = described(recommender, LISTS[:1], LISTS[1:, :2])
+    assert parts == pytest.approx(described(recommender, LISTS))
+
+
+def test_novelty_is_that_of_the_moment_a_list_is_made(recommender: Recommender) -> None:
+    counted = ListStatistics()
+    counted.add(LISTS[2:], recommender)  # 2 of 16 events: 3 bits
+    recommender.signals.arrays.popularity[3, ALL_TIME] = 14
+    counted.add(LISTS[2:], recommender)  # 14 of 28: 1 bit
+    assert counted.summary(n_items=4)["novelty"] == pytest.approx((3 + 1) / 2)
+
+
+def test_an_item_nobody_took_is_as_new_as_one_taken_once(recommender: Recommender) -> None:
+    assert described(recommender, np.array([[9]], np.int32))["novelty"] == pytest.approx(4)
+
+
+def test_items_nobody_is_shown_are_not_covered(recommender: Recommender) -> None:
+    assert described(recommender, LISTS[1:])["coverage"] == 3 / 4
+
+
+def test_of_no_lists_only_the_coverage_is_known(recommender: Recommender) -> None:
+    assert described(recommender, LISTS[:0]) == {"coverage": 0}
+    assert ListStatistics().summary(n_items=0) == {}
+
+
+def test_the_likeliest_items_are_listed_and_padding_is_not() -> None:
+    items = np.array([[5, 6, 7, 8], [4, -1, 9, -1]], np.int32)
+    probabilities = np.array([[0.1, 0.6, 0.0, 0.3], [0.4, 0.0, 0.6, 0.0]], np.float32)
+    assert likeliest(items, probabilities, 3).tolist() == [[6, 8, 5], [9, 4, -1]]
