@@ -2,13 +2,13 @@
 
 Source: Carbonell and Goldstein 1998, The use of MMR, diversity-based reranking (SIGIR).
 
-Letters: B tasks, C candidates, D width, K list length.
+Letters: B tasks, C candidates, P those in the pool, D width, K list length.
 """
 
 import torch
 from torch import Tensor
 
-POOL = 50  # best candidates that a list is made of
+POOL = 50  # best candidates that are put into another order; a longer list goes on as scored
 
 
 def diversify(scores: Tensor, vectors: Tensor, *, diversity: float, length: int) -> Tensor:
@@ -22,9 +22,10 @@ def diversify(scores: Tensor, vectors: Tensor, *, diversity: float, length: int)
         scores: (B, C), minus infinity for what stays out of the lists.
         vectors: (B, C, D) of unit length, or zero where nothing is known.
         diversity: 0 keeps the order of the scores, 1 looks at differences only.
-        length: K, at most C; cut to ``POOL`` where that is less.
+        length: K, at most C.
     """
-    best, pool = scores.topk(min(POOL, scores.shape[1]), dim=1)  # (B, P)
+    order = scores.topk(min(max(POOL, length), scores.shape[1]), dim=1)
+    best, pool, behind = order.values[:, :POOL], order.indices[:, :POOL], order.indices[:, POOL:]
     relevance = torch.exp(best - best[:, :1]).nan_to_num(0.0)
     inside = vectors.gather(1, pool[..., None].expand(-1, -1, vectors.shape[-1]))  # (B, P, D)
     likeness = torch.full_like(best, -1.0)  # to the likest item placed so far
@@ -42,4 +43,4 @@ def diversify(scores: Tensor, vectors: Tensor, *, diversity: float, length: int)
         cosine = (inside @ inside[rows, chosen][..., None]).squeeze(-1)
         likeness = torch.maximum(likeness, cosine)
         placed.append(pool[rows, chosen])
-    return torch.stack(placed, 1)
+    return torch.cat([torch.stack(placed, 1), behind], 1)

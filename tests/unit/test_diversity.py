@@ -55,10 +55,14 @@ def test_what_stays_out_comes_last_and_nothing_comes_twice() -> None:
     assert [sorted(one) for one in lists] == [[0, 1, 2, 3]] * 2
 
 
-def test_a_list_is_made_of_the_best_candidates_only() -> None:
+def test_only_the_best_candidates_change_places_and_a_longer_list_goes_on_as_scored() -> None:
     torch.manual_seed(0)
-    scores, vectors = torch.randn(3, 200), torch.zeros(3, 200, 2)
-    lists = diversify(scores, vectors, diversity=1, length=100)
-    assert lists.shape == (3, POOL)
-    pools = scores.topk(POOL, dim=1).indices
-    assert [set(one) for one in lists.tolist()] == [set(one) for one in pools.tolist()]
+    scores, vectors = torch.randn(3, 200), torch.randn(3, 200, 2)
+    plain = scores.topk(100, dim=1).indices.tolist()
+    lists = diversify(scores, vectors, diversity=0.5, length=100).tolist()
+    for diverse, scored in zip(lists, plain, strict=True):
+        assert diverse[:POOL] != scored[:POOL]
+        assert set(diverse[:POOL]) == set(scored[:POOL])
+        assert diverse[POOL:] == scored[POOL:]
+    short = diversify(scores, vectors, diversity=0.5, length=10)
+    assert short.tolist() == [one[:10] for one in lists]
