@@ -19,6 +19,7 @@ def main(contenders: list[str], *, is_ready: bool) -> None:
     metrics.MODEL_PUBLISHED.set(time.time())
     metrics.LAG.labels("0").set(3)
     metrics.DEAD_LETTERS.labels("undecodable").inc()
+    metrics.CONTENT_REFUSED.labels("width").inc()
     metrics.STAGE_SECONDS.labels("compute").observe(0.01)
     for contender in contenders:
         metrics.HIT_RATIO.labels(contender).set(0.1)
