@@ -24,7 +24,9 @@ autograd's (tests/unit/test_inner_loop.py) and serve without a graph.
 Sources: Finn et al. 2017, MAML (arXiv:1703.03400); Li et al. 2017, Meta-SGD (arXiv:1707.09835);
 Raghu et al. 2019, ANIL (arXiv:1909.09157); Nichol et al. 2018, Reptile (arXiv:1803.02999).
 
-Letters: B tasks, T interactions, D width, M negatives, P fast weights of the scorer.
+Where fast weights start is mixed from those of the task clusters (``clusters``), K of them.
+
+Letters: B tasks, T interactions, D width, K clusters, M negatives, P fast weights of the scorer.
 """
 
 from typing import NamedTuple
@@ -33,6 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from headrace.model.clusters import new_prototypes, shares_of
 from headrace.model.config import ModelConfig
 from headrace.model.encoder import Encoded, Encoder
 from headrace.model.scorer import N_INPUTS
@@ -62,11 +65,20 @@ class UserLoop(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.inner_steps = config.inner_steps
-        self.start = nn.Parameter(torch.zeros(config.width))
+        self.prototypes = new_prototypes(config.clusters, config.width)
+        self.start = nn.Parameter(torch.zeros(config.clusters, config.width))
         sizes = (config.width,) if config.meta_learning == "meta_sgd" else ()
         self.raw_step = nn.Parameter(torch.zeros(max(1, config.inner_steps), *sizes))
         self.raw_fade = nn.Parameter(torch.tensor(-2.5))  # softplus: 8 % an interaction
         self.raw_patience = nn.Parameter(torch.tensor(1.5))  # softplus: 1.7 interactions
+
+    def shares(self, latest: Tensor) -> Tensor:
+        """Return the (B, K) shares of users whose latest hidden vectors are (B, D)."""
+        return shares_of(self.prototypes, latest)
+
+    def initial(self, latest: Tensor) -> Tensor:
+        """Return the (B, D) shifts of these users before any step."""
+        return self.shares(latest) @ self.start
 
     def forward(
         self, encoder: Encoder, encoded: Encoded, negatives: Tensor, *, first_order: bool
@@ -75,7 +87,7 @@ class UserLoop(nn.Module):
 
         ``negatives`` is (M,) int64. With ``first_order`` no derivative is taken of a gradient.
         """
-        shift = self.start.expand(len(encoded.items), -1)  # (B, D)
+        shift = self.initial(encoded.latest)
         support = Support.of(encoder, encoded, negatives, fade=F.softplus(self.raw_fade))
         weight = support.weights.sum(1, keepdim=True)  # (B, 1)
         trust = weight / (weight + F.softplus(self.raw_patience))
@@ -156,9 +168,20 @@ class ScorerLoop(nn.Module):
         adapts = torch.ones(self.n_weights)
         adapts[N_INPUTS:] = config.meta_learning != "anil"
         self.register_buffer("adapts", adapts, persistent=False)  # (P,) 1 or 0
+        # A single cluster starts at the scorer itself, which is learned.
+        self.start = nn.Parameter(
+            torch.zeros(config.clusters, self.n_weights), requires_grad=config.clusters > 1
+        )
 
-    def forward(self, gradients: GradientSums) -> tuple[Tensor, Tensor]:
-        """Return the (B, I) and (B, W) shifts; zero for users without judged events."""
+    def initial(self, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the (B, I) and (B, W) shifts before any step, of users with (B, K) shares."""
+        return _split(shares @ self.start)
+
+    def forward(self, gradients: GradientSums, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the (B, I) and (B, W) shifts; the start for users without judged events.
+
+        ``shares`` is (B, K).
+        """
         counts = gradients.counts
         share = (counts / (counts + 3))[..., None]  # (B, decays, 1) shrunk: few are noise
         mean = gradients.sums / (counts + 3)[..., None]  # (B, decays, P)
@@ -171,4 +194,9 @@ class ScorerLoop(nn.Module):
             ascent = mean - share * curvature * shift[:, None]  # of the likelihood, at the shift
             read = self.read(torch.cat([ascent.flatten(1), log_seen], 1))
             shift = shift + self.write(torch.tanh(read)) * trust * self.adapts
-        return shift[:, :N_INPUTS], shift[:, N_INPUTS:]
+        return _split(shares @ self.start + shift)
+
+
+def _split(shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the linear part's and the first layer's share of the scorer's (B, P) fast weights."""
+    return shift[:, :N_INPUTS], shift[:, N_INPUTS:]

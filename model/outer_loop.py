@@ -11,7 +11,8 @@ among all. The scorer sees each task's inputs as they were when the event was ju
 had learned from it: an affinity computed again, by an encoder that has seen the answer, would be
 trusted more than it deserves.
 
-Letters: B tasks, C candidates, I inputs, T interactions, P fast weights of the scorer, N items.
+Letters: B tasks, C candidates, I inputs, T interactions, K clusters, P fast weights of the scorer,
+N items.
 """
 
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headrace.model.candidates import MAX_CANDIDATES, Histories
+from headrace.model.clusters import mean_moves
 from headrace.model.encoder import EMBEDDING_STD, Encoded
 from headrace.model.inner_loop import GradientSums
 from headrace.model.recommender import MetaParameters, Recommender
@@ -48,6 +50,7 @@ class Tasks:
     probabilities: Floats  # (B, C) of each candidate, before
     gradient_sums: Floats  # (B, decays, P)
     gradient_counts: Floats  # (B, decays)
+    shares: Floats  # (B, K) of the user in each task cluster
 
     def __len__(self) -> int:
         """Return B."""
@@ -249,7 +252,7 @@ class OuterLoop:
                 np.pad(tasks.items[hit], pad, constant_values=-1) >= 0,
                 np.pad(tasks.inputs[hit], (*pad, (0, 0))).astype(np.float16),
                 *(a[hit] for a in (tasks.context, tasks.positions)),
-                *(a[hit] for a in (tasks.gradient_sums, tasks.gradient_counts)),
+                *(a[hit] for a in (tasks.gradient_sums, tasks.gradient_counts, tasks.shares)),
             ]
         )
 
@@ -268,13 +271,14 @@ class OuterLoop:
     def _step_scorer(self) -> float:
         """Step the scorer and its inner loop; return the mean listwise loss before, in nats."""
         n = self.config.batch_tasks
-        filled, inputs, context, positions, sums, counts = self._lists.sample(n, self._random)
+        drawn = self._lists.sample(n, self._random)
+        filled, inputs, context, positions, sums, counts, shares = drawn
         width = int(filled.sum(1).max())  # C of this batch: padding costs time
         keep = self._random.random(n) >= self.config.gradient_dropout
         gradients = GradientSums(
             self._tensor(sums * keep[:, None, None]), self._tensor(counts * keep[:, None])
         )
-        linear, hidden = self.meta.scorer_loop(gradients)
+        linear, hidden = self.meta.scorer_loop(gradients, self._tensor(shares))
         scores = self.meta.scorer(
             self._tensor(inputs[:, :width].astype(np.float32)),
             self._tensor(context),
@@ -316,7 +320,10 @@ class OuterLoop:
                 self.meta.encoder, encoded, self.meta.negatives, first_order=kind != "maml"
             )
         if kind == "reptile":
-            user_loop.start.data.lerp_(shift.mean(0), REPTILE_STEP)
+            with torch.no_grad():
+                shares = user_loop.shares(encoded.latest)
+                moves = mean_moves(user_loop.start, shift, shares)
+                user_loop.start.add_(moves, alpha=REPTILE_STEP)
         return shift
 
     def _item_loss(self, user: Tensor, target: Tensor, n_items: int) -> Tensor:

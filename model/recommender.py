@@ -4,7 +4,7 @@ The same passes serve and judge: ``prepare`` (candidates, encoder), ``judge`` (w
 item stood, and the user's gradients, at the initial weights), ``adapt`` (the inner loop) and
 ``score``.
 
-Letters: B tasks, C candidates, I inputs, D width, K list length.
+Letters: B tasks, C candidates, I inputs, D width, K list length or clusters.
 """
 
 import copy
@@ -105,8 +105,8 @@ class Adapted(NamedTuple):
     """Users after the inner loop, ready to be scored."""
 
     inputs: Tensor  # (B, C, I) of the scorer; the affinity is that of the shifted user vector
-    linear: Tensor | None  # (B, I) shift of the scorer's linear part, None before any step
-    hidden: Tensor | None  # (B, W) shift of the scorer's first layer
+    linear: Tensor  # (B, I) shift of the scorer's linear part
+    hidden: Tensor  # (B, W) shift of the scorer's first layer
 
 
 class Judgement(NamedTuple):
@@ -234,8 +234,14 @@ class Recommender:
 
     def initial(self, prepared: Prepared) -> Adapted:
         """Return the users before any inner step: the frozen meta-parameters."""
-        start = self.meta.user_loop.start.expand(len(prepared.items), -1)
-        return Adapted(self.inputs(prepared, start), None, None)
+        start = self.meta.user_loop.initial(prepared.encoded.latest)
+        linear, hidden = self.meta.scorer_loop.initial(self.shares(prepared))
+        return Adapted(self.inputs(prepared, start), linear, hidden)
+
+    def shares(self, prepared: Prepared) -> Tensor:
+        """Return how far the users belong to each task cluster: (B, K)."""
+        shares: Tensor = self.meta.user_loop.shares(prepared.encoded.latest)
+        return shares
 
     def adapt(
         self, prepared: Prepared, gradients: GradientSums, *, support: Encoded | None = None
@@ -247,7 +253,8 @@ class Recommender:
             self.meta.negatives,
             first_order=True,
         )
-        return Adapted(self.inputs(prepared, shift), *self.meta.scorer_loop(gradients))
+        fast = self.meta.scorer_loop(gradients, self.shares(prepared))
+        return Adapted(self.inputs(prepared, shift), *fast)
 
     def judge(self, prepared: Prepared, targets: Ints) -> Judgement:
         """Find where each event's item stands, and each user's gradients, at the initial weights.
@@ -256,21 +263,17 @@ class Recommender:
             prepared: the tasks before the events.
             targets: (B,) item index of each event's item; negative ones are a miss.
         """
-        b = len(targets)
         positions = position_of(prepared.candidates.items, targets)
         hit = self._tensor(positions >= 0)
         with torch.no_grad():
-            inputs = self.initial(prepared).inputs
-        linear = torch.zeros(b, inputs.shape[-1], device=self.device, requires_grad=True)
-        hidden = torch.zeros(b, self.meta.config.hidden, device=self.device, requires_grad=True)
-        scores = self.meta.scorer(
-            inputs, prepared.context, linear_shift=linear, hidden_shift=hidden
-        ).masked_fill(prepared.is_padding, float("-inf"))
+            inputs, linear, hidden = self.initial(prepared)
+        at = Adapted(inputs, linear.requires_grad_(True), hidden.requires_grad_(True))
+        scores = self.score(prepared, at)
         place = self._tensor(positions).clamp(min=0)[:, None]
         likelihoods = torch.log_softmax(scores, 1)  # (B, C)
         likelihood = likelihoods.gather(1, place).squeeze(1)
         # Users do not interact: row b of the sum's gradient is user b's own.
-        rows = torch.autograd.grad(torch.where(hit, likelihood, 0.0).sum(), (linear, hidden))
+        rows = torch.autograd.grad(torch.where(hit, likelihood, 0.0).sum(), at[1:])
         gradients = torch.cat(rows, 1).nan_to_num(0.0).clamp(-GRADIENT_LIMIT, GRADIENT_LIMIT)
         return Judgement(
             ranks_of(scores.detach(), positions),

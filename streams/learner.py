@@ -47,6 +47,7 @@ def model_config(settings: Settings) -> ModelConfig:
         length=settings.encoder_length,
         inner_steps=settings.inner_steps,
         meta_learning=settings.meta_learning,
+        clusters=settings.clusters,
     )
 
 

@@ -106,6 +106,9 @@ class Settings(BaseSettings):
     meta_learning: MetaLearning = Field(
         "fomaml", description="How they are learned: fomaml, maml, meta_sgd, anil or reptile."
     )
+    clusters: int = Field(
+        1, ge=1, le=64, description="Kinds of users, each with initial fast weights of its own."
+    )
     content: Literal["auto", "off"] = Field(
         "auto", description="Rank new items by their catalogue record's vectors or text; or not."
     )

@@ -52,8 +52,11 @@ class Twin:
         with torch.no_grad():
             prepared = recommender.prepare(tasks.histories, judged.prepared.candidates)
             inputs = recommender.initial(prepared).inputs.cpu().numpy()
+            shares = recommender.shares(prepared).cpu().numpy()
         judgement = recommender.judge(prepared, tasks.targets)
-        own = dataclasses.replace(tasks, inputs=inputs, probabilities=judgement.probabilities)
+        own = dataclasses.replace(
+            tasks, inputs=inputs, probabilities=judgement.probabilities, shares=shares
+        )
         return judgement.ranks, own
 
 
@@ -74,7 +77,9 @@ def placebo_ranks(recommender: Recommender, judged: Judged, owners: Longs) -> Lo
     )
     alone = torch.from_numpy(other < 0).to(recommender.device)
     support = Encoded(
-        encoded.hidden[of], encoded.items[of].masked_fill(alone[:, None], -1), encoded.latest[of]
+        encoded.hidden[of],
+        encoded.items[of].masked_fill(alone[:, None], -1),
+        encoded.latest,  # where a user starts is known before any support
     )
     with torch.no_grad():
         adapted = recommender.adapt(judged.prepared, sums, support=support)

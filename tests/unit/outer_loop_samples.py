@@ -49,6 +49,7 @@ def new_tasks(loop: OuterLoop, users: Sequence[Sequence[int]] = USERS, *, place:
     none = np.zeros((n, N_DECAYS, P), np.float32), np.zeros((n, N_DECAYS), np.float32)
     with torch.no_grad():
         adapted = loop.recommender.adapt(prepared, GradientSums(*map(torch.from_numpy, none)))
+        shares = loop.recommender.shares(prepared).numpy()
     judgement = loop.recommender.judge(prepared, targets)
     return Tasks(
         had,
@@ -59,6 +60,7 @@ def new_tasks(loop: OuterLoop, users: Sequence[Sequence[int]] = USERS, *, place:
         judgement.positions.astype(np.int32),
         judgement.probabilities,
         *none,
+        shares,
     )
 
 
@@ -84,6 +86,7 @@ def two_candidates(*signals: float) -> Tasks:
         np.full((1, 2), 0.5, np.float32),
         np.zeros((1, N_DECAYS, P), np.float32),
         np.zeros((1, N_DECAYS), np.float32),
+        np.ones((1, 1), np.float32),
     )
 
 

@@ -80,7 +80,7 @@ def test_only_anil_leaves_the_first_layer_of_the_scorer(kind: MetaLearning) -> N
     tasks = with_gradients(new_tasks(loop))
     sums = torch.from_numpy(tasks.gradient_sums), torch.from_numpy(tasks.gradient_counts)
     with torch.no_grad():
-        linear, hidden = loop.meta.scorer_loop(GradientSums(*sums))
+        linear, hidden = loop.meta.scorer_loop(GradientSums(*sums), torch.ones(1, 1))
     assert linear.abs().min() > 0
     assert (hidden == 0).all() == (kind == "anil")
 

@@ -12,6 +12,7 @@ from headrace.model.inner_loop import N_DECAYS, GradientSums, ScorerLoop, n_scor
 from headrace.model.scorer import N_INPUTS
 
 CONFIG = ModelConfig(hidden=3)
+ONE = torch.ones(1, 1)  # all belong to the only cluster
 
 
 def scorer_loop(*, value: float, steps: int = 1) -> ScorerLoop:
@@ -34,7 +35,7 @@ def sums(*users: tuple[float, float, float]) -> GradientSums:
 
 
 def test_scorer_shift_is_the_preconditioned_mean_gradient_times_trust() -> None:
-    linear, hidden = scorer_loop(value=2)(sums((3, 3, 3), (-18, 3, 6)))
+    linear, hidden = scorer_loop(value=2)(sums((3, 3, 3), (-18, 3, 6)), ONE)
     # The mean is over the short count, shrunk by three: 3 / (3 + 3) and -18 / (3 + 3). Trust is
     # over the long one: 3 / (3 + 3) and 6 / (6 + 3).
     expected = [2 * math.tanh(1 / 2) / 2, 2 * math.tanh(-3) * 2 / 3]
@@ -49,7 +50,7 @@ def test_preconditioner_is_told_how_many_events_were_judged() -> None:
     with torch.no_grad():
         loop.read.weight.zero_()
         loop.read.weight[0, -1] = 1
-    linear, _ = loop(sums((0, 1, 6)))
+    linear, _ = loop(sums((0, 1, 6)), ONE)
     expected = 2 * math.tanh(math.log1p(6)) * 6 / (6 + 3)
     torch.testing.assert_close(linear, torch.full_like(linear, expected))
 
@@ -57,14 +58,14 @@ def test_preconditioner_is_told_how_many_events_were_judged() -> None:
 def test_user_without_judged_events_keeps_the_scorer() -> None:
     loop = scorer_loop(value=2)
     nn.init.ones_(loop.read.bias)  # even where nothing read means something
-    linear, hidden = loop(sums((0, 0, 0), (1, 1, 1)))
+    linear, hidden = loop(sums((0, 0, 0), (1, 1, 1)), ONE)
     assert linear[0].eq(0).all()
     assert hidden[0].eq(0).all()
     assert linear[1].ne(0).all()
 
 
 def test_new_loop_moves_no_scorer() -> None:
-    linear, hidden = ScorerLoop(CONFIG)(sums((3, 3, 3)))
+    linear, hidden = ScorerLoop(CONFIG)(sums((3, 3, 3)), ONE)
     assert not linear.any()
     assert not hidden.any()
 
@@ -74,7 +75,7 @@ def test_later_steps_follow_the_gradient_at_the_shift() -> None:
     loop = scorer_loop(value=2, steps=3)
     with torch.no_grad():
         loop.raw_curvature.fill_(raw(0.5))
-    linear, _ = loop(sums((3, 3, 3)))
+    linear, _ = loop(sums((3, 3, 3)), ONE)
     mean, share, trust, shift = 3 / 6, 3 / 6, 3 / 6, 0.0
     for _ in range(3):
         shift += 2 * math.tanh(mean - share * 0.5 * shift) * trust
@@ -90,7 +91,7 @@ def test_batched_steps_equal_one_user_at_a_time_with_autograd() -> None:
         torch.randn(4, N_DECAYS, loop.n_weights),
         torch.tensor([[0.0, 0.0], [1.0, 1.0], [4.0, 9.0], [5.0, 40.0]]),
     )
-    together = torch.cat(loop(gradients), 1)
+    together = torch.cat(loop(gradients, ONE), 1)
     for row in range(4):
         alone = adapt_alone(loop, gradients.sums[row], gradients.counts[row])
         torch.testing.assert_close(together[row], alone, rtol=1e-4, atol=1e-6)
@@ -115,6 +116,6 @@ def adapt_alone(loop: ScorerLoop, total: Tensor, counts: Tensor) -> Tensor:
 
 
 def test_without_inner_steps_nothing_moves() -> None:
-    linear, hidden = scorer_loop(value=2, steps=0)(sums((3, 3, 3)))
+    linear, hidden = scorer_loop(value=2, steps=0)(sums((3, 3, 3)), ONE)
     assert not linear.any()
     assert not hidden.any()
