@@ -132,16 +132,18 @@ class Support(NamedTuple):
     def loss(self, shift: Tensor) -> Tensor:
         """Return the (B,) weighted mean cross-entropy; zero without support."""
         target, negative = self._logits(shift)
-        loss = torch.logsumexp(torch.cat([target[..., None], negative], -1), -1) - target  # (B, S)
+        loss = _log_total(target, negative) - target  # (B, S)
         return (self.weights * loss).sum(1) / self.weights.sum(1).clamp(min=1e-6)
 
     def gradient(self, shift: Tensor) -> Tensor:
         """Return the (B, D) gradient of ``loss``, in closed form: expected minus observed."""
         target, negative = self._logits(shift)
-        p = torch.softmax(torch.cat([target[..., None], negative], -1), -1)  # (B, S, 1 + M)
+        log_total = _log_total(target, negative)
         weights = self.weights / self.weights.sum(1, keepdim=True).clamp(min=1e-6)
-        pull = torch.einsum("bs,bsd->bd", weights * (p[..., 0] - 1), self.targets)
-        push = torch.einsum("bs,bsm->bm", weights, p[..., 1:]) @ self.negatives
+        surprise = weights * (torch.exp(target - log_total) - 1)
+        pull = torch.einsum("bs,bsd->bd", surprise, self.targets)
+        p = torch.exp(negative - log_total[..., None])  # (B, S, M)
+        push = torch.einsum("bs,bsm->bm", weights, p) @ self.negatives
         return pull + push
 
     def _logits(self, shift: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,6 +151,11 @@ class Support(NamedTuple):
         target = (user * self.targets).sum(-1) + self.target_bias  # (B, S)
         negative = user @ self.negatives.T + self.negative_bias  # (B, S, M)
         return target, negative.masked_fill(self.is_target, float("-inf"))
+
+
+def _log_total(target: Tensor, negative: Tensor) -> Tensor:
+    """Return the log of the softmax's denominator: (B, S) of a target and its negatives."""
+    return torch.logaddexp(torch.logsumexp(negative, -1), target)
 
 
 class ScorerLoop(nn.Module):

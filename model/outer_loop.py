@@ -68,7 +68,7 @@ class OuterLoopConfig:
     replay_tasks: int = 8192
     standardise_until: int = 20_000  # tasks after which the scorer's mean and std stand still
     history_events: int = 1024  # of all in a batch's histories, predicted for the encoder's loss
-    full_softmax_items: int = 8192  # beyond this many, as many negatives are drawn for a step
+    softmax_items: int = 8192  # of more items, so many are in the encoder's softmax at a step
     gradient_dropout: float = 0.1  # share of tasks trained as if the user were new
     max_gradient_norm: float = 5.0
 
@@ -327,20 +327,23 @@ class OuterLoop:
         return shift
 
     def _item_loss(self, user: Tensor, target: Tensor, n_items: int) -> Tensor:
-        """Return the cross-entropy of (B', D) user vectors over all items, or a sample."""
-        encoder = self.meta.encoder
-        if n_items <= self.config.full_softmax_items:
-            return F.cross_entropy(
-                user @ encoder.items[:n_items].T + encoder.bias[:n_items], target
-            )
-        drawn = self._tensor(self._random.integers(0, n_items, self.config.full_softmax_items))
-        positive = (user * encoder.items[target]).sum(1) + encoder.bias[target]
-        negative = user @ encoder.items[drawn].T + encoder.bias[drawn]
-        negative = negative.masked_fill(drawn == target[:, None], float("-inf"))
-        # Sampled evenly: weigh the sample up to the catalogue it stands for.
-        negative = negative + np.log(n_items / len(drawn))
-        logits = torch.cat([positive[:, None], negative], 1)
-        return F.cross_entropy(logits, torch.zeros_like(target))
+        """Return the cross-entropy of (B', D) user vectors over all items.
+
+        Of many items, all targets stand for themselves and a sample for the others.
+        """
+        encoder, width = self.meta.encoder, self.config.softmax_items
+        if n_items <= width:
+            items, column = torch.arange(n_items, device=target.device), target
+            bias = encoder.bias[items]
+        else:
+            asked, column = torch.unique(target, return_inverse=True)
+            others = self._random.permutation(n_items)
+            others = others[np.isin(others, asked.cpu().numpy(), invert=True)]
+            drawn = self._tensor(others[: max(1, width - len(asked))])
+            items = torch.cat([asked, drawn])
+            bias = encoder.bias[items]
+            bias[len(asked) :] += np.log(max(1, len(others)) / max(1, len(drawn)))
+        return F.cross_entropy(torch.addmm(bias, user, encoder.items[items].T), column)
 
     def _descend(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
         if not torch.isfinite(loss):  # an empty batch has no mean
