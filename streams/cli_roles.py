@@ -7,6 +7,10 @@ from headrace.streams.settings import Settings
 
 MODEL_FLAGS = ("device", "seed")
 ROLE_FLAGS = ("topic_prefix", "partitions", "group", "model_store", "http_host", "log_level")
+PARTS = (  # those of model.ablation; not imported, for it takes seconds to load
+    "own", "neighbours", "popularity", "categories", "content", "regression", "residual", "encoder",
+    "network", "user_loop", "scorer_loop",
+)  # fmt: skip
 
 
 @click.command()
@@ -73,6 +77,9 @@ def up(settings: Settings) -> None:
     help="Only the first so many interactions.",
 )
 @click.option("--no-lag", is_flag=True, help="Let shared knowledge reach the lists at once.")
+@click.option(
+    "--without", type=click.Choice(PARTS), multiple=True, help="Take this part out of the model."
+)
 @click.option("--plot", metavar="FILE", help="Draw quality over the stream and by history here.")
 @click.option("--save", metavar="FILE", help="Write the model at the end, for --from.")
 @with_settings(
@@ -84,6 +91,7 @@ def evaluate(
     catalogue: str | None,
     n_events: int,
     no_lag: bool,
+    without: tuple[str, ...],
     plot: str | None,
     save: str | None,
 ) -> None:
@@ -120,6 +128,7 @@ def evaluate(
             n_events=n_events,
             items=items,
             has_lag=not no_lag,
+            without=without,
             on_progress=advance,
             save=save,
         )

@@ -14,16 +14,18 @@ import numpy as np
 import polars as pl
 import torch
 
+from headrace.model.ablation import remove
 from headrace.model.baselines import baseline_ranks
 from headrace.model.candidates import Candidates, stack
 from headrace.model.outer_loop import Tasks
 from headrace.model.recommender import Recommender
 from headrace.model.signals import Ints, Longs
+from headrace.streams import report
 from headrace.streams.learner import Learner
 from headrace.streams.list_statistics import ListStatistics, likeliest
-from headrace.streams.prequential import Folded, judge, served
+from headrace.streams.prequential import Folded, Judged, Served, judge, served
 from headrace.streams.publication import pack_model
-from headrace.streams.report import UNSCORED, Bools, Judged, K, summarise
+from headrace.streams.report import UNSCORED, Bools, K, summarise
 from headrace.streams.settings import Settings
 from headrace.streams.state import NOT_ENGAGED
 from headrace.streams.transfer import start_from
@@ -49,16 +51,23 @@ class Evaluation:
         events_per_delta: int = EVENTS_PER_DELTA,
         events_per_version: int = EVENTS_PER_VERSION,
         has_lag: bool = True,
+        without: Sequence[str] = (),
+        has_twin: bool = True,
     ) -> None:
         self.learner = Learner(settings)
+        remove(self.learner.outer_loop, without)
         self.events_per_delta = events_per_delta
         self.events_per_version = events_per_version
         self.has_lag = has_lag
         self.seconds = 0.0  # of the model alone, without what it is measured against
         self.n_earlier: list[Longs] = []  # of each block, each event's user's interactions before
-        self._twin = Twin(self.learner)
+        self._twin = Twin(self.learner) if has_twin else None
+        if self._twin:
+            remove(self._twin.outer_loop, without)
         if settings.start_from:
-            self._twin.start_from(start_from(self.learner, settings.start_from))
+            taken = start_from(self.learner, settings.start_from)
+            if self._twin:
+                self._twin.start_from(taken)
         self._lists = {name: ListStatistics() for name in LISTED}
         self._first_scored = 0  # position in the stream
         self._since_version = 0
@@ -97,14 +106,8 @@ class Evaluation:
             ranks["adapted"][folded.is_task] = shown.ranks
             ranks["frozen"][folded.is_task] = judged.judgement.ranks
         self.seconds += time.perf_counter() - started
-        twin_tasks = None
-        if judged is not None:  # before anything of the block is counted or learned
-            owners = folded.owners[folded.is_task]
-            ranks["placebo"][folded.is_task] = placebo_ranks(self.served, judged, owners)
-            ranks["twin"][folded.is_task], twin_tasks = self._twin.rank(judged)
-            positions = np.array([position for _, position, _ in block])[folded.is_task]
-            is_scored = positions >= self._first_scored
-            self._describe(is_scored, shown.items[:, :K], judged.tasks, twin_tasks)
+        if judged is not None and self._twin:  # before anything of the block is counted
+            self._compare(self._twin, block, folded, judged, shown, ranks)
         started = time.perf_counter()
         learner.absorb(folded, judged.tasks if judged else None, is_counted=not self.has_lag)
         is_version = self._is_version_due(len(block))
@@ -112,12 +115,29 @@ class Evaluation:
             learner.publish_version()
         learner.outer_loop.publish_delta()
         self.seconds += time.perf_counter() - started
-        if twin_tasks is not None:
-            self._twin.outer_loop.learn(twin_tasks, n_items=len(learner.vocabulary))
-        if is_version:
-            self._twin.publish_version()
-        self._twin.outer_loop.publish_delta()
+        if self._twin:
+            if is_version:
+                self._twin.publish_version()
+            self._twin.outer_loop.publish_delta()
         return ranks
+
+    def _compare(
+        self,
+        twin: Twin,
+        block: Block,
+        folded: Folded,
+        judged: Judged,
+        shown: Served,
+        ranks: dict[str, Longs],
+    ) -> None:
+        """Rank a block's tasks by placebo and twin too, and let the twin learn from them."""
+        owners = folded.owners[folded.is_task]
+        ranks["placebo"][folded.is_task] = placebo_ranks(self.served, judged, owners)
+        ranks["twin"][folded.is_task], tasks = twin.rank(judged)
+        positions = np.array([position for _, position, _ in block])[folded.is_task]
+        is_scored = positions >= self._first_scored
+        self._describe(is_scored, shown.items[:, :K], judged.tasks, tasks)
+        twin.outer_loop.learn(tasks, n_items=len(self.learner.vocabulary))
 
     def _describe(self, is_scored: Bools, adapted: Ints, frozen: Tasks, twin: Tasks) -> None:
         """Count each contender's lists of a block's scored tasks, all by the served embeddings."""
@@ -163,17 +183,19 @@ def evaluate(
     n_events: int,
     items: Sequence[Item] = (),
     has_lag: bool = True,
+    without: Sequence[str] = (),
     on_progress: Progress = lambda _: None,
     save: str | None = None,
 ) -> dict[str, Any]:
     """Return the report of one stream; ``events`` as read by ``files.read_events``.
 
-    The first ``n_events`` interactions count; ``items`` is the catalogue. The model at the end is
-    written to ``save``, for ``transfer.start_from``.
+    The first ``n_events`` interactions count; ``items`` is the catalogue. The model is one
+    ``without`` some parts (``ablation.PARTS``), and at the end is written to ``save``, for
+    ``transfer.start_from``.
     """
     torch.set_num_threads(settings.threads)
     events = events.filter(~pl.col("action").is_in(list(NOT_ENGAGED))).head(n_events)
-    evaluation = Evaluation(settings, has_lag=has_lag)
+    evaluation = Evaluation(settings, has_lag=has_lag, without=without)
     for item in items:
         evaluation.learner.note(item)
     while evaluation.learner.place():
@@ -187,13 +209,14 @@ def evaluate(
         users, items_seen, events["time_ms"].to_numpy() // 1000, on_progress=on_progress
     )
     n_of_item = events.select(pl.int_range(pl.len()).over("item")).to_series().to_numpy()
-    judged = Judged(ranks, users, np.concatenate(evaluation.n_earlier), n_of_item)
+    judged = report.Judged(ranks, users, np.concatenate(evaluation.n_earlier), n_of_item)
     return {
         "stream": stream,
         "events": len(events),
         "items": events["item"].n_unique(),
         "seed": settings.seed,
         "lag": has_lag,
+        "without": list(without),
         "seconds": round(evaluation.seconds, 1),
         "events_per_second": round(len(events) / evaluation.seconds, 1),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,

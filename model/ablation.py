@@ -1,0 +1,53 @@
+"""Ablation: a model without one of its parts, trained without it, to tell what the part is worth.
+
+The parts are groups of the scorer's inputs, which are then always zero, its network, and the two
+inner loops. Nothing here is on the path that serves.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from headrace.model import item_regression
+from headrace.model.candidate_signals import SIGNALS
+from headrace.model.outer_loop import OuterLoop
+from headrace.model.scorer import INPUTS
+
+INPUTS_OF = {
+    "own": tuple(name for name in SIGNALS if name.startswith("own_")),
+    "neighbours": SIGNALS[SIGNALS.index("next") : SIGNALS.index("popularity")],
+    "popularity": SIGNALS[SIGNALS.index("popularity") : SIGNALS.index("category_share")],
+    "categories": ("category_share", "category_of_last"),
+    "content": ("content",),
+    "regression": item_regression.INPUTS,
+    "residual": ("residual",),
+    "encoder": ("affinity",),
+}
+PARTS = (*INPUTS_OF, "network", "user_loop", "scorer_loop")
+
+
+def remove(outer_loop: OuterLoop, parts: Sequence[str]) -> None:
+    """Take parts out of a model that learned nothing yet."""
+    meta = outer_loop.meta
+    gone = [name for part in parts for name in INPUTS_OF.get(part, ())]
+    if gone:
+        meta.scorer.register_forward_pre_hook(_zeroing(gone))
+    if "network" in parts:
+        meta.scorer.last.requires_grad_(False)  # it starts at zero
+    if "user_loop" in parts:
+        meta.user_loop.inner_steps = 0
+    if "scorer_loop" in parts:
+        meta.scorer_loop.inner_steps = 0
+    outer_loop.published = outer_loop.recommender.copy()
+
+
+def _zeroing(names: Sequence[str]) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    """Return a hook that makes some of the scorer's (B, C, I) inputs zero."""
+    columns = torch.tensor([INPUTS.index(name) for name in names])
+
+    def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        inputs, *others = arguments
+        return (inputs.index_fill(-1, columns.to(inputs.device), 0.0), *others)
+
+    return hook
