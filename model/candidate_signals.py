@@ -156,13 +156,23 @@ def describe(
 @njit(cache=True, nogil=True)
 def _describe_pair(a: ItemArrays, z: int, last: int, root: float, f: Floats) -> None:
     """Write what links a candidate to the last item, in both directions."""
-    for j in range(a.filled[last]):
-        if a.ids[last, j] == z:
-            share = a.weights[last, j, NEXT] / (a.totals[last, NEXT] + 1)
-            f[NEXT_OF_LAST] = np.log1p(100 * share)
-            f[NEXT_OF_LAST_LIFT] = np.log1p(100 * share / root)
-            break
-    for j in range(a.filled[z]):
-        if a.ids[z, j] == last:
-            f[BACK] = np.log1p(100 * a.weights[z, j, NEXT] / (a.totals[z, NEXT] + 3))
-            break
+    j = _place_of(z, a.ids[last], a.filled[last])
+    if j >= 0:
+        share = a.weights[last, j, NEXT] / (a.totals[last, NEXT] + 1)
+        f[NEXT_OF_LAST] = np.log1p(100 * share)
+        f[NEXT_OF_LAST_LIFT] = np.log1p(100 * share / root)
+    j = _place_of(last, a.ids[z], a.filled[z])
+    if j >= 0:
+        f[BACK] = np.log1p(100 * a.weights[z, j, NEXT] / (a.totals[z, NEXT] + 3))
+
+
+@njit(cache=True, nogil=True)
+def _place_of(item: int, ids: Ints, n: int) -> int:
+    """Return the place of an item among the first ``n`` of different ones, -1 if it is not there.
+
+    All are looked at: without a way out, the loop compares several at once.
+    """
+    place = np.int32(-1)
+    for j in range(n):
+        place += np.int32(ids[j] == item) * np.int32(j + 1)
+    return place

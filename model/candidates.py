@@ -241,6 +241,7 @@ def _walk(
             / (a.totals[y, RECENT] * recent_scale + PRIOR[RECENT])
         )
         scale[ALSO] = STEP_WEIGHTS[ALSO, k] / np.sqrt(a.popularity[y, ALL_TIME] + 2)  # cosine
+        link = LINK_FADE**k
         for j in range(a.filled[y]):
             z = a.ids[y, j]
             if stamps[z, TOUCHED] != stamp:
@@ -257,7 +258,7 @@ def _walk(
                 share = scale[r] * weight[r]
                 sums[z, r] += share
                 voice += share
-            loudest[z, LINKED] += LINK_FADE**k
+            loudest[z, LINKED] += link
             if voice > loudest[z, SHARE]:
                 loudest[z, SHARE] = voice
                 loudest[z, SPEAKER] = k
