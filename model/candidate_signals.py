@@ -172,7 +172,7 @@ def _place_of(item: int, ids: Ints, n: int) -> int:
 
     All are looked at: without a way out, the loop compares several at once.
     """
-    place = np.int32(-1)
+    place = -1
     for j in range(n):
-        place += np.int32(ids[j] == item) * np.int32(j + 1)
+        place += (ids[j] == item) * (j + 1)
     return place
