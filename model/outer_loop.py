@@ -25,12 +25,12 @@ from torch.nn import functional as F
 
 from headrace.model.candidates import MAX_CANDIDATES, Histories
 from headrace.model.clusters import mean_moves
-from headrace.model.encoder import EMBEDDING_STD, Encoded
+from headrace.model.encoder import EMBEDDING_STD, N_ACTIONS, Encoded
 from headrace.model.inner_loop import GradientSums
 from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.replay import Array, Replay
 from headrace.model.residual import Residual
-from headrace.model.signals import Floats, Ints
+from headrace.model.signals import Floats, Ints, Longs
 
 REPTILE_STEP = 0.1  # of the way from the start to where the steps end
 STANDARDISE_EVERY = 20  # steps: the inputs' spread changes slowly, the pass over them costs
@@ -46,6 +46,7 @@ class Tasks:
     inputs: Floats  # (B, C, I) what the scorer was given for each
     context: Floats  # (B, X)
     targets: Ints  # (B,) item index of the event
+    actions: Longs  # (B,) what it was
     positions: Ints  # (B,) its place among the candidates, -1 if it is none
     probabilities: Floats  # (B, C) of each candidate, before
     gradient_sums: Floats  # (B, decays, P)
@@ -62,6 +63,7 @@ class OuterLoopConfig:
     """How the outer loop learns."""
 
     scorer_lr: float = 3e-3
+    loop_lr: float = 5e-4  # of the scorer's inner loop, which learns noise if it may learn fast
     encoder_lr: float = 2e-3
     batch_tasks: int = 256
     replay_batches: int = 2  # rehearsed tasks for each new one
@@ -71,6 +73,7 @@ class OuterLoopConfig:
     softmax_items: int = 4096  # of more items, so many are in the encoder's softmax at a step
     gradient_dropout: float = 0.1  # share of tasks trained as if the user were new
     max_gradient_norm: float = 5.0
+    action_weights: tuple[float, ...] = (1.0,) * N_ACTIONS  # of a task, by what its event was
 
 
 class OuterLoop:
@@ -90,8 +93,16 @@ class OuterLoop:
         self._n_steps = 0
         self._random = np.random.default_rng(seed)
         self._scorer_optimiser = torch.optim.Adam(
-            self._parameters("scorer"), lr=config.scorer_lr, betas=(0.9, 0.99)
+            [
+                {"params": self._parameters("scorer."), "lr": config.scorer_lr},
+                {"params": self._parameters("scorer_loop."), "lr": config.loop_lr},
+            ],
+            betas=(0.9, 0.99),
         )
+        self._targets_optimiser = torch.optim.Adam(
+            self._parameters("targets"), lr=config.scorer_lr, betas=(0.9, 0.99)
+        )
+        self._action_weights = torch.tensor(config.action_weights, device=recommender.device)
         self._encoder_optimiser = self._new_encoder_optimiser()
         self._residual = Residual(self.meta.capacity)
         self._forget_replay()
@@ -180,7 +191,11 @@ class OuterLoop:
             optimiser.load_state_dict(state)
 
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"scorer": self._scorer_optimiser, "encoder": self._encoder_optimiser}
+        return {
+            "scorer": self._scorer_optimiser,
+            "targets": self._targets_optimiser,
+            "encoder": self._encoder_optimiser,
+        }
 
     def publish_version(self, n_items: int) -> None:
         """Serve the meta-parameters of now; none of the tasks so far is left to learn from.
@@ -241,8 +256,15 @@ class OuterLoop:
         """Put tasks into the replay; half precision, for the inputs are most of it."""
         h, length = tasks.histories, self.meta.config.length
         self._sequences.add(
-            [h.items[:, :length], h.actions[:, :length], h.times_s[:, :length], tasks.targets]
+            [
+                h.items[:, :length],
+                h.actions[:, :length],
+                h.times_s[:, :length],
+                tasks.targets,
+                tasks.actions,
+            ]
         )
+        self.meta.targets.count(self._tensor(tasks.actions))
         hit = tasks.positions >= 0
         taken = tasks.items[hit, tasks.positions[hit]]
         self._residual.count(tasks.items[hit], tasks.probabilities[hit], taken)
@@ -251,7 +273,7 @@ class OuterLoop:
             [
                 np.pad(tasks.items[hit], pad, constant_values=-1) >= 0,
                 np.pad(tasks.inputs[hit], (*pad, (0, 0))).astype(np.float16),
-                *(a[hit] for a in (tasks.context, tasks.positions)),
+                *(a[hit] for a in (tasks.context, tasks.positions, tasks.actions)),
                 *(a[hit] for a in (tasks.gradient_sums, tasks.gradient_counts, tasks.shares)),
             ]
         )
@@ -272,22 +294,36 @@ class OuterLoop:
         """Step the scorer and its inner loop; return the mean listwise loss before, in nats."""
         n = self.config.batch_tasks
         drawn = self._lists.sample(n, self._random)
-        filled, inputs, context, positions, sums, counts, shares = drawn
+        filled, inputs, context, positions, actions, sums, counts, shares = drawn
         width = int(filled.sum(1).max())  # C of this batch: padding costs time
         keep = self._random.random(n) >= self.config.gradient_dropout
         gradients = GradientSums(
             self._tensor(sums * keep[:, None, None]), self._tensor(counts * keep[:, None])
         )
         linear, hidden = self.meta.scorer_loop(gradients, self._tensor(shares))
-        scores = self.meta.scorer(
-            self._tensor(inputs[:, :width].astype(np.float32)),
-            self._tensor(context),
-            linear_shift=linear,
-            hidden_shift=hidden,
-        ).masked_fill(self._tensor(~filled[:, :width]), float("-inf"))
-        loss = F.cross_entropy(scores, self._tensor(positions).long())
+        given = self._tensor(inputs[:, :width].astype(np.float32)), self._tensor(context)
+        padding = self._tensor(~filled[:, :width])
+        taken, action = self._tensor(positions).long(), self._tensor(actions)
+
+        def loss_at(linear: Tensor, hidden: Tensor) -> Tensor:
+            scores = self.meta.scorer(*given, linear_shift=linear, hidden_shift=hidden)
+            losses = F.cross_entropy(
+                scores.masked_fill(padding, float("-inf")), taken, reduction="none"
+            )
+            return self._weighted(losses, action)
+
+        loss = loss_at(linear, hidden)
         self._descend(self._scorer_optimiser, loss)
+        if (actions != actions[0]).any():  # else there is nothing to tell apart
+            towards = self.meta.targets(action)
+            shifted = loss_at(linear.detach() + towards[0], hidden.detach() + towards[1])
+            self._descend(self._targets_optimiser, shifted)
         return float(loss.detach())
+
+    def _weighted(self, losses: Tensor, actions: Tensor) -> Tensor:
+        """Return the mean of (B,) losses, each weighed by what the event was."""
+        weights = self._action_weights[actions]
+        return (weights * losses).sum() / weights.sum()
 
     def _step_encoder(self, n_items: int) -> None:
         """Step the encoder and the user vector's inner loop, through its steps.
@@ -296,20 +332,22 @@ class OuterLoop:
         the history: a causal encoder predicts them all in the same pass.
         """
         n = self.config.batch_tasks
-        items, actions, times_s, targets = self._sequences.sample(n, self._random)
+        items, actions, times_s, targets, kinds = self._sequences.sample(n, self._random)
         encoded = self.recommender.encode(items, actions, times_s)
         shift = self._shift(encoded)
         n_known = min(n_items, self.meta.capacity)
         target = self._tensor(targets.astype(np.int64))
         known = (target >= 0) & (target < n_known) & (encoded.items[:, -1] >= 0)
-        loss = self._item_loss((encoded.latest + shift)[known], target[known], n_known)
+        losses = self._item_loss((encoded.latest + shift)[known], target[known], n_known)
+        loss = self._weighted(losses, self._tensor(kinds)[known])
         given, asked = encoded.items[:, :-1], encoded.items[:, 1:]
         row, step = torch.nonzero((given >= 0) & (asked >= 0) & (asked < n_known), as_tuple=True)
         if len(row) > self.config.history_events:
             drawn = self._tensor(self._random.permutation(len(row))[: self.config.history_events])
             row, step = row[drawn], step[drawn]
         if len(row):
-            loss = loss + self._item_loss(encoded.hidden[row, step], asked[row, step], n_known)
+            losses = self._item_loss(encoded.hidden[row, step], asked[row, step], n_known)
+            loss = loss + losses.mean()
         self._descend(self._encoder_optimiser, loss)
 
     def _shift(self, encoded: Encoded) -> Tensor:
@@ -327,7 +365,7 @@ class OuterLoop:
         return shift
 
     def _item_loss(self, user: Tensor, target: Tensor, n_items: int) -> Tensor:
-        """Return the cross-entropy of (B', D) user vectors over all items.
+        """Return the (B',) cross-entropies of (B', D) user vectors over all items.
 
         Of many items, all targets stand for themselves and a sample for the others.
         """
@@ -343,15 +381,16 @@ class OuterLoop:
             items = torch.cat([asked, drawn])
             bias = encoder.bias[items]
             bias[len(asked) :] += np.log(max(1, len(others)) / max(1, len(drawn)))
-        return F.cross_entropy(torch.addmm(bias, user, encoder.items[items].T), column)
+        logits = torch.addmm(bias, user, encoder.items[items].T)
+        return F.cross_entropy(logits, column, reduction="none")
 
     def _descend(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
         if not torch.isfinite(loss):  # an empty batch has no mean
             return
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
-        for group in optimiser.param_groups:
-            torch.nn.utils.clip_grad_norm_(group["params"], self.config.max_gradient_norm)
+        moved = [p for group in optimiser.param_groups for p in group["params"] if p.requires_grad]
+        loss.backward(inputs=moved)  # type: ignore[no-untyped-call] # torch leaves it untyped
+        torch.nn.utils.clip_grad_norm_(moved, self.config.max_gradient_norm)
         optimiser.step()
 
     def _tensor(self, array: Array) -> Tensor:

@@ -30,16 +30,18 @@ from headrace.model.inner_loop import (
 from headrace.model.item_regression import Coefficients
 from headrace.model.scorer import Scorer
 from headrace.model.signals import Floats, Ints, ItemSignals, Longs
+from headrace.model.targets import Targets
 
 MISS = 1_000_000  # rank of an item that was no candidate
+SMALL = ("scorer", "targets")  # what of the meta-parameters travels with every delta
 _AFFINITY_LIMITS = (-12.0, 6.0)
 
 
 class MetaParameters(nn.Module):
     """All that users share and gradients move.
 
-    ``scorer`` and ``scorer_loop`` are the small part that travels with every delta; the rest moves
-    with model versions.
+    ``scorer``, ``scorer_loop`` and ``targets`` are the small part that travels with every delta;
+    the rest moves with model versions.
     """
 
     negatives: Tensor
@@ -53,6 +55,7 @@ class MetaParameters(nn.Module):
         self.user_loop = UserLoop(config)
         self.scorer = Scorer(config.hidden)
         self.scorer_loop = ScorerLoop(config)
+        self.targets = Targets(config)
         self.register_buffer("negatives", torch.zeros(config.negatives, dtype=torch.int64))
         # Items with an index below have a learned embedding, as of the latest version.
         self.register_buffer("n_items", torch.zeros((), dtype=torch.int64))
@@ -66,7 +69,7 @@ class MetaParameters(nn.Module):
 
     def small_state(self) -> dict[str, Tensor]:
         """Return the state of the part that travels with every delta."""
-        return {k: v for k, v in self.state_dict().items() if k.startswith("scorer")}
+        return {k: v for k, v in self.state_dict().items() if k.startswith(SMALL)}
 
     def grow(self, capacity: int) -> None:
         """Give embeddings to item indexes below ``capacity``; the old ones keep theirs."""
@@ -107,6 +110,13 @@ class Adapted(NamedTuple):
     inputs: Tensor  # (B, C, I) of the scorer; the affinity is that of the shifted user vector
     linear: Tensor  # (B, I) shift of the scorer's linear part
     hidden: Tensor  # (B, W) shift of the scorer's first layer
+
+    def towards(self, targets: Targets, action: int | None) -> "Adapted":
+        """Return the users as they are ranked for one action; as they are for none."""
+        if action is None:
+            return self
+        linear, hidden = targets(torch.tensor([action], device=self.linear.device))
+        return Adapted(self.inputs, self.linear + linear, self.hidden + hidden)
 
 
 class Judgement(NamedTuple):

@@ -83,7 +83,15 @@ def up(settings: Settings) -> None:
 @click.option("--plot", metavar="FILE", help="Draw quality over the stream and by history here.")
 @click.option("--save", metavar="FILE", help="Write the model at the end, for --from.")
 @with_settings(
-    *MODEL_FLAGS, "inner_steps", "meta_learning", "replay_batches", "diversity", "start_from"
+    *MODEL_FLAGS,
+    "inner_steps",
+    "meta_learning",
+    "clusters",
+    "replay_batches",
+    "diversity",
+    "target_action",
+    "action_weights",
+    "start_from",
 )
 def evaluate(
     settings: Settings,

@@ -20,7 +20,7 @@ from headrace.model.candidates import Candidates, stack
 from headrace.model.outer_loop import Tasks
 from headrace.model.recommender import Recommender
 from headrace.model.signals import Ints, Longs
-from headrace.streams import report
+from headrace.streams import by_action, report
 from headrace.streams.learner import Learner
 from headrace.streams.list_statistics import ListStatistics, likeliest
 from headrace.streams.prequential import Folded, Judged, Served, judge, served
@@ -70,6 +70,7 @@ class Evaluation:
                 self._twin.start_from(taken)
         self._lists = {name: ListStatistics() for name in LISTED}
         self._first_scored = 0  # position in the stream
+        self._actions: list[int] = []  # of the stream, if there are several
         self._since_version = 0
 
     @property
@@ -80,8 +81,13 @@ class Evaluation:
     def run(
         self, events: pl.DataFrame, *, on_progress: Progress = lambda _: None
     ) -> dict[str, Longs]:
-        """Return the (n,) ranks of each contender: MISS, UNSCORED, or 1 and more."""
+        """Return the (n,) ranks of each contender: MISS, UNSCORED, or 1 and more.
+
+        Of several actions, the adapted users' lists for each are among the contenders.
+        """
         self._first_scored = len(events) // 2
+        actions = np.unique(by_action.numbers_of(events)).tolist()
+        self._actions = actions if len(actions) > 1 else []
         blocks = []
         for block in _blocks(events, self.events_per_delta):
             blocks.append(self._block(block))
@@ -97,17 +103,26 @@ class Evaluation:
         self.n_earlier.append(folded.before.n_events)
         candidates = None if self.has_lag else self._gather_at_once(folded)
         judged = judge(self.served, folded, states, candidates=candidates)
-        ranks = {name: np.full(len(block), UNSCORED, np.int64) for name in CONTENDERS}
+        contenders = [*CONTENDERS, *by_action.names(self._actions)]
+        ranks = {name: np.full(len(block), UNSCORED, np.int64) for name in contenders}
         if judged is not None:
             settings = learner.settings
             shown = served(
-                self.served, judged, length=settings.list_length, diversity=settings.diversity
+                self.served,
+                judged,
+                length=settings.list_length,
+                diversity=settings.diversity,
+                target_action=settings.target_action,
             )
             ranks["adapted"][folded.is_task] = shown.ranks
             ranks["frozen"][folded.is_task] = judged.judgement.ranks
         self.seconds += time.perf_counter() - started
-        if judged is not None and self._twin:  # before anything of the block is counted
-            self._compare(self._twin, block, folded, judged, shown, ranks)
+        if judged is not None:  # before anything of the block is counted
+            found = by_action.ranks_for_each(self.served, judged, self._actions)
+            if self._twin:
+                found |= self._compare(self._twin, block, folded, judged, shown)
+            for name, places in found.items():
+                ranks[name][folded.is_task] = places
         started = time.perf_counter()
         learner.absorb(folded, judged.tasks if judged else None, is_counted=not self.has_lag)
         is_version = self._is_version_due(len(block))
@@ -122,22 +137,16 @@ class Evaluation:
         return ranks
 
     def _compare(
-        self,
-        twin: Twin,
-        block: Block,
-        folded: Folded,
-        judged: Judged,
-        shown: Served,
-        ranks: dict[str, Longs],
-    ) -> None:
+        self, twin: Twin, block: Block, folded: Folded, judged: Judged, shown: Served
+    ) -> dict[str, Longs]:
         """Rank a block's tasks by placebo and twin too, and let the twin learn from them."""
-        owners = folded.owners[folded.is_task]
-        ranks["placebo"][folded.is_task] = placebo_ranks(self.served, judged, owners)
-        ranks["twin"][folded.is_task], tasks = twin.rank(judged)
+        placebo = placebo_ranks(self.served, judged, folded.owners[folded.is_task])
+        ranks, tasks = twin.rank(judged)
         positions = np.array([position for _, position, _ in block])[folded.is_task]
         is_scored = positions >= self._first_scored
         self._describe(is_scored, shown.items[:, :K], judged.tasks, tasks)
         twin.outer_loop.learn(tasks, n_items=len(self.learner.vocabulary))
+        return {"placebo": placebo, "twin": ranks}
 
     def _describe(self, is_scored: Bools, adapted: Ints, frozen: Tasks, twin: Tasks) -> None:
         """Count each contender's lists of a block's scored tasks, all by the served embeddings."""
@@ -204,6 +213,8 @@ def evaluate(
     if save:
         learner = evaluation.learner
         Path(save).write_bytes(pack_model(learner.recommender, learner.vocabulary))
+    for_each = {name: r for name, r in ranks.items() if name not in CONTENDERS}
+    ranks = {name: ranks[name] for name in CONTENDERS}
     users, items_seen = (events[name].rank("dense").to_numpy() for name in ("user", "item"))
     ranks |= baseline_ranks(
         users, items_seen, events["time_ms"].to_numpy() // 1000, on_progress=on_progress
@@ -221,6 +232,11 @@ def evaluate(
         "events_per_second": round(len(events) / evaluation.seconds, 1),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         **summarise(judged),
+        "by_action": by_action.summarise(
+            {"adapted": ranks["adapted"]} | for_each, by_action.numbers_of(events), users
+        )
+        if for_each
+        else {},
         "lists": evaluation.describe_lists(),
     }
 

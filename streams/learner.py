@@ -18,6 +18,7 @@ from headrace.model.outer_loop import OuterLoop, OuterLoopConfig, Tasks
 from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.signals import ALL_TIME, Ints, ItemSignals
 from headrace.model.vocabulary import ItemIndex, Vocabulary
+from headrace.streams.actions import weights_of
 from headrace.streams.catalogue import Catalogue
 from headrace.streams.content import HashedWords, pick_embedder
 from headrace.streams.prequential import Folded, fold, judge
@@ -91,6 +92,7 @@ class Learner:
             OuterLoopConfig(
                 replay_batches=self.settings.replay_batches,
                 replay_tasks=self.settings.replay_tasks,
+                action_weights=weights_of(self.settings.action_weights),
             ),
             seed=self.settings.seed,
         )

@@ -10,6 +10,7 @@ import torch
 from headrace.model.recommender import Adapted, Prepared, Recommender
 from headrace.model.scorer import INPUTS
 from headrace.model.vocabulary import Vocabulary
+from headrace.streams.actions import target_of
 from headrace.streams.engine import UserWork
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
@@ -34,6 +35,7 @@ class ListMaker:
         self._length = settings.list_length
         self._diversity = settings.diversity
         self._leave_out = settings.leave_out
+        self._target = target_of(settings.target_action)
         self._withdrawn: set[str] = set()  # bounded by the catalogue
 
     def note_item(self, item: Item) -> None:
@@ -53,6 +55,7 @@ class ListMaker:
     ) -> list[Ranked]:
         """Return the list of each user."""
         with torch.no_grad():
+            adapted = adapted.towards(recommender.meta.targets, self._target)
             scores = recommender.score(prepared, adapted)
         left_out = self._left_out(vocabulary, prepared.candidates.items, states)
         scores = scores.masked_fill(torch.from_numpy(left_out).to(scores.device), float("-inf"))

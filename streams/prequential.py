@@ -24,12 +24,10 @@ from headrace.model.recommender import (
 )
 from headrace.model.signals import Floats, Ints, Longs
 from headrace.model.vocabulary import Vocabulary
+from headrace.streams.actions import index_of, target_of
 from headrace.streams.state import NOT_ENGAGED, UserState
 from headrace.streams.wire import Event
 
-# Positions are part of every checkpoint: append, never reorder.
-ACTIONS = ("other", "view", "click", "add_to_cart", "purchase", "rating", "favorite", "search")
-_ACTION_INDEX = {action: i for i, action in enumerate(ACTIONS)} | {"cart": 3, "review": 5}
 _DECAYS = np.array(GRADIENT_DECAYS, np.float32)
 
 
@@ -39,6 +37,7 @@ class Folded(NamedTuple):
     before: Histories  # (n,) histories before each event
     after: Histories  # (users,) histories after all
     targets: Ints  # (n,) item index of each event, -1 for what is no interaction
+    actions: Longs  # (n,)
     times_s: Longs  # (n,)
     owners: Longs  # (n,) position of the event's user in the micro-batch
     is_task: np.ndarray[tuple[int], np.dtype[np.bool_]]  # (n,) an interaction, and not a repeat
@@ -69,7 +68,7 @@ class Rows:
         if n:
             h.items[i, :n] = self._vocabulary.indexes(state.items[: -n - 1 : -1])
             h.times_s[i, :n] = [t // 1000 for t in state.times_ms[: -n - 1 : -1]]
-            h.actions[i, :n] = [_ACTION_INDEX.get(a, 0) for a in state.actions[: -n - 1 : -1]]
+            h.actions[i, :n] = [index_of(a) for a in state.actions[: -n - 1 : -1]]
         h.n_events[i] = state.n_events
         h.n_repeats[i] = state.n_repeats
         self.n += 1
@@ -89,11 +88,13 @@ def fold(
     n = len(events)
     before, after = Rows(vocabulary, n), Rows(vocabulary, len(states))
     targets, owners = np.full(n, -1, np.int32), np.zeros(n, np.int64)
-    times_s, is_task = np.zeros(n, np.int64), np.zeros(n, np.bool_)
+    actions, times_s = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    is_task = np.zeros(n, np.bool_)
     for i, (owner, offset, event) in enumerate(events):
         state = states[owner]
         before.add(state)
         owners[i] = owner
+        actions[i] = index_of(event.action)
         times_s[i] = event.time_ms // 1000
         if event.action not in NOT_ENGAGED:
             targets[i] = vocabulary.index(event.item)
@@ -101,7 +102,7 @@ def fold(
         state.apply(event, offset=offset, history_length=history_length)
     for state in states:
         after.add(state)
-    return Folded(before.histories, after.histories, targets, times_s, owners, is_task)
+    return Folded(before.histories, after.histories, targets, actions, times_s, owners, is_task)
 
 
 class Judged(NamedTuple):
@@ -142,6 +143,7 @@ def judge(
         adapted.inputs.cpu().numpy(),
         prepared.candidates.context,
         targets,
+        folded.actions[folded.is_task],
         judgement.positions.astype(np.int32),
         judgement.probabilities,
         sums,
@@ -203,12 +205,18 @@ class Served(NamedTuple):
 
 
 def served(
-    recommender: Recommender, judged: Judged, *, length: int, diversity: float = 0.0
+    recommender: Recommender,
+    judged: Judged,
+    *,
+    length: int,
+    diversity: float = 0.0,
+    target_action: str = "",
 ) -> Served:
     """Return the adapted users' lists. What a list leaves out stands behind it."""
     prepared, positions = judged.prepared, judged.judgement.positions
     with torch.no_grad():
-        scores = recommender.score(prepared, judged.adapted)
+        adapted = judged.adapted.towards(recommender.meta.targets, target_of(target_action))
+        scores = recommender.score(prepared, adapted)
         top = recommender.lists(prepared, scores, length=length, diversity=diversity)
     ranks, places = ranks_of(scores, positions), top.cpu().numpy()
     if diversity:

@@ -200,6 +200,7 @@ class Serving:
                 judged,
                 length=self._settings.list_length,
                 diversity=self._settings.diversity,
+                target_action=self._settings.target_action,
             ).ranks,
             "frozen": judged.judgement.ranks,
             "popularity": _popularity_ranks(live.popular, judged),

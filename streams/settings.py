@@ -9,7 +9,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
@@ -21,6 +21,7 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as PydanticSettingsError
 
 from headrace.model.config import MetaLearning
+from headrace.streams.actions import check_action
 from headrace.streams.errors import SettingsError
 
 PREFIX = "HEADRACE_"
@@ -97,6 +98,10 @@ class Settings(BaseSettings):
         " of the list (-1 for all that are remembered). The very last item always does.",
     )
 
+    target_action: str = Field(
+        "", description="List what the user is likely to do this to next; whatever if empty."
+    )
+
     # ---------------------------------------------------------------------------------- model
     encoder_width: int = Field(32, ge=4, le=4096, description="Width D of the encoder.")
     encoder_blocks: int = Field(1, ge=1, le=64, description="Blocks of the encoder.")
@@ -132,6 +137,10 @@ class Settings(BaseSettings):
     replay_batches: int = Field(
         2, ge=0, le=64, description="Rehearsed meta-batches for each new one."
     )
+    action_weights: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(
+        default_factory=dict,
+        description="For an action, how much its events count; 1 if not given.",
+    )
     learn_users: int = Field(100_000, ge=1, description="Users whose history the learn role keeps.")
 
     # ---------------------------------------------------------------------------------- operating
@@ -139,6 +148,14 @@ class Settings(BaseSettings):
     adapt_port: int = Field(8601, ge=0, le=65_535, description="Port of the adapt role's metrics.")
     learn_port: int = Field(8602, ge=0, le=65_535, description="Port of the learn role's metrics.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Logging.")
+
+    @field_validator("target_action", "action_weights")
+    @classmethod
+    def _names_actions(cls, value: str | dict[str, float]) -> str | dict[str, float]:
+        for action in [value] if isinstance(value, str) else value:
+            if action:
+                check_action(action)
+        return value
 
     @field_validator("rebalance_limit_s")
     @classmethod

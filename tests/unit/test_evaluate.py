@@ -167,3 +167,31 @@ def test_the_catalogues_categories_reach_the_signals_that_rank() -> None:
     plain = report(STREAM)["contenders"]
     assert told["online_mix"] == plain["online_mix"]  # it knows of no categories
     assert told["frozen"] != plain["frozen"]
+
+
+def test_lists_for_each_action_are_judged_by_the_events_of_each() -> None:
+    # Everyone views anything new, and purchases what they had before the last.
+    random = np.random.default_rng(0)
+    had: dict[str, list[int]] = {f"user-{u}": [0, 1] for u in range(9)}
+    rows = []
+    for at in range(3_000):
+        user = f"user-{random.integers(9)}"
+        action = ("view", "purchase")[random.integers(2)]
+        others = [item for item in range(20) if item not in had[user][-2:]]
+        item = had[user][-2] if action == "purchase" else int(random.choice(others))
+        had[user].append(item)
+        rows.append((user, f"item-{item}", action, 60_000 * at))
+    events = pl.DataFrame(rows, schema=STREAM.schema, orient="row")
+    told = evaluate(events, small(replay_batches=16), stream="drawn", n_events=3_000)
+    found = told["by_action"]
+    assert found.keys() == {"view", "purchase"}
+    assert sum(one["events"] for one in found.values()) == told["scored"]
+    for action, other in (("view", "purchase"), ("purchase", "view")):
+        own = found[action][f"for_{action}"]["ndcg10"]
+        assert own >= found[action]["adapted"]["ndcg10"]
+        assert own > found[action][f"for_{other}"]["ndcg10"] + 0.02
+        assert found[action][f"for_{other}"]["gain"]["low"] > 0
+
+
+def test_of_one_action_nothing_is_told_apart() -> None:
+    assert report(STREAM)["by_action"] == {}

@@ -6,6 +6,7 @@ import torch
 from stream_samples import copies, drawn, event, folded, learned, small, state_of
 
 from headrace.model.scorer import INPUTS
+from headrace.streams.actions import index_of
 from headrace.streams.engine import UserWork
 from headrace.streams.learner import Learner
 from headrace.streams.lists import ListMaker, Ranked, left_out
@@ -194,3 +195,15 @@ def test_a_list_for_the_same_record_has_the_same_id_whenever_it_is_made() -> Non
 def test_scores_are_finite_numbers_of_python(learner: Learner) -> None:
     (one,) = ranked(learner, ListMaker(small(list_length=200)), ANN)
     assert all(type(score) is float and np.isfinite(score) for score in one.scores)
+
+
+def test_list_is_for_the_action_that_is_asked_for() -> None:
+    learner = learned(drawn(300))
+    targets = learner.recommender.meta.targets
+    torch.nn.init.normal_(targets.linear[index_of("purchase")])
+    targets.seen.fill_(1_000)
+    (plain,) = ranked(learner, ListMaker(small()), ANN)
+    (click,) = ranked(learner, ListMaker(small(target_action="click")), ANN)
+    (purchase,) = ranked(learner, ListMaker(small(target_action="purchase")), ANN)
+    assert click == plain
+    assert purchase.scores != plain.scores

@@ -8,9 +8,9 @@ from headrace.model.candidates import REMEMBERED
 from headrace.model.inner_loop import GRADIENT_DECAYS, N_DECAYS
 from headrace.model.recommender import MISS, Judgement
 from headrace.model.vocabulary import Vocabulary
+from headrace.streams.actions import ACTIONS
 from headrace.streams.learner import Learner
 from headrace.streams.prequential import (
-    ACTIONS,
     accumulate,
     fold,
     gradient_sums,

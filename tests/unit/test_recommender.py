@@ -318,7 +318,7 @@ def test_small_state_is_the_scorer_and_its_loop_and_makes_a_twin_score_alike(
     recommender: Recommender,
 ) -> None:
     small = recommender.meta.small_state()
-    assert {name.split(".")[0] for name in small} == {"scorer", "scorer_loop"}
+    assert {name.split(".")[0] for name in small} == {"scorer", "scorer_loop", "targets"}
     twin = new_recommender().meta
     twin.load_state_dict(small, strict=False)
     inputs, context = torch.randn(2, 3, N_INPUTS), torch.randn(2, 4)

@@ -104,6 +104,10 @@ def test_unknown_line_in_the_file_names_the_nearest(tmp_path: Path) -> None:
         ("log_level", "loud"),
         ("adapt_port", 65_536),
         ("leave_out", {"purchase": "all"}),
+        ("target_action", "buy"),
+        ("action_weights", {"purchase": -1}),
+        ("action_weights", {"purchase": float("nan")}),
+        ("action_weights", {"buy": 2}),
     ],
 )
 def test_value_out_of_range_is_named_with_its_meaning(name: str, value: object) -> None:

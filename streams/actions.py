@@ -1,0 +1,33 @@
+"""Actions: what users do to items, as the model numbers them."""
+
+from collections.abc import Mapping
+
+# Positions are part of every checkpoint: append, never reorder.
+ACTIONS = ("other", "view", "click", "add_to_cart", "purchase", "rating", "favorite", "search")
+_INDEX = {action: i for i, action in enumerate(ACTIONS)} | {"cart": 3, "review": 5}
+
+
+def index_of(action: str) -> int:
+    """Return an action's number; those nobody foresaw share the first."""
+    return _INDEX.get(action, 0)
+
+
+def target_of(action: str) -> int | None:
+    """Return the number of the action that lists are made for, None if for none in particular."""
+    return index_of(action) if action else None
+
+
+def check_action(action: str) -> None:
+    """Check that the model tells an action from others.
+
+    Raises:
+        ValueError: it does not; the text names those that it does.
+    """
+    if action not in _INDEX:
+        raise ValueError(f"no such action: {action!r}; there are {', '.join(_INDEX)}")
+
+
+def weights_of(weights: Mapping[str, float]) -> tuple[float, ...]:
+    """Return each number's weight, 1 unless given."""
+    given = {index_of(action): weight for action, weight in weights.items()}
+    return tuple(given.get(i, 1.0) for i in range(len(ACTIONS)))

@@ -1,0 +1,70 @@
+"""By action: what a list made for one action is worth on the events of each."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from headrace.model.ranking_metrics import gains_at, hr_at, ndcg_at
+from headrace.model.recommender import Recommender, ranks_of
+from headrace.model.signals import Longs
+from headrace.model.significance import paired_difference
+from headrace.streams.actions import ACTIONS, index_of
+from headrace.streams.prequential import Judged
+from headrace.streams.report import UNSCORED, K
+
+PREFIX = "for_"
+
+
+def numbers_of(events: pl.DataFrame) -> Longs:
+    """Return the (n,) numbers of the events' actions."""
+    numbers = {action: index_of(action) for action in events["action"].unique()}
+    return events["action"].replace_strict(numbers, return_dtype=pl.Int64).to_numpy()
+
+
+def names(actions: Sequence[int]) -> list[str]:
+    """Return what the lists for each action are called."""
+    return [PREFIX + ACTIONS[action] for action in actions]
+
+
+def ranks_for_each(
+    recommender: Recommender, judged: Judged, actions: Sequence[int]
+) -> dict[str, Longs]:
+    """Return where each task's item stood in the list made for each action."""
+    positions, targets = judged.judgement.positions, recommender.meta.targets
+    with torch.no_grad():
+        users = [judged.adapted.towards(targets, action) for action in actions]
+        scores = [recommender.score(judged.prepared, user) for user in users]
+    found = [ranks_of(each, positions) for each in scores]
+    return dict(zip(names(actions), found, strict=True))
+
+
+def summarise(ranks: Mapping[str, Longs], actions: Longs, users: Longs) -> dict[str, Any]:
+    """Return what the second half says of each action's events, under the lists for each.
+
+    ``gain`` is NDCG@10 of the list for the action itself less that of the list for another, with a
+    95 % interval from drawing users.
+    """
+    n = len(actions)
+    is_scored = (ranks["adapted"] != UNSCORED) & (np.arange(n) >= n // 2)
+    told = {}
+    for action in np.unique(actions[is_scored]):
+        name = ACTIONS[action]
+        rows = is_scored & (actions == action)
+        own = gains_at(ranks[PREFIX + name][rows], K)
+        told[name] = {"events": int(rows.sum())} | {
+            contender: {
+                f"hr{K}": round(hr_at(r[rows], K), 5),
+                f"ndcg{K}": round(ndcg_at(r[rows], K), 5),
+                "gain": {
+                    bound: round(value, 5)
+                    for bound, value in paired_difference(own, gains_at(r[rows], K), users[rows])
+                    ._asdict()
+                    .items()
+                },
+            }
+            for contender, r in ranks.items()
+        }
+    return told
