@@ -36,6 +36,8 @@ from headrace.streams.settings import Settings
 from headrace.streams.state import NOT_ENGAGED, UserState
 from headrace.streams.transfer import start_from
 
+Measured = dict[str, dict[str, float]]  # contender to measure to value
+
 K = 20
 EVENTS_PER_TEST = 1024  # judged at once
 
@@ -170,6 +172,7 @@ def evaluate(
     for each, (period, ranks) in zip(rounds, tested, strict=True):
         baselines.learn(each.learned)
         by_period.append(_summary(period, ranks | baselines.test(each.tests)))
+        on_progress(n_steps([each]))
     return {
         "stream": stream,
         "protocol": "ader",
@@ -180,13 +183,7 @@ def evaluate(
         "events_per_second": round(n_steps(rounds) / seconds, 1),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "candidate_recall": _mean([one["candidate_recall"] for one in by_period]),
-        "contenders": {
-            name: {
-                measure: _mean([one["contenders"][name][measure] for one in by_period])
-                for measure in measures
-            }
-            for name, measures in by_period[0]["contenders"].items()
-        },
+        "contenders": _over_periods([one["contenders"] for one in by_period]),
         "by_period": by_period,
     }
 
@@ -195,11 +192,19 @@ def _summary(period: int, ranks: dict[str, Longs]) -> dict[str, Any]:
     return {
         "period": period,
         "tested": len(ranks["frozen"]),
-        "candidate_recall": hr_at(ranks["frozen"], MISS - 1),
+        "candidate_recall": round(hr_at(ranks["frozen"], MISS - 1), 5),
         "contenders": {
-            name: {f"recall{K}": hr_at(found, K), f"mrr{K}": mrr_at(found, K)}
+            name: {f"recall{K}": round(hr_at(found, K), 5), f"mrr{K}": round(mrr_at(found, K), 5)}
             for name, found in ranks.items()
         },
+    }
+
+
+def _over_periods(contenders: Sequence[Measured]) -> Measured:
+    """Return the means; each period weighs the same."""
+    return {
+        name: {measure: _mean([one[name][measure] for one in contenders]) for measure in measures}
+        for name, measures in contenders[0].items()
     }
 
 

@@ -170,7 +170,8 @@ def _evaluate_periods(settings: Settings, file: str) -> None:
     if refused:
         raise click.UsageError(f"{', '.join(refused)}: not with --protocol ader")
     rounds = ader.rounds_of(load_events(file, also=["period"]), file)
-    with counted(total=ader.n_steps(rounds), label="evaluate") as advance:
+    # Twice: the model learns and is tested, then the baselines are.
+    with counted(total=2 * ader.n_steps(rounds), label="evaluate") as advance:
         report = ader.evaluate(
             rounds, settings, stream=Path(file).name.split(".")[0], on_progress=advance
         )
