@@ -110,14 +110,18 @@ def stack(parts: Sequence[Candidates]) -> Candidates:
 
 
 class Gatherer:
-    """Gathers candidates with working memory that is kept between calls. Not for two threads."""
+    """Gathers candidates with working memory that is kept between calls. Not for two threads.
 
-    def __init__(self) -> None:
+    The item each user had last is a candidate only ``with_last``.
+    """
+
+    def __init__(self, *, with_last: bool = False) -> None:
+        self.with_last = with_last
         self._walk = _new_walk(0)
         self._tick = 0
 
     def gather(self, signals: ItemSignals, histories: Histories) -> Candidates:
-        """Return the candidates of each user, without the item each user had last."""
+        """Return the candidates of each user."""
         self._reserve(signals.capacity)
         b, content = len(histories.items), signals.content
         profiles = content.profiles(histories.items)
@@ -138,6 +142,7 @@ class Gatherer:
             out,
             self._walk,
             self._tick,
+            self.with_last,
         )
         self._tick += b
         n = int((out.items >= 0).sum(1).max(initial=1))  # C of this batch: padding costs time
@@ -171,6 +176,7 @@ def _gather(
     out: Candidates,
     walk: Walk,
     tick: int,
+    with_last: bool,
 ) -> None:
     for b in range(len(histories.items)):
         stamp = tick + b
@@ -184,7 +190,8 @@ def _gather(
             n = _choose(relation, n_touched, walk, stamp, out.items[b], n)
         n = _add(cold[b], walk, stamp, out.items[b], n)
         n = _add(popular, walk, stamp, out.items[b], n)
-        n = _drop_last(had[0], out.items[b], n)
+        if not with_last:
+            n = _drop_last(had[0], out.items[b], n)
         describe(
             a,
             clock,

@@ -138,12 +138,13 @@ class Recommender:
         *,
         coefficients: Coefficients | None = None,
         device: str = "cpu",
+        with_last: bool = False,
     ) -> None:
         self.meta = meta.to(device)
         self.signals = signals
         self.coefficients = coefficients or Coefficients.none()  # of the item regression
         self.device = torch.device(device)
-        self._gatherer = Gatherer()
+        self._gatherer = Gatherer(with_last=with_last)
 
     def warm_up(self) -> None:
         """Run every pass once: compiling the loops must not be what the first user waits for."""
@@ -169,6 +170,7 @@ class Recommender:
             self.signals,
             coefficients=self.coefficients,
             device=str(self.device),
+            with_last=self._gatherer.with_last,
         )
 
     def gather(self, histories: Histories) -> Candidates:

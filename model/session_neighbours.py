@@ -108,10 +108,48 @@ def neighbour_rank(s: Sequences, user: int, item: int, time_s: int) -> int:
     """Rank an event's item for a user with a history, then learn how much own items count."""
     first = s.start[user]
     had = s.items[first : first + s.n_had[user]][::-1]  # latest first
+    rank: int = _rank(s, had, item, time_s, LEARNING_RATE)
+    return rank
+
+
+@njit(cache=True, nogil=True)
+def learn_stream(s: Sequences, users: Ints, items: Ints, times_s: Longs) -> None:
+    """Learn from each of (n,) events how much own items count, then append it."""
+    for i in range(len(users)):
+        m = s.n_had[users[i]]
+        if m > 0 and s.items[s.start[users[i]] + m - 1] != items[i]:
+            neighbour_rank(s, users[i], items[i], times_s[i])
+        add_interaction(s, users[i], items[i], times_s[i])
+
+
+@njit(cache=True, nogil=True)
+def standing_ranks(s: Sequences, users: Ints, items: Ints, times_s: Longs) -> Longs:
+    """Rank (n,) events of users who have no sequences, each user's events in a row; learn nothing.
+
+    A repeat counts here, so the previous item is in the list: first, as nothing says where else. A
+    user's first event has no history and no rank: it gets 0.
+    """
+    ranks, had, m = np.zeros(len(users), np.int64), np.empty(len(users), np.int32), 0
+    for i in range(len(users)):
+        if i == 0 or users[i] != users[i - 1]:
+            m = 0
+        elif items[i] == had[m - 1]:
+            ranks[i] = 1
+        else:
+            ranks[i] = min(MISS, 1 + _rank(s, had[:m][::-1], items[i], times_s[i], 0.0))
+        if m == 0 or items[i] != had[m - 1]:
+            had[m] = items[i]
+            m += 1
+    return ranks
+
+
+@njit(cache=True, nogil=True)
+def _rank(s: Sequences, had: Ints, item: int, time_s: int, learning_rate: float) -> int:
+    """Rank an item after a history, latest first, then learn how much own items count."""
     found = _find(s, had[:QUERY])
     candidates = _score(s, _nearest(s, found, time_s))
     s.scores[had[0]] = 0.0  # the previous item is never in the list
-    rank: int = _rank_and_learn(s, candidates, had[:OWN_ITEMS], item)
+    rank: int = _rank_and_learn(s, candidates, had[:OWN_ITEMS], item, learning_rate)
     s.similarity[found] = 0.0
     s.found_by[found] = 0
     s.scores[candidates] = 0.0
@@ -179,7 +217,9 @@ def _score(s: Sequences, neighbours: Longs) -> Longs:
 
 
 @njit(cache=True, nogil=True)
-def _rank_and_learn(s: Sequences, candidates: Longs, own: Ints, item: int) -> int:
+def _rank_and_learn(
+    s: Sequences, candidates: Longs, own: Ints, item: int, learning_rate: float
+) -> int:
     """Rank the item with own items scaled; if it has a score, take a step on its cross-entropy."""
     s.is_own[own] = True
     factor = np.exp(s.own_log[0])
@@ -194,6 +234,6 @@ def _rank_and_learn(s: Sequences, candidates: Longs, own: Ints, item: int) -> in
         rank += score > mine
         total += score**SHARPNESS
     if mine > 0.0:
-        s.own_log[0] += LEARNING_RATE * (s.is_own[item] - own_total / total)
+        s.own_log[0] += learning_rate * (s.is_own[item] - own_total / total)
     s.is_own[own] = False
     return rank if mine > 0.0 else MISS

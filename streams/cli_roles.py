@@ -1,6 +1,7 @@
 """Commands that run the roles and judge what they do."""
 
 import click
+from click.core import ParameterSource
 
 from headrace.streams.options import with_settings
 from headrace.streams.settings import Settings
@@ -65,8 +66,25 @@ def up(settings: Settings) -> None:
     both.up(settings)
 
 
+# Flags of `evaluate` that mean nothing to a protocol that takes a file whole.
+PREQUENTIAL_FLAGS = {
+    "catalogue": "--items",
+    "n_events": "--events",
+    "no_lag": "--no-lag",
+    "plot": "--plot",
+    "save": "--save",
+}
+
+
 @click.command()
 @click.argument("file")
+@click.option(
+    "--protocol",
+    type=click.Choice(["prequential", "ader"]),
+    default="prequential",
+    show_default=True,
+    help="Judge each event before it is learned, or each period.",
+)
 @click.option("--items", "catalogue", metavar="FILE", help="Catalogue, for categories.")
 @click.option(
     "--events",
@@ -96,6 +114,7 @@ def up(settings: Settings) -> None:
 def evaluate(
     settings: Settings,
     file: str,
+    protocol: str,
     catalogue: str | None,
     n_events: int,
     no_lag: bool,
@@ -109,10 +128,15 @@ def evaluate(
     from; the second half is scored. The same model and passes as in the service, with the service's
     delay at 200 events a second, beside the baselines that learn from every event at once.
 
+    With --protocol ader, FILE has a column period too, of whole numbers: a period is learned, the
+    next one tested whole and then learned, and so on. Every event of a user but the first in its
+    period is a test, in periods after the first.
+
     \b
     Example:  headrace evaluate events.tsv.gz
               headrace evaluate completejourney --items completejourney | jq .contenders
               headrace evaluate events.tsv.gz --plot quality.png
+              headrace evaluate diginetica.tsv.gz --protocol ader | jq .contenders
     Next:     headrace up
     """
     import json
@@ -123,6 +147,9 @@ def evaluate(
     from headrace.streams.files import load_events, load_items
     from headrace.streams.progress import counted
 
+    if protocol == "ader":
+        _evaluate_periods(settings, file)
+        return
     if plot:
         plots.check(plot)
     events = load_events(file)
@@ -143,6 +170,29 @@ def evaluate(
     click.echo(json.dumps(report))
     if plot:
         plots.draw(report, plot)
+
+
+def _evaluate_periods(settings: Settings, file: str) -> None:
+    """Judge by the protocol of ADER."""
+    import json
+    from pathlib import Path
+
+    from headrace.streams import ader
+    from headrace.streams.files import load_events
+    from headrace.streams.progress import counted
+
+    given = click.get_current_context().get_parameter_source
+    typed = ParameterSource.COMMANDLINE
+    refused = [flag for name, flag in PREQUENTIAL_FLAGS.items() if given(name) is typed]
+    if refused:
+        raise click.UsageError(f"{', '.join(refused)}: not with --protocol ader")
+    rounds = ader.rounds_of(load_events(file, also=["period"]), file)
+    # Twice: the model learns and is tested, then the baselines are.
+    with counted(total=2 * ader.n_steps(rounds), label="evaluate") as advance:
+        report = ader.evaluate(
+            rounds, settings, stream=Path(file).name.split(".")[0], on_progress=advance
+        )
+    click.echo(json.dumps(report))
 
 
 @click.command()

@@ -89,7 +89,7 @@ class Evaluation:
         actions = np.unique(by_action.numbers_of(events)).tolist()
         self._actions = actions if len(actions) > 1 else []
         blocks = []
-        for block in _blocks(events, self.events_per_delta):
+        for block in blocks_of(events, self.events_per_delta):
             blocks.append(self._block(block))
             on_progress(len(block))
         return {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}
@@ -241,7 +241,8 @@ def evaluate(
     }
 
 
-def _blocks(events: pl.DataFrame, size: int) -> Iterator[Block]:
+def blocks_of(events: pl.DataFrame, size: int) -> Iterator[Block]:
+    """Cut a stream into blocks of so many events."""
     columns = [events[name].to_list() for name in ("user", "item", "action", "time_ms")]
     for start in range(0, len(events), size):
         rows = zip(*(column[start : start + size] for column in columns), strict=True)

@@ -6,6 +6,7 @@ better before the first record is published than after.
 """
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,15 @@ MAX_ACTION_LETTERS = 64
 # ---------------------------------------------------------------------------------------- events
 
 
-def read_events(path: str | Path, *, now_ms: int | None = None) -> pl.DataFrame:
+def read_events(
+    path: str | Path, *, now_ms: int | None = None, also: Sequence[str] = ()
+) -> pl.DataFrame:
     """Read interactions: columns user, item, event (or action), timestamp (or time_ms).
 
     A timestamp is in Unix seconds or milliseconds, or ISO text (UTC where it names no zone);
     ``time_ms`` is in milliseconds. With ``now_ms``, as for events typed by hand, a missing time
     means now and a missing action means click. ``-`` reads standard input, as JSON lines or TSV.
+    Columns named in ``also`` come along as they are.
 
     Raises:
         InputFileError: a column is missing, or a row has no usable value in one.
@@ -47,21 +51,20 @@ def read_events(path: str | Path, *, now_ms: int | None = None) -> pl.DataFrame:
     expected = {"user": "user", "item": "item", "action": "event", "time_ms": "timestamp"}
     stand_ins = {} if now_ms is None else {"action": pl.lit(None), "time_ms": pl.lit(None)}
     require(
-        [
-            shown
-            for name, shown in expected.items()
-            if name not in columns.keys() | stand_ins.keys()
-        ],
+        [shown for name, shown in expected.items() if name not in columns.keys() | stand_ins.keys()]
+        + [name for name in also if name not in names],
         names,
         path,
     )
     given = {name: pl.col(columns[name]) for name in expected if name in columns}
-    table = collect(frame.select(**(stand_ins | given)).select(list(expected)), path)
+    given |= {name: pl.col(name) for name in also}
+    table = collect(frame.select(**(stand_ins | given)).select([*expected, *also]), path)
     times = _times_ms(table["time_ms"], is_ms=is_ms)
     if now_ms is not None:
         times = times.zip_with(table["time_ms"].is_not_null(), pl.Series([now_ms]))
         table = table.with_columns(pl.col("action").fill_null("click"))
-    table = table.select(pl.col("user", "item", "action").cast(pl.String), times.alias("time_ms"))
+    texts = pl.col("user", "item", "action").cast(pl.String)
+    table = table.select(texts, times.alias("time_ms"), *also)
     _refuse_bad_rows(table, path)
     return table.sort("time_ms", maintain_order=True)
 
@@ -157,15 +160,18 @@ def _item(row: dict[str, Any]) -> Item:
 # ------------------------------------------------------------------------------ the command line
 
 
-def load_events(name: str) -> pl.DataFrame:
-    """Read the events a person names: a file, ``-`` for typed ones, or the sample.
+def load_events(name: str, *, also: Sequence[str] = ()) -> pl.DataFrame:
+    """Read the events a person names, with ``also`` these columns: a file, ``-``, or the sample.
 
     Raises:
         InputFileError: they cannot be read, or there are none.
     """
     if name == SAMPLE:
-        return completejourney()[0]
-    events = read_events(name, now_ms=int(time.time() * 1000) if name == STDIN else None)
+        events = completejourney()[0]
+        require([column for column in also if column not in events.columns], events.columns, name)
+        return events
+    now_ms = int(time.time() * 1000) if name == STDIN else None
+    events = read_events(name, now_ms=now_ms, also=also)
     if events.is_empty():
         raise InputFileError(f"{name}: there are no events in it")
     return events

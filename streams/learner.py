@@ -60,17 +60,23 @@ def pick_device(settings: Settings) -> str:
 
 
 class Learner:
-    """Learns from events in order; see ``learn``."""
+    """Learns from events in order; see ``learn``.
 
-    def __init__(self, settings: Settings) -> None:
+    ``with_repeats`` an event may repeat its user's previous item: it is judged and learned from
+    too, and that item competes. What is served leaves it out.
+    """
+
+    def __init__(self, settings: Settings, *, with_repeats: bool = False) -> None:
         torch.manual_seed(settings.seed)
         torch.set_num_threads(settings.threads)
         self.settings = settings
+        self.with_repeats = with_repeats
         self.vocabulary = Vocabulary(settings.max_items)
         self.recommender = Recommender(
             MetaParameters(model_config(settings)),
             ItemSignals(settings.neighbours),
             device=pick_device(settings),
+            with_last=with_repeats,
         )
         self.outer_loop = self.new_outer_loop()
         self.pairs = PairCounts()
@@ -190,8 +196,19 @@ class Learner:
         owners: dict[str, int] = {}
         rows = [(owners.setdefault(key, len(owners)), offset, e) for key, offset, e in events]
         states = [self._user(key) for key in owners]
-        length = self.settings.history_length
-        return states, fold(states, rows, self.vocabulary, history_length=length)
+        return states, self.fold_into(states, rows)
+
+    def fold_into(
+        self, states: Sequence[UserState], rows: Sequence[tuple[int, int, Event]]
+    ) -> Folded:
+        """Apply (position of the user's state, offset, event) triples to any users' states."""
+        return fold(
+            states,
+            rows,
+            self.vocabulary,
+            history_length=self.settings.history_length,
+            with_repeats=self.with_repeats,
+        )
 
     def _user(self, key: str) -> UserState:
         state = self.users.setdefault(key, UserState())

@@ -40,7 +40,7 @@ class Folded(NamedTuple):
     actions: Longs  # (n,)
     times_s: Longs  # (n,)
     owners: Longs  # (n,) position of the event's user in the micro-batch
-    is_task: np.ndarray[tuple[int], np.dtype[np.bool_]]  # (n,) an interaction, and not a repeat
+    is_task: np.ndarray[tuple[int], np.dtype[np.bool_]]  # (n,) an interaction to be judged
 
     def tasks_before(self) -> Histories:
         """Return the histories of the events that are tasks."""
@@ -80,10 +80,12 @@ def fold(
     vocabulary: Vocabulary,
     *,
     history_length: int,
+    with_repeats: bool = False,
 ) -> Folded:
     """Apply events to their users' states, keeping what was before each.
 
     ``events`` are (position of the user's state, offset, event), new to the states and in order.
+    An event that repeats its user's previous item is a task only ``with_repeats``.
     """
     n = len(events)
     before, after = Rows(vocabulary, n), Rows(vocabulary, len(states))
@@ -98,7 +100,7 @@ def fold(
         times_s[i] = event.time_ms // 1000
         if event.action not in NOT_ENGAGED:
             targets[i] = vocabulary.index(event.item)
-            is_task[i] = not state.items or state.items[-1] != event.item
+            is_task[i] = with_repeats or not state.items or state.items[-1] != event.item
         state.apply(event, offset=offset, history_length=history_length)
     for state in states:
         after.add(state)

@@ -36,6 +36,12 @@ def test_last_item_is_no_candidate_even_where_others_lead_to_it() -> None:
     assert items_of(gather(signals, [A, B, A])) == [B, C, D]
 
 
+def test_last_item_is_a_candidate_where_repeats_are_judged() -> None:
+    found = Gatherer(with_last=True).gather(new_signals(), histories([A, B, A]))
+    assert items_of(found) == [A, B]
+    assert signal(found, A, "own_last") == 1
+
+
 def test_user_without_a_history_gets_the_popular_items() -> None:
     signals = new_signals()
     signals.popular = np.array([D, B], np.int32)

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from headrace.streams.errors import InputFileError
-from headrace.streams.files import completejourney, read_events, read_items
+from headrace.streams.files import completejourney, load_events, read_events, read_items
 from headrace.streams.wire import Item
 
 # The second row is older than the first; rows 1 and 3 share a time and keep their order.
@@ -68,6 +68,21 @@ def test_every_format_gives_the_same_events_in_time_order(
         "action": pl.String,
         "time_ms": pl.Int64,
     }
+
+
+def test_columns_asked_for_come_along_in_the_events_order(tmp_path: Path) -> None:
+    path = tmp_path / "events.parquet"
+    EVENTS.write_parquet(path)
+    assert read_events(path, also=["extra"])["extra"].to_list() == [2, 1, 3]
+
+
+def test_a_column_that_was_asked_for_and_is_missing_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "events.parquet"
+    EVENTS.write_parquet(path)
+    with pytest.raises(InputFileError, match="missing column period; found extra, user"):
+        read_events(path, also=["period"])
+    with pytest.raises(InputFileError, match="completejourney: missing column period"):
+        load_events("completejourney", also=["period"])
 
 
 @pytest.mark.parametrize(

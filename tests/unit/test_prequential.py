@@ -82,6 +82,12 @@ def test_a_repeat_of_the_last_item_is_counted_but_is_no_task() -> None:
     assert result.after.n_repeats.tolist() == [2]
 
 
+def test_a_repeat_is_a_task_where_repeats_are_judged() -> None:
+    events = [(0, at, event("ann", item, at)) for at, item in enumerate("aaba")]
+    result = fold([UserState()], events, VOCABULARY, history_length=100, with_repeats=True)
+    assert result.is_task.tolist() == [True, True, True, True]
+
+
 def test_items_without_an_index_are_unknown_in_targets_and_histories() -> None:
     events = [(0, 0, event("ann", "new")), (0, 1, event("ann", "a", 1))]
     result = fold([UserState()], events, VOCABULARY, history_length=100)
