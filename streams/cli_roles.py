@@ -71,6 +71,7 @@ PREQUENTIAL_FLAGS = {
     "catalogue": "--items",
     "n_events": "--events",
     "no_lag": "--no-lag",
+    "without": "--without",
     "plot": "--plot",
     "save": "--save",
 }

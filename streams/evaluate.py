@@ -127,6 +127,7 @@ class Evaluation:
         learner.absorb(folded, judged.tasks if judged else None, is_counted=not self.has_lag)
         is_version = self._is_version_due(len(block))
         if is_version:
+            learner.make_room()
             learner.publish_version()
         learner.outer_loop.publish_delta()
         self.seconds += time.perf_counter() - started
