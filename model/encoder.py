@@ -3,7 +3,7 @@
 Sources: Vaswani et al. 2017 (arXiv:1706.03762); Kang and McAuley 2018, SASRec (arXiv:1808.09781),
 from which comes the embedding shared between the input and the scored items.
 
-Letters: B tasks, T interactions, D width, N items.
+Letters: B tasks, T interactions, D width, J features, N items.
 """
 
 import math
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headrace.model.config import ModelConfig
+from headrace.model.features import N_FEATURES
 
 N_ACTIONS = 8  # known actions and one for all others
 N_GAPS = 24  # log2 of the seconds between two interactions: 2^23 s is three months
@@ -25,7 +26,7 @@ class Encoded(NamedTuple):
 
     hidden: Tensor  # (B, T, D) what the prefix up to each interaction predicts for the next one
     items: Tensor  # (B, T) int64, -1 padded
-    latest: Tensor  # (B, D) the last of ``hidden``; zero for a user without history
+    latest: Tensor  # (B, D) the last of ``hidden`` with the features; zero without history
 
 
 class Encoder(nn.Module):
@@ -39,6 +40,7 @@ class Encoder(nn.Module):
         self.bias = nn.Parameter(torch.zeros(capacity))  # (N,)
         self.actions = nn.Embedding(N_ACTIONS, d)
         self.gaps = nn.Embedding(N_GAPS, d)
+        self.features = nn.Parameter(torch.zeros(N_FEATURES, d))
         self.positions = nn.Parameter(torch.zeros(config.length, d))
         self.blocks = nn.ModuleList(Block(d, config.heads) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(d)
@@ -46,13 +48,14 @@ class Encoder(nn.Module):
         for embedding in (self.actions, self.gaps):
             nn.init.zeros_(embedding.weight)
 
-    def forward(self, items: Tensor, actions: Tensor, times_s: Tensor) -> Encoded:
+    def forward(self, items: Tensor, actions: Tensor, times_s: Tensor, features: Tensor) -> Encoded:
         """Encode histories given newest first.
 
         Args:
             items: (B, H) int64 item index, -1 padded.
             actions: (B, H) int64.
             times_s: (B, H) int64.
+            features: (B, J) int64 of the latest interaction, -1 padded.
         """
         items, actions, times_s = (
             column[:, : self.length].flip(1) for column in (items, actions, times_s)
@@ -70,7 +73,8 @@ class Encoder(nn.Module):
         for block in self.blocks:
             x = block(x, mask[:, None])
         hidden = self.out(self.norm(x)) * EMBEDDING_STD * 4  # logits of order one at the start
-        latest = hidden[:, -1] * valid[:, -1:]
+        told = self.features[features.clamp(min=0)] * (features >= 0)[..., None]  # (B, J, D)
+        latest = (hidden[:, -1] + told.sum(1)) * valid[:, -1:]
         return Encoded(hidden, items, latest)
 
 

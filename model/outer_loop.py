@@ -260,6 +260,7 @@ class OuterLoop:
                 h.items[:, :length],
                 h.actions[:, :length],
                 h.times_s[:, :length],
+                h.features,
                 tasks.targets,
                 tasks.actions,
             ]
@@ -332,8 +333,9 @@ class OuterLoop:
         the history: a causal encoder predicts them all in the same pass.
         """
         n = self.config.batch_tasks
-        items, actions, times_s, targets, kinds = self._sequences.sample(n, self._random)
-        encoded = self.recommender.encode(items, actions, times_s)
+        columns = self._sequences.sample(n, self._random)
+        items, actions, times_s, features, targets, kinds = columns
+        encoded = self.recommender.encode(items, actions, times_s, features)
         shift = self._shift(encoded)
         n_known = min(n_items, self.meta.capacity)
         target = self._tensor(targets.astype(np.int64))

@@ -20,6 +20,7 @@ from headrace.model.candidates import REMEMBERED, Candidates, Gatherer, Historie
 from headrace.model.config import ModelConfig
 from headrace.model.diversity import diversify
 from headrace.model.encoder import EMBEDDING_STD, Encoded, Encoder
+from headrace.model.features import MAX_FEATURES
 from headrace.model.inner_loop import (
     GRADIENT_LIMIT,
     N_DECAYS,
@@ -154,6 +155,7 @@ class Recommender:
             np.zeros((1, REMEMBERED), np.int32),
             np.zeros(1, np.int64),
             np.zeros(1, np.int64),
+            np.full((1, MAX_FEATURES), -1, np.int32),
         )
         with torch.no_grad():
             prepared = self.prepare(nobody)
@@ -188,11 +190,11 @@ class Recommender:
             items < 0,
             self._tensor(np.concatenate([candidates.signals, regressed], -1)),
             self._tensor(candidates.context),
-            self.encode(histories.items, histories.actions, histories.times_s),
+            self.encode(histories.items, histories.actions, histories.times_s, histories.features),
         )
 
-    def encode(self, items: Ints, actions: Ints, times_s: Longs) -> Encoded:
-        """Run the encoder over (B, H) histories, newest first.
+    def encode(self, items: Ints, actions: Ints, times_s: Longs, features: Ints) -> Encoded:
+        """Run the encoder over (B, H) histories, newest first, with (B, J) features.
 
         An item too new to have an embedding counts as unknown.
         """
@@ -202,6 +204,7 @@ class Recommender:
             self._tensor(items[:, :n].astype(np.int64)),
             self._tensor(actions[:, :n].astype(np.int64)),
             self._tensor(times_s[:, :n]),
+            self._tensor(features.astype(np.int64)),
         )
         return encoded
 

@@ -3,7 +3,7 @@
 import click
 from click.core import ParameterSource
 
-from headrace.streams.options import with_settings
+from headrace.streams.options import context_columns, with_settings
 from headrace.streams.settings import Settings
 
 MODEL_FLAGS = ("device", "seed")
@@ -74,6 +74,7 @@ PREQUENTIAL_FLAGS = {
     "without": "--without",
     "plot": "--plot",
     "save": "--save",
+    "context": "--context",
 }
 
 
@@ -95,6 +96,7 @@ PREQUENTIAL_FLAGS = {
     show_default=True,
     help="Only the first so many interactions.",
 )
+@context_columns
 @click.option("--no-lag", is_flag=True, help="Let shared knowledge reach the lists at once.")
 @click.option(
     "--without", type=click.Choice(PARTS), multiple=True, help="Take this part out of the model."
@@ -118,6 +120,7 @@ def evaluate(
     protocol: str,
     catalogue: str | None,
     n_events: int,
+    context: tuple[str, ...],
     no_lag: bool,
     without: tuple[str, ...],
     plot: str | None,
@@ -153,7 +156,7 @@ def evaluate(
         return
     if plot:
         plots.check(plot)
-    events = load_events(file)
+    events = load_events(file, context=context)
     items = load_items(catalogue) if catalogue else []
     # Twice: the model ranks the stream, then the baselines do.
     with counted(total=2 * min(n_events, len(events)), label="evaluate") as advance:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from headrace.streams.options import with_settings
+from headrace.streams.options import context_columns, with_settings
 from headrace.streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -52,8 +52,9 @@ def topics(settings: Settings) -> None:
 @click.command()
 @click.argument("file")
 @click.option("--items", "is_catalogue", is_flag=True, help="FILE is a catalogue of items.")
+@context_columns
 @with_settings("topic_prefix")
-def produce(settings: Settings, file: str, is_catalogue: bool) -> None:
+def produce(settings: Settings, file: str, is_catalogue: bool, context: tuple[str, ...]) -> None:
     """Publish the events, or the catalogue, of FILE.
 
     As fast as the broker takes them; - reads typed events from standard input.
@@ -70,15 +71,15 @@ def produce(settings: Settings, file: str, is_catalogue: bool) -> None:
               echo '{"user": "u1", "item": "i1"}' | headrace produce -
     Next:     headrace consume --user u1
     """
-    from headrace.streams.files import load_events, load_items
-    from headrace.streams.produce import events_of, publish_events, publish_items
+    from headrace.streams.files import events_of, load_events, load_items
+    from headrace.streams.produce import publish_events, publish_items
     from headrace.streams.progress import tracked
 
     if is_catalogue:
         items = load_items(file)
         n_sent = publish_items(settings, tracked(items, total=len(items), label="items"))
     else:
-        events = load_events(file)
+        events = load_events(file, context=context)
         steps = tracked(events_of(events), total=len(events), label="events")
         n_sent = publish_events(settings, steps)
     click.echo(f"{n_sent} {'items' if is_catalogue else 'events'} published", err=True)
@@ -90,6 +91,7 @@ def produce(settings: Settings, file: str, is_catalogue: bool) -> None:
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Events a second.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many events.")
 @click.option("--now", "restamp", is_flag=True, help="Stamp each event with the time it is sent.")
+@context_columns
 @with_settings("topic_prefix")
 def replay(
     settings: Settings,
@@ -98,6 +100,7 @@ def replay(
     rate: float | None,
     limit: int | None,
     restamp: bool,
+    context: tuple[str, ...],
 ) -> None:
     """Replay the events of FILE at a chosen pace.
 
@@ -110,14 +113,15 @@ def replay(
               headrace replay completejourney --rate 200 --limit 10000
     Next:     headrace consume --follow
     """
-    from headrace.streams.files import load_events
-    from headrace.streams.produce import events_of, publish_events
+    from headrace.streams.files import events_of, load_events
+    from headrace.streams.produce import publish_events
     from headrace.streams.progress import tracked
     from headrace.streams.replay import at_rate, at_speed, paced
 
     if speed and rate:
         raise click.UsageError("give --speed or --rate, not both")
-    table = load_events(file).head(limit) if limit else load_events(file)
+    table = load_events(file, context=context)
+    table = table.head(limit) if limit else table
     events = events_of(table)
     schedule = at_rate(events, events_per_s=rate) if rate else at_speed(events, speed=speed or 1)
     steps = tracked(paced(schedule, restamp=restamp), total=len(table), label="replay")

@@ -17,8 +17,8 @@ from headrace.streams import consume
 from headrace.streams.broker import EmbeddedBroker, free_port
 from headrace.streams.demo_screen import Moment, Shopper, render, summary
 from headrace.streams.errors import RoleFailedError, SettingsError
-from headrace.streams.files import completejourney
-from headrace.streams.produce import events_of, publish_events, publish_items
+from headrace.streams.files import completejourney, events_of
+from headrace.streams.produce import publish_events, publish_items
 from headrace.streams.replay import at_rate, paced
 from headrace.streams.scrape import Scrape, scrape
 from headrace.streams.settings import Settings

@@ -21,6 +21,7 @@ from headrace.model.outer_loop import Tasks
 from headrace.model.recommender import Recommender
 from headrace.model.signals import Ints, Longs
 from headrace.streams import by_action, report
+from headrace.streams.files import events_of
 from headrace.streams.learner import Learner
 from headrace.streams.list_statistics import ListStatistics, likeliest
 from headrace.streams.prequential import Folded, Judged, Served, judge, served
@@ -244,10 +245,6 @@ def evaluate(
 
 def blocks_of(events: pl.DataFrame, size: int) -> Iterator[Block]:
     """Cut a stream into blocks of so many events."""
-    columns = [events[name].to_list() for name in ("user", "item", "action", "time_ms")]
     for start in range(0, len(events), size):
-        rows = zip(*(column[start : start + size] for column in columns), strict=True)
-        yield [
-            (user, start + i, Event(user=user, item=item, action=action, time_ms=time_ms))
-            for i, (user, item, action, time_ms) in enumerate(rows)
-        ]
+        rows = events_of(events[start : start + size])
+        yield [(event.user, start + i, event) for i, event in enumerate(rows)]

@@ -6,7 +6,7 @@ better before the first record is published than after.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ import polars as pl
 from headrace.streams.errors import InputFileError
 from headrace.streams.purchases import completejourney
 from headrace.streams.tables import STDIN, collect, names_of, require, scan
-from headrace.streams.wire import MAX_ID_BYTES, MAX_TIME_MS, Item
+from headrace.streams.wire import MAX_ID_BYTES, MAX_TIME_MS, Event, Item
 
 __all__ = ["completejourney", "load_events", "load_items", "read_events", "read_items"]
 
 SAMPLE = "completejourney"  # stands for a file: a year of real purchases
 
+FIELDS = ("user", "item", "action", "time_ms")
 ALIASES = {"event": "action", "timestamp": "time_ms"}  # as files in the field name them
 CATEGORY_COLUMNS = ("department", "category", "type")  # from the widest to the finest
 MS_FROM = 1e11  # as seconds this is the year 5138, as milliseconds March 1973: seconds lie below
@@ -32,14 +33,19 @@ MAX_ACTION_LETTERS = 64
 
 
 def read_events(
-    path: str | Path, *, now_ms: int | None = None, also: Sequence[str] = ()
+    path: str | Path,
+    *,
+    now_ms: int | None = None,
+    also: Sequence[str] = (),
+    context: Sequence[str] = (),
 ) -> pl.DataFrame:
     """Read interactions: columns user, item, event (or action), timestamp (or time_ms).
 
     A timestamp is in Unix seconds or milliseconds, or ISO text (UTC where it names no zone);
     ``time_ms`` is in milliseconds. With ``now_ms``, as for events typed by hand, a missing time
     means now and a missing action means click. ``-`` reads standard input, as JSON lines or TSV.
-    Columns named in ``also`` come along as they are.
+    Columns named in ``also`` come along as they are; those named in ``context`` as one, a struct,
+    which a file of JSON lines may also have of that name.
 
     Raises:
         InputFileError: a column is missing, or a row has no usable value in one.
@@ -52,12 +58,17 @@ def read_events(
     stand_ins = {} if now_ms is None else {"action": pl.lit(None), "time_ms": pl.lit(None)}
     require(
         [shown for name, shown in expected.items() if name not in columns.keys() | stand_ins.keys()]
-        + [name for name in also if name not in names],
+        + [name for name in (*also, *context) if name not in names],
         names,
         path,
     )
     given = {name: pl.col(columns[name]) for name in expected if name in columns}
     given |= {name: pl.col(name) for name in also}
+    if context:
+        given["context"] = pl.struct(context)
+    elif isinstance(frame.collect_schema().get("context"), pl.Struct):
+        given["context"] = pl.col("context")
+    also = [name for name in given if name not in expected]
     table = collect(frame.select(**(stand_ins | given)).select([*expected, *also]), path)
     times = _times_ms(table["time_ms"], is_ms=is_ms)
     if now_ms is not None:
@@ -67,6 +78,15 @@ def read_events(
     table = table.select(texts, times.alias("time_ms"), *also)
     _refuse_bad_rows(table, path)
     return table.sort("time_ms", maintain_order=True)
+
+
+def events_of(table: pl.DataFrame) -> Iterator[Event]:
+    """Yield the rows of a table of events."""
+    columns = [name for name in (*FIELDS, "context") if name in table.columns]
+    for user, item, action, time_ms, *more in table.select(columns).iter_rows():
+        context = (more[0] if more else None) or {}
+        told = {name: value for name, value in context.items() if value is not None}
+        yield Event(user=user, item=item, action=action, time_ms=time_ms, context=told)
 
 
 def _times_ms(times: pl.Series, *, is_ms: bool) -> pl.Series:
@@ -160,18 +180,21 @@ def _item(row: dict[str, Any]) -> Item:
 # ------------------------------------------------------------------------------ the command line
 
 
-def load_events(name: str, *, also: Sequence[str] = ()) -> pl.DataFrame:
-    """Read the events a person names, with ``also`` these columns: a file, ``-``, or the sample.
+def load_events(
+    name: str, *, also: Sequence[str] = (), context: Sequence[str] = ()
+) -> pl.DataFrame:
+    """Read the events a person names: a file, ``-``, or the sample; see ``read_events``.
 
     Raises:
         InputFileError: they cannot be read, or there are none.
     """
     if name == SAMPLE:
         events = completejourney()[0]
-        require([column for column in also if column not in events.columns], events.columns, name)
+        asked = [*also, *context]
+        require([column for column in asked if column not in events.columns], events.columns, name)
         return events
     now_ms = int(time.time() * 1000) if name == STDIN else None
-    events = read_events(name, now_ms=now_ms, also=also)
+    events = read_events(name, now_ms=now_ms, also=also, context=context)
     if events.is_empty():
         raise InputFileError(f"{name}: there are no events in it")
     return events

@@ -14,6 +14,14 @@ Command = Callable[..., Any]
 FLAG_NAMES = {"start_from": "from"}  # where the setting's own name reads badly as a flag
 
 
+context_columns = click.option(
+    "--context",
+    metavar="COLUMN",
+    multiple=True,
+    help="A column that goes with each event as context; may be given repeatedly.",
+)
+
+
 def with_settings(*names: str) -> Callable[[Command], Command]:
     """Call the command with the settings first, and give it the flags that set them.
 

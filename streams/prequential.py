@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from headrace.model.candidates import REMEMBERED, Candidates, Histories
+from headrace.model.features import MAX_FEATURES
 from headrace.model.inner_loop import GRADIENT_DECAYS, N_DECAYS, GradientSums, n_scorer_weights
 from headrace.model.outer_loop import Tasks
 from headrace.model.recommender import (
@@ -59,6 +60,7 @@ class Rows:
             np.zeros((size, REMEMBERED), np.int32),
             np.zeros(size, np.int64),
             np.zeros(size, np.int64),
+            np.full((size, MAX_FEATURES), -1, np.int32),
         )
 
     def add(self, state: UserState) -> None:
@@ -69,6 +71,7 @@ class Rows:
             h.items[i, :n] = self._vocabulary.indexes(state.items[: -n - 1 : -1])
             h.times_s[i, :n] = [t // 1000 for t in state.times_ms[: -n - 1 : -1]]
             h.actions[i, :n] = [index_of(a) for a in state.actions[: -n - 1 : -1]]
+        h.features[i, : len(state.features)] = state.features
         h.n_events[i] = state.n_events
         h.n_repeats[i] = state.n_repeats
         self.n += 1

@@ -1,18 +1,10 @@
 """Publish recorded or typed events and catalogues, every record acknowledged by the broker."""
 
-from collections.abc import Iterable, Iterator
-
-import polars as pl
+from collections.abc import Iterable
 
 from headrace.streams.clients import outbox
 from headrace.streams.settings import Settings
 from headrace.streams.wire import Event, Item, encode
-
-
-def events_of(table: pl.DataFrame) -> Iterator[Event]:
-    """Yield the rows of a table of events (``files.read_events``)."""
-    for user, item, action, time_ms in table.iter_rows():
-        yield Event(user=user, item=item, action=action, time_ms=time_ms)
 
 
 def publish_events(settings: Settings, events: Iterable[Event]) -> int:

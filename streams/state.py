@@ -10,9 +10,10 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
+from headrace.model.features import features_of
 from headrace.streams.wire import Event
 
-STATE_VERSION = 1
+STATE_VERSION = 2  # 2 added the features
 
 # Shown or undone, not engaged with: the event is applied, but it is no interaction.
 NOT_ENGAGED = frozenset({"impression", "return"})
@@ -30,6 +31,7 @@ class UserState:
     times_ms: list[int] = field(default_factory=list)
     gradients: npt.NDArray[np.float32] | None = None  # (decays, fast weights), decayed sums
     n_judged: npt.NDArray[np.float32] | None = None  # (decays,), decayed counts of the same
+    features: list[int] = field(default_factory=list)  # of the latest interaction
 
     def apply(self, event: Event, *, offset: int, history_length: int) -> bool:
         """Fold one event in; return False, changing nothing, if it is in already."""
@@ -43,6 +45,7 @@ class UserState:
         self.items.append(event.item)
         self.actions.append(event.action)
         self.times_ms.append(event.time_ms)
+        self.features = features_of(event.context)
         if len(self.items) > history_length:
             for column in (self.items, self.actions, self.times_ms):
                 del column[0]
@@ -61,6 +64,7 @@ class UserState:
                 self.times_ms,
                 None if self.gradients is None else self.gradients.tobytes(),
                 None if self.n_judged is None else self.n_judged.tobytes(),
+                self.features,
             ]
         )
         return packed
@@ -76,10 +80,11 @@ class UserState:
             offset, version, *fields = msgpack.unpackb(value)
             if version > STATE_VERSION:
                 raise ValueError(f"state version {version} is newer than {STATE_VERSION}: upgrade")
-            n_events, n_repeats, items, actions, times_ms, gradients, n_judged = fields
+            n_events, n_repeats, items, actions, times_ms, gradients, n_judged, *later = fields
         except (TypeError, ValueError, msgpack.UnpackException) as exc:
             raise ValueError(f"not a user's state: {exc}") from exc
         state = cls(offset, n_events, n_repeats, items, actions, times_ms)
+        state.features = later[0] if later else []
         if gradients is not None:
             state.n_judged = np.frombuffer(n_judged, np.float32).copy()
             state.gradients = (

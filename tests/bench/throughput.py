@@ -18,9 +18,9 @@ from pathlib import Path
 from headrace.streams import adapt, http
 from headrace.streams.broker import EmbeddedBroker, free_port
 from headrace.streams.engine import UserResult, UserWork
-from headrace.streams.files import load_events
+from headrace.streams.files import events_of, load_events
 from headrace.streams.process import Readiness
-from headrace.streams.produce import events_of, publish_events
+from headrace.streams.produce import publish_events
 from headrace.streams.scrape import Scrape, scrape
 from headrace.streams.settings import Settings, load
 from headrace.streams.topics import create_topics

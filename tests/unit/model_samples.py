@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from headrace.model.candidate_signals import SIGNALS
 from headrace.model.candidates import Candidates, Gatherer, Histories
+from headrace.model.features import MAX_FEATURES
 from headrace.model.signals import ItemSignals, Longs
 
 NOW_S = 1_000_000
@@ -26,7 +27,9 @@ def histories(*users: Sequence[int], width: int = 8, minutes: float = 1) -> Hist
         items[row, : len(user)] = user
         times_s[row, : len(user)] = NOW_S - 60 * minutes * np.arange(len(user))
     n_events = np.array([len(user) for user in users], np.int64)
-    return Histories(items, times_s, np.zeros_like(items), n_events, np.zeros_like(n_events))
+    features = np.full((len(users), MAX_FEATURES), -1, np.int32)
+    actions = np.zeros_like(items)
+    return Histories(items, times_s, actions, n_events, np.zeros_like(n_events), features)
 
 
 def count_user(signals: ItemSignals, items: Sequence[int], *, times_s: Sequence[int] = ()) -> None:

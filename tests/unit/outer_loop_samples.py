@@ -96,7 +96,7 @@ def item_loss(loop: OuterLoop, tasks: Tasks) -> float:
     """Return the cross-entropy of the adapted users' vectors over all items, in nats."""
     recommender, encoder, h = loop.recommender, loop.meta.encoder, tasks.histories
     with torch.no_grad():
-        encoded = recommender.encode(h.items, h.actions, h.times_s)
+        encoded = recommender.encode(h.items, h.actions, h.times_s, h.features)
         shift = loop.meta.user_loop(encoder, encoded, loop.meta.negatives, first_order=True)
         logits = (encoded.latest + shift) @ encoder.items.T + encoder.bias
         return float(F.cross_entropy(logits, torch.from_numpy(tasks.targets).long()))

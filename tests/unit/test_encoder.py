@@ -12,6 +12,7 @@ from headrace.model.encoder import EMBEDDING_STD, N_ACTIONS, N_GAPS, Encoded, En
 CONFIG = ModelConfig(width=8, blocks=2, heads=2, length=6)
 N_ITEMS = 12
 START_S = 1_700_000_000
+NO_FEATURES = torch.full((1, 1), -1)
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def encode(
         kinds[row, :n] = torch.tensor(actions or [0] * n, dtype=torch.int64)[:n].flip(0)
         times_s[row, :n] = (START_S + gaps.cumsum(0)).flip(0)
     with torch.no_grad():
-        encoded: Encoded = encoder(items, kinds, times_s)
+        encoded: Encoded = encoder(items, kinds, times_s, NO_FEATURES)
     return encoded
 
 
@@ -100,9 +101,21 @@ def test_user_without_a_history_is_the_zero_vector(encoder: Encoder) -> None:
     assert encoded.latest[1].abs().sum() > 0
 
 
+def test_features_move_the_latest_state_alone_by_their_sum(encoder: Encoder) -> None:
+    nn.init.normal_(encoder.features)
+    items = torch.tensor([[3, 1, -1], [-1, -1, -1]])
+    zeros = torch.zeros_like(items)
+    plain = encoder(items, zeros, zeros, NO_FEATURES)
+    told = encoder(items, zeros, zeros, torch.tensor([[7, 9, -1], [7, -1, -1]]))
+    assert torch.equal(told.hidden, plain.hidden)
+    expected = plain.latest[0] + encoder.features[7] + encoder.features[9]
+    torch.testing.assert_close(told.latest[0], expected)
+    assert not told.latest[1].any()  # nobody did anything yet
+
+
 def test_no_history_makes_a_gradient_that_is_no_number(encoder: Encoder) -> None:
     items = torch.tensor([[-1] * 6, [1, -1, 2, -1, -1, -1]])
-    encoded = encoder(items, torch.zeros_like(items), torch.zeros_like(items))
+    encoded = encoder(items, torch.zeros_like(items), torch.zeros_like(items), NO_FEATURES)
     assert encoded.hidden.isfinite().all()
     encoded.hidden.sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in encoder.parameters())
@@ -154,6 +167,6 @@ def test_first_interaction_has_no_gap_however_much_padding_stands_before_it(
     nn.init.normal_(encoder.gaps.weight)
     times = torch.tensor([[1_700_000_000, 0, 0]])
     items, actions = torch.tensor([[3, -1, -1]]), torch.zeros(1, 3, dtype=torch.int64)
-    padded = encoder(items, actions, times).latest
-    alone = encoder(items[:, :1], actions[:, :1], times[:, :1]).latest
+    padded = encoder(items, actions, times, NO_FEATURES).latest
+    alone = encoder(items[:, :1], actions[:, :1], times[:, :1], NO_FEATURES).latest
     torch.testing.assert_close(padded, alone)

@@ -13,7 +13,13 @@ import polars as pl
 import pytest
 
 from headrace.streams.errors import InputFileError
-from headrace.streams.files import completejourney, load_events, read_events, read_items
+from headrace.streams.files import (
+    completejourney,
+    events_of,
+    load_events,
+    read_events,
+    read_items,
+)
 from headrace.streams.wire import Item
 
 # The second row is older than the first; rows 1 and 3 share a time and keep their order.
@@ -74,6 +80,27 @@ def test_columns_asked_for_come_along_in_the_events_order(tmp_path: Path) -> Non
     path = tmp_path / "events.parquet"
     EVENTS.write_parquet(path)
     assert read_events(path, also=["extra"])["extra"].to_list() == [2, 1, 3]
+
+
+def test_columns_of_a_file_or_a_map_of_typed_events_are_the_context(tmp_path: Path) -> None:
+    table = write(
+        tmp_path,
+        "events.csv",
+        "user,item,event,timestamp,country,device\nann,tea,click,1,FR,phone\nbob,tea,click,2,,\n",
+    )
+    typed = write(
+        tmp_path,
+        "events.jsonl",
+        '{"user": "ann", "item": "tea", "event": "click", "timestamp": 1,'
+        ' "context": {"country": "FR", "device": "phone"}}\n'
+        '{"user": "bob", "item": "tea", "event": "click", "timestamp": 2}\n',
+    )
+    for found in (read_events(table, context=["country", "device"]), read_events(typed)):
+        contexts = [event.context for event in events_of(found)]
+        assert contexts == [{"country": "FR", "device": "phone"}, {}]
+    assert [event.context for event in events_of(read_events(table))] == [{}, {}]
+    with pytest.raises(InputFileError, match="city"):
+        read_events(table, context=["city"])
 
 
 def test_a_column_that_was_asked_for_and_is_missing_is_named(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def encode(encoder: Encoder, users: Sequence[Sequence[int]], *, width: int = 6) 
     for row, user in enumerate(users):
         items[row, : len(user)] = torch.tensor(user, dtype=torch.int64).flip(0)
         times_s[row, : len(user)] = 1_700_000_000 - 60 * torch.arange(len(user))
-    encoded: Encoded = encoder(items, torch.zeros_like(items), times_s)
+    encoded: Encoded = encoder(items, torch.zeros_like(items), times_s, torch.full((1, 1), -1))
     return encoded
 
 

@@ -34,7 +34,7 @@ def shifts(loop: OuterLoop) -> Tensor:
     """Return the (B, D) adapted shifts of the user vectors."""
     meta, h = loop.meta, new_tasks(loop).histories
     with torch.no_grad():
-        encoded = loop.recommender.encode(h.items, h.actions, h.times_s)
+        encoded = loop.recommender.encode(h.items, h.actions, h.times_s, h.features)
         shift: Tensor = meta.user_loop(meta.encoder, encoded, meta.negatives, first_order=True)
     return shift
 
