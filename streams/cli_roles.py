@@ -15,7 +15,7 @@ PARTS = (  # those of model.ablation; not imported, for it takes seconds to load
 
 
 @click.command()
-@with_settings(*ROLE_FLAGS, "adapt_port", "list_length", "diversity", "device")
+@with_settings(*ROLE_FLAGS, "adapt_port", "list_length", "diversity", "target_action", "device")
 def adapt(settings: Settings) -> None:
     """Run an adapt worker: events in, refreshed lists out.
 
