@@ -1,6 +1,6 @@
 """Actions: what users do to items, as the model numbers them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 # Positions are part of every checkpoint: append, never reorder.
 ACTIONS = ("other", "view", "click", "add_to_cart", "purchase", "rating", "favorite", "search")
@@ -17,14 +17,19 @@ def target_of(action: str) -> int | None:
     return index_of(action) if action else None
 
 
-def check_action(action: str) -> None:
-    """Check that the model tells an action from others.
+def check_actions(actions: Iterable[str]) -> None:
+    """Check that the model tells each of the actions from all others.
 
     Raises:
-        ValueError: it does not; the text names those that it does.
+        ValueError: it does not tell one; the text names those that it does, or its other name.
     """
-    if action not in _INDEX:
-        raise ValueError(f"no such action: {action!r}; there are {', '.join(_INDEX)}")
+    called: dict[int, str] = {}
+    for action in actions:
+        if action not in _INDEX:
+            raise ValueError(f"no such action: {action!r}; there are {', '.join(_INDEX)}")
+        other = called.setdefault(index_of(action), action)
+        if other != action:
+            raise ValueError(f"{other} and {action} are the same action: give one of them")
 
 
 def weights_of(weights: Mapping[str, float]) -> tuple[float, ...]:

@@ -21,7 +21,7 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as PydanticSettingsError
 
 from headrace.model.config import MetaLearning
-from headrace.streams.actions import check_action
+from headrace.streams.actions import check_actions
 from headrace.streams.errors import SettingsError
 
 PREFIX = "HEADRACE_"
@@ -152,9 +152,7 @@ class Settings(BaseSettings):
     @field_validator("target_action", "action_weights")
     @classmethod
     def _names_actions(cls, value: str | dict[str, float]) -> str | dict[str, float]:
-        for action in [value] if isinstance(value, str) else value:
-            if action:
-                check_action(action)
+        check_actions(value if isinstance(value, dict) else filter(None, [value]))
         return value
 
     @field_validator("rebalance_limit_s")

@@ -220,3 +220,11 @@ def test_a_version_whose_parts_do_not_fit_is_refused() -> None:
     ):
         with pytest.raises(CheckpointError, match="does not fit"):
             unpack_model(blob, max_items=100, device="cpu")
+
+
+def test_a_version_from_before_actions_were_told_apart_is_refused_by_what_it_lacks() -> None:
+    learner = learned(STREAM)
+    arrays, fields = unpack(pack_model(learner.recommender, learner.vocabulary))
+    old = {name: array for name, array in arrays.items() if not name.startswith("meta.targets.")}
+    with pytest.raises(CheckpointError, match=r"does not fit: .*\s.*targets\.linear"):
+        unpack_model(pack(old, fields), max_items=100, device="cpu")

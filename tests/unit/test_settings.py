@@ -108,6 +108,8 @@ def test_unknown_line_in_the_file_names_the_nearest(tmp_path: Path) -> None:
         ("action_weights", {"purchase": -1}),
         ("action_weights", {"purchase": float("nan")}),
         ("action_weights", {"buy": 2}),
+        ("action_weights", {"": 2}),
+        ("action_weights", {"cart": 2, "add_to_cart": 3}),
     ],
 )
 def test_value_out_of_range_is_named_with_its_meaning(name: str, value: object) -> None:

@@ -11,6 +11,7 @@ from headrace.streams.errors import CheckpointError
 from headrace.streams.evaluate import evaluate
 from headrace.streams.learner import Learner
 from headrace.streams.publication import pack_model
+from headrace.streams.store import pack, unpack
 from headrace.streams.transfer import TIED_TO_ITEMS, start_from
 
 STREAM = drawn(200)
@@ -54,6 +55,20 @@ def test_the_scale_of_the_inputs_stays_that_of_the_weights(model: Path) -> None:
     for learner in (new, again):
         torch.testing.assert_close(learner.recommender.meta.scorer.mean, mean, rtol=0, atol=0)
     assert not torch.equal(fresh.recommender.meta.scorer.mean, torch.zeros_like(mean))
+
+
+def test_a_model_from_before_actions_were_told_apart_tells_none_apart(
+    model: Path, tmp_path: Path
+) -> None:
+    arrays, fields = unpack(model.read_bytes())
+    old = {name: array for name, array in arrays.items() if not name.startswith("meta.targets.")}
+    path = tmp_path / "old.safetensors"
+    path.write_bytes(pack(old, fields))
+    new = Learner(small())
+    start_from(new, str(path))
+    assert new.recommender.meta.scorer.linear.tolist() == old["meta.scorer.linear"].tolist()
+    assert not new.recommender.meta.targets.linear.any()
+    assert not new.recommender.meta.targets.seen.any()
 
 
 def test_a_model_of_another_shape_is_refused_by_what_differs(model: Path) -> None:
