@@ -19,6 +19,7 @@ from headrace.model.candidates import Candidates, stack
 from headrace.model.outer_loop import Tasks
 from headrace.model.recommender import Recommender
 from headrace.model.signals import Ints, Longs
+from headrace.streams.drift import Drift, tell
 from headrace.streams.learner import Learner
 from headrace.streams.list_statistics import ListStatistics, likeliest
 from headrace.streams.prequential import Folded, judge, served
@@ -165,30 +166,29 @@ def evaluate(
     has_lag: bool = True,
     on_progress: Progress = lambda _: None,
     save: str | None = None,
+    drift: Drift | None = None,
 ) -> dict[str, Any]:
     """Return the report of one stream; ``events`` as read by ``files.read_events``.
 
     The first ``n_events`` interactions count; ``items`` is the catalogue. The model at the end is
-    written to ``save``, for ``transfer.start_from``.
+    written to ``save``, for ``transfer.start_from``. With ``drift``, ``events`` are its events.
     """
     torch.set_num_threads(settings.threads)
     events = events.filter(~pl.col("action").is_in(list(NOT_ENGAGED))).head(n_events)
-    evaluation = Evaluation(settings, has_lag=has_lag)
-    for item in items:
-        evaluation.learner.note(item)
-    while evaluation.learner.place():
-        pass
-    ranks = evaluation.run(events, on_progress=on_progress)
+
+    def rank(part: pl.DataFrame) -> tuple[Evaluation, dict[str, Longs]]:
+        evaluation = _start(settings, items, has_lag=has_lag)
+        ranks = evaluation.run(part, on_progress=on_progress)
+        return evaluation, ranks | _baselines(part, on_progress)
+
+    evaluation, ranks = rank(events)
     if save:
         learner = evaluation.learner
         Path(save).write_bytes(pack_model(learner.recommender, learner.vocabulary))
-    users, items_seen = (events[name].rank("dense").to_numpy() for name in ("user", "item"))
-    ranks |= baseline_ranks(
-        users, items_seen, events["time_ms"].to_numpy() // 1000, on_progress=on_progress
-    )
     n_of_item = events.select(pl.int_range(pl.len()).over("item")).to_series().to_numpy()
+    users = events["user"].rank("dense").to_numpy()
     judged = Judged(ranks, users, np.concatenate(evaluation.n_earlier), n_of_item)
-    return {
+    report = {
         "stream": stream,
         "events": len(events),
         "items": events["item"].n_unique(),
@@ -200,6 +200,25 @@ def evaluate(
         **summarise(judged),
         "lists": evaluation.describe_lists(),
     }
+    if drift:
+        report["drift"] = tell(drift, ranks, lambda part: rank(part)[1])
+    return report
+
+
+def _start(settings: Settings, items: Sequence[Item], *, has_lag: bool) -> Evaluation:
+    """Return an evaluation that knows the catalogue and nothing else."""
+    evaluation = Evaluation(settings, has_lag=has_lag)
+    for item in items:
+        evaluation.learner.note(item)
+    while evaluation.learner.place():
+        pass
+    return evaluation
+
+
+def _baselines(events: pl.DataFrame, on_progress: Progress) -> dict[str, Longs]:
+    users, items = (events[name].rank("dense").to_numpy() for name in ("user", "item"))
+    times_s = events["time_ms"].to_numpy() // 1000
+    return baseline_ranks(users, items, times_s, on_progress=on_progress)
 
 
 def _blocks(events: pl.DataFrame, size: int) -> Iterator[Block]:
