@@ -69,6 +69,16 @@ class Evaluation:
         """What ranks."""
         return self.learner.published
 
+    def know(self, items: Sequence[Item]) -> None:
+        """Take over the catalogue; what starts from another shop's items is served at once."""
+        for item in items:
+            self.learner.note(item)
+        while self.learner.place():
+            pass
+        if self.learner.inheritance and self.learner.inheritance.n_matched:
+            self.learner.publish_version()
+            self._twin.publish_version()
+
     def run(
         self, events: pl.DataFrame, *, on_progress: Progress = lambda _: None
     ) -> dict[str, Longs]:
@@ -177,14 +187,19 @@ def evaluate(
     events = events.filter(~pl.col("action").is_in(list(NOT_ENGAGED))).head(n_events)
 
     def rank(part: pl.DataFrame) -> tuple[Evaluation, dict[str, Longs]]:
-        evaluation = _start(settings, items, has_lag=has_lag)
+        evaluation = Evaluation(settings, has_lag=has_lag)
+        evaluation.know(items)
         ranks = evaluation.run(part, on_progress=on_progress)
         return evaluation, ranks | _baselines(part, on_progress)
 
     evaluation, ranks = rank(events)
     if save:
         learner = evaluation.learner
-        Path(save).write_bytes(pack_model(learner.recommender, learner.vocabulary))
+        Path(save).write_bytes(
+            pack_model(
+                learner.recommender, learner.vocabulary, content_space=learner.catalogue.space
+            )
+        )
     n_of_item = events.select(pl.int_range(pl.len()).over("item")).to_series().to_numpy()
     users = events["user"].rank("dense").to_numpy()
     judged = Judged(ranks, users, np.concatenate(evaluation.n_earlier), n_of_item)
@@ -200,19 +215,11 @@ def evaluate(
         **summarise(judged),
         "lists": evaluation.describe_lists(),
     }
+    if inheritance := evaluation.learner.inheritance:
+        report["inherited_items"] = inheritance.n_matched
     if drift:
         report["drift"] = tell(drift, ranks, lambda part: rank(part)[1])
     return report
-
-
-def _start(settings: Settings, items: Sequence[Item], *, has_lag: bool) -> Evaluation:
-    """Return an evaluation that knows the catalogue and nothing else."""
-    evaluation = Evaluation(settings, has_lag=has_lag)
-    for item in items:
-        evaluation.learner.note(item)
-    while evaluation.learner.place():
-        pass
-    return evaluation
 
 
 def _baselines(events: pl.DataFrame, on_progress: Progress) -> dict[str, Longs]:
