@@ -143,6 +143,15 @@ class OuterLoop:
         self._standardise_until = 0
         self.published = self.recommender.copy()
 
+    def start_items(self, indexes: Tensor, start: Tensor) -> None:
+        """Let (n,) items start from (n, D + 1) embeddings and biases learned elsewhere."""
+        if len(indexes) and int(indexes.max()) >= self.meta.capacity:
+            self.grow(self.recommender.signals.capacity)
+        encoder = self.meta.encoder
+        with torch.no_grad():
+            encoder.items[indexes] = start[:, :-1].to(encoder.items)
+            encoder.bias[indexes] = start[:, -1].to(encoder.bias)
+
     def grow(self, capacity: int) -> None:
         """Give embeddings to more items, and forget the optimiser's moments of the encoder."""
         self.meta.grow(capacity)

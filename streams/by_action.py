@@ -41,12 +41,21 @@ def ranks_for_each(
     return dict(zip(names(actions), found, strict=True))
 
 
+def parted(ranks: Mapping[str, Longs]) -> tuple[dict[str, Longs], dict[str, Longs]]:
+    """Return the ranks in the lists for each action, and those of the other contenders."""
+    own = {name: r for name, r in ranks.items() if name.startswith(PREFIX)}
+    return own, {name: r for name, r in ranks.items() if name not in own}
+
+
 def summarise(ranks: Mapping[str, Longs], actions: Longs, users: Longs) -> dict[str, Any]:
     """Return what the second half says of each action's events, under the lists for each.
 
+    ``ranks`` are those of ``adapted`` and of the lists for each; nothing is said without these.
     ``gain`` is NDCG@10 of the list for the action itself less that of the list for another, with a
     95 % interval from drawing users.
     """
+    if ranks.keys() == {"adapted"}:
+        return {}
     n = len(actions)
     is_scored = (ranks["adapted"] != UNSCORED) & (np.arange(n) >= n // 2)
     told = {}

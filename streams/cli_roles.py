@@ -75,6 +75,8 @@ PREQUENTIAL_FLAGS = {
     "plot": "--plot",
     "save": "--save",
     "context": "--context",
+    "others": "--then",
+    "permute_items": "--permute-items",
 }
 
 
@@ -103,6 +105,19 @@ PREQUENTIAL_FLAGS = {
 )
 @click.option("--plot", metavar="FILE", help="Draw quality over the stream and by history here.")
 @click.option("--save", metavar="FILE", help="Write the model at the end, for --from.")
+@click.option(
+    "--then",
+    "others",
+    metavar="FILE",
+    multiple=True,
+    help="Go on with as many of its events, of other users and items. Repeatable.",
+)
+@click.option(
+    "--permute-items",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
+    help="From this share of the stream on, give items each other's ids.",
+)
 @with_settings(
     *MODEL_FLAGS,
     "inner_steps",
@@ -125,6 +140,8 @@ def evaluate(
     without: tuple[str, ...],
     plot: str | None,
     save: str | None,
+    others: tuple[str, ...],
+    permute_items: float | None,
 ) -> None:
     """Judge the lists on the events of FILE, without Kafka.
 
@@ -141,11 +158,13 @@ def evaluate(
               headrace evaluate completejourney --items completejourney | jq .contenders
               headrace evaluate events.tsv.gz --plot quality.png
               headrace evaluate diginetica.tsv.gz --protocol ader | jq .contenders
+              headrace evaluate a.tsv --then b.tsv --then a.tsv | jq .drift
     Next:     headrace up
     """
     import json
     from pathlib import Path
 
+    from headrace.streams import drift as change
     from headrace.streams import plots
     from headrace.streams.evaluate import evaluate as judge
     from headrace.streams.files import load_events, load_items
@@ -154,12 +173,22 @@ def evaluate(
     if protocol == "ader":
         _evaluate_periods(settings, file)
         return
+    if others and permute_items:
+        raise click.UsageError("give --then or --permute-items, not both")
     if plot:
         plots.check(plot)
-    events = load_events(file, context=context)
+    files = {name: load_events(name, context=context) for name in (file, *others)}
+    events, drift = files[file], None
     items = load_items(catalogue) if catalogue else []
+    if permute_items:
+        drift = change.permuted(events, share=permute_items, seed=settings.seed, n_events=n_events)
+    elif others:
+        drift = change.followed([(f, files[f]) for f in (file, *others)], n_events=n_events)
+    if drift:
+        events, n_events = drift.events, len(drift.events)
     # Twice: the model ranks the stream, then the baselines do.
-    with counted(total=2 * min(n_events, len(events)), label="evaluate") as advance:
+    n_ranked = min(n_events, len(events)) + (drift.n_more if drift else 0)
+    with counted(total=2 * n_ranked, label="evaluate") as advance:
         report = judge(
             events,
             settings,
@@ -170,6 +199,7 @@ def evaluate(
             without=without,
             on_progress=advance,
             save=save,
+            drift=drift,
         )
     click.echo(json.dumps(report))
     if plot:

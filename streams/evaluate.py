@@ -21,6 +21,7 @@ from headrace.model.outer_loop import Tasks
 from headrace.model.recommender import Recommender
 from headrace.model.signals import Ints, Longs
 from headrace.streams import by_action, report
+from headrace.streams.drift import Drift, tell
 from headrace.streams.files import events_of
 from headrace.streams.learner import Learner
 from headrace.streams.list_statistics import ListStatistics, likeliest
@@ -78,6 +79,17 @@ class Evaluation:
     def served(self) -> Recommender:
         """What ranks."""
         return self.learner.published
+
+    def know(self, items: Sequence[Item]) -> None:
+        """Take over the catalogue; what starts from another shop's items is served at once."""
+        for item in items:
+            self.learner.note(item)
+        while self.learner.place():
+            pass
+        if self.learner.inheritance and self.learner.inheritance.n_matched:
+            self.learner.publish_version()
+            if self._twin:
+                self._twin.publish_version()
 
     def run(
         self, events: pl.DataFrame, *, on_progress: Progress = lambda _: None
@@ -197,33 +209,36 @@ def evaluate(
     without: Sequence[str] = (),
     on_progress: Progress = lambda _: None,
     save: str | None = None,
+    drift: Drift | None = None,
 ) -> dict[str, Any]:
     """Return the report of one stream; ``events`` as read by ``files.read_events``.
 
     The first ``n_events`` interactions count; ``items`` is the catalogue. The model is one
     ``without`` some parts (``ablation.PARTS``), and at the end is written to ``save``, for
-    ``transfer.start_from``.
+    ``transfer.start_from``. With ``drift``, ``events`` are its events.
     """
     torch.set_num_threads(settings.threads)
     events = events.filter(~pl.col("action").is_in(list(NOT_ENGAGED))).head(n_events)
-    evaluation = Evaluation(settings, has_lag=has_lag, without=without)
-    for item in items:
-        evaluation.learner.note(item)
-    while evaluation.learner.place():
-        pass
-    ranks = evaluation.run(events, on_progress=on_progress)
+
+    def rank(part: pl.DataFrame) -> tuple[Evaluation, dict[str, Longs]]:
+        evaluation = Evaluation(settings, has_lag=has_lag, without=without)
+        evaluation.know(items)
+        ranks = evaluation.run(part, on_progress=on_progress)
+        return evaluation, ranks | _baselines(part, on_progress)
+
+    evaluation, ranks = rank(events)
     if save:
         learner = evaluation.learner
-        Path(save).write_bytes(pack_model(learner.recommender, learner.vocabulary))
-    for_each = {name: r for name, r in ranks.items() if name not in CONTENDERS}
-    ranks = {name: ranks[name] for name in CONTENDERS}
-    users, items_seen = (events[name].rank("dense").to_numpy() for name in ("user", "item"))
-    ranks |= baseline_ranks(
-        users, items_seen, events["time_ms"].to_numpy() // 1000, on_progress=on_progress
-    )
+        Path(save).write_bytes(
+            pack_model(
+                learner.recommender, learner.vocabulary, content_space=learner.catalogue.space
+            )
+        )
     n_of_item = events.select(pl.int_range(pl.len()).over("item")).to_series().to_numpy()
+    users = events["user"].rank("dense").to_numpy()
+    for_each, ranks = by_action.parted(ranks)
     judged = report.Judged(ranks, users, np.concatenate(evaluation.n_earlier), n_of_item)
-    return {
+    told = {
         "stream": stream,
         "events": len(events),
         "items": events["item"].n_unique(),
@@ -236,11 +251,20 @@ def evaluate(
         **summarise(judged),
         "by_action": by_action.summarise(
             {"adapted": ranks["adapted"]} | for_each, by_action.numbers_of(events), users
-        )
-        if for_each
-        else {},
+        ),
         "lists": evaluation.describe_lists(),
     }
+    if inheritance := evaluation.learner.inheritance:
+        told["inherited_items"] = inheritance.n_matched
+    if drift:
+        told["drift"] = tell(drift, ranks, lambda part: by_action.parted(rank(part)[1])[1])
+    return told
+
+
+def _baselines(events: pl.DataFrame, on_progress: Progress) -> dict[str, Longs]:
+    users, items = (events[name].rank("dense").to_numpy() for name in ("user", "item"))
+    times_s = events["time_ms"].to_numpy() // 1000
+    return baseline_ranks(users, items, times_s, on_progress=on_progress)
 
 
 def blocks_of(events: pl.DataFrame, size: int) -> Iterator[Block]:

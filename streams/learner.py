@@ -21,6 +21,7 @@ from headrace.model.vocabulary import ItemIndex, Vocabulary
 from headrace.streams.actions import weights_of
 from headrace.streams.catalogue import Catalogue
 from headrace.streams.content import HashedWords, pick_embedder
+from headrace.streams.inheritance import Inheritance
 from headrace.streams.prequential import Folded, fold, judge
 from headrace.streams.settings import Settings
 from headrace.streams.state import NOT_ENGAGED, UserState
@@ -89,6 +90,7 @@ class Learner:
         self.catalogue = Catalogue(
             pick_embedder() if is_on else HashedWords(), max_items=settings.max_items, is_on=is_on
         )
+        self.inheritance: Inheritance | None = None  # of another shop's items
         self._unplaced: dict[str, None] = {}  # items whose content is not in the model yet
 
     def new_outer_loop(self) -> OuterLoop:
@@ -269,13 +271,17 @@ class Learner:
         ]
         if not found:
             return
-        indexes, sources = zip(*found, strict=True)
+        indexes = np.array([index for index, _ in found], np.int32)
+        sources = [source for _, source in found]
+        vectors = self.catalogue.vectors_of(sources)
         self.signals.content.put(
-            np.array(indexes, np.int32),
-            self.catalogue.vectors_of(sources),
+            indexes,
+            vectors,
             np.array([source.stamp for source in sources], np.int64),
             np.array([source.arrived for source in sources], np.int64),
         )
+        if self.inheritance:
+            self.inheritance.pass_on(indexes, vectors, space=self.catalogue.space)
 
     def _untaken(self) -> Ints:
         """Return the items that only the catalogue knows, oldest first."""

@@ -68,18 +68,26 @@ class Announcement:
 # -------------------------------------------------------------------------------------- versions
 
 
-def pack_model(recommender: Recommender, vocabulary: Vocabulary) -> bytes:
-    """Write what serving needs: meta-parameters, item signals, regression, vocabulary."""
+def pack_model(
+    recommender: Recommender, vocabulary: Vocabulary, *, content_space: str = ""
+) -> bytes:
+    """Write what serving needs: meta-parameters, item signals, regression, vocabulary.
+
+    And for another shop that starts from it, which vectors those of the content compare with.
+    """
     n = len(vocabulary)
     arrays = {f"signals.{k}": a for k, a in recommender.signals.snapshot(n).items()}
     arrays |= {f"regression.{k}": a for k, a in recommender.coefficients.pack().items()}
     arrays |= {f"content.{k}": a for k, a in recommender.signals.content.snapshot().items()}
     arrays |= _arrays_of(recommender.meta.state_dict(), "meta.")
     config = recommender.meta.config.to_dict()
-    return pack(
-        arrays,
-        {"config": config, "ids": vocabulary.ids, "neighbours": recommender.signals.neighbours},
-    )
+    fields = {
+        "config": config,
+        "ids": vocabulary.ids,
+        "neighbours": recommender.signals.neighbours,
+        "content_space": content_space,
+    }
+    return pack(arrays, fields)
 
 
 def unpack_model(blob: bytes, *, max_items: int, device: str) -> tuple[Recommender, Vocabulary]:

@@ -137,7 +137,9 @@ class Publisher:
         learner.publish_version()
         positions = dict(self._positions)
         return (
-            pack_model(learner.recommender, learner.vocabulary),
+            pack_model(
+                learner.recommender, learner.vocabulary, content_space=learner.catalogue.space
+            ),
             pack_learner(learner, positions),
             positions,
             learner.n_events,

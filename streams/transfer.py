@@ -1,13 +1,15 @@
 """Transfer: start a new shop from what another one learned of how to rank.
 
 What is tied to item ids stays behind: embeddings, item signals, residuals. What is not is kept: how
-the scorer weighs its inputs and adapts, and how the encoder reads a history.
+the scorer weighs its inputs and adapts, and how the encoder reads a history. Where both shops have
+a catalogue, items here start from the embeddings of items there with like content.
 """
 
 import fsspec
 import torch
 
 from headrace.streams.errors import CheckpointError
+from headrace.streams.inheritance import Inheritance
 from headrace.streams.learner import Learner
 from headrace.streams.publication import under
 from headrace.streams.store import unpack
@@ -41,7 +43,10 @@ def start_from(learner: Learner, url: str) -> dict[str, torch.Tensor]:
         if name not in TIED_TO_ITEMS
     }
     try:
+        inheritance = Inheritance.of(arrays, fields)
         learner.outer_loop.start_from(taken)
-    except (RuntimeError, KeyError) as exc:
+    except (RuntimeError, KeyError, IndexError, ValueError) as exc:
         raise CheckpointError(f"{url} does not fit: {exc}") from exc
+    inheritance.heirs.append(learner.outer_loop)
+    learner.inheritance = inheritance
     return taken

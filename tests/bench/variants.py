@@ -54,10 +54,7 @@ def run(events: pl.DataFrame, items: list[Item], variant: str, seed: int) -> Run
     if "content" in without:
         flags["content"] = "off"
     evaluation = Evaluation(load(flags), without=without, has_twin=False)
-    for item in items:
-        evaluation.learner.note(item)
-    while evaluation.learner.place():
-        pass
+    evaluation.know(items)
     ranks = evaluation.run(events)["adapted"]
     return Run(ranks, evaluation.seconds)
 

@@ -1,0 +1,107 @@
+"""What a new shop gains from another's model: NDCG@10 over its first events, by its start.
+
+    python tests/bench/transfer.py --old FILE --old-items FILE --new FILE --new-items FILE
+    python tests/bench/transfer.py --halves       complete journey: every other department is a shop
+
+It starts from nothing, from how the old shop's model ranks (``ranking``), or also from the
+embeddings of the old shop's items with like content (``items``). A JSON object a line, for each
+start and number of events between two versions of the new shop (``--per-version``).
+"""
+
+import json
+import tempfile
+from collections import Counter
+from itertools import product
+from pathlib import Path
+
+import click
+import polars as pl
+
+from headrace.model.ranking_metrics import ndcg_at
+from headrace.streams.evaluate import Evaluation
+from headrace.streams.files import completejourney, load_events, load_items
+from headrace.streams.publication import pack_model
+from headrace.streams.report import UNSCORED, K
+from headrace.streams.settings import Settings
+from headrace.streams.state import NOT_ENGAGED
+from headrace.streams.wire import Item
+
+FIRST = (500, 1_000, 2_000, 5_000, 10_000)  # events
+Shop = tuple[pl.DataFrame, list[Item]]
+
+
+def halves() -> tuple[Shop, Shop]:
+    """Return two shops of complete journey: departments by size, every other one."""
+    events, items = completejourney()
+    sizes = Counter(item.categories[0] for item in items if item.categories)
+    ours = {department for department, _ in sizes.most_common()[::2]}
+    shops = []
+    for is_ours in (True, False):
+        own = [i for i in items if i.categories and (i.categories[0] in ours) == is_ours]
+        shops.append((events.filter(pl.col("item").is_in([i.item for i in own])), own))
+    return shops[0], shops[1]
+
+
+def prepared(shop: Shop, settings: Settings, *, per_version: int, is_matching: bool) -> Evaluation:
+    """Return an evaluation that knows a shop's catalogue."""
+    evaluation = Evaluation(settings, events_per_version=per_version)
+    if not is_matching:
+        evaluation.learner.inheritance = None
+    evaluation.know(shop[1])
+    return evaluation
+
+
+def interactions(shop: Shop, n: int) -> pl.DataFrame:
+    """Return a shop's first events that are no impressions or returns."""
+    return shop[0].filter(~pl.col("action").is_in(list(NOT_ENGAGED))).head(n)
+
+
+@click.command()
+@click.option("--halves", "is_halved", is_flag=True)
+@click.option("--old", default="completejourney")
+@click.option("--old-items", default="completejourney")
+@click.option("--new")
+@click.option("--new-items")
+@click.option("--old-events", default=30_000)
+@click.option("--events", "n_events", default=10_000)
+@click.option("--per-version", "sizes", multiple=True, type=int, default=(10_000,))
+def main(
+    is_halved: bool,
+    old: str,
+    old_items: str,
+    new: str,
+    new_items: str,
+    old_events: int,
+    n_events: int,
+    sizes: tuple[int, ...],
+) -> None:
+    """Train the old shop, then evaluate the new one from each start."""
+    if is_halved:
+        first, second = halves()
+    else:
+        first = load_events(old), load_items(old_items)
+        second = load_events(new), load_items(new_items)
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "old.model"
+        teacher = prepared(first, Settings(device="cpu"), per_version=10_000, is_matching=False)
+        teacher.run(interactions(first, old_events))
+        learner = teacher.learner
+        space = learner.catalogue.space
+        model.write_bytes(pack_model(learner.recommender, learner.vocabulary, content_space=space))
+        for per_version, start in product(sizes, ("nothing", "ranking", "items")):
+            settings = Settings(device="cpu", start_from="" if start == "nothing" else str(model))
+            shop = prepared(second, settings, per_version=per_version, is_matching=start == "items")
+            ranks = shop.run(interactions(second, n_events))["adapted"]
+            told = {"content": space, "events_per_version": per_version, "start": start}
+            inheritance = shop.learner.inheritance
+            matched = {"matched": inheritance.n_matched} if inheritance else {}
+            ndcg = {
+                n: round(ndcg_at(ranks[:n][ranks[:n] != UNSCORED], K), 5)
+                for n in FIRST
+                if n <= n_events
+            }
+            click.echo(json.dumps(told | matched | {"ndcg10_over_first": ndcg}))
+
+
+if __name__ == "__main__":
+    main()
