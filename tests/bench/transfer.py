@@ -1,7 +1,9 @@
 """What a new shop gains from another's model: NDCG@10 over its first events, by its start.
 
     python tests/bench/transfer.py --old FILE --old-items FILE --new FILE --new-items FILE
-    python tests/bench/transfer.py --halves       complete journey: every other department is a shop
+    python tests/bench/transfer.py --halves items           complete journey, made two shops
+
+Halves have users and items of their own: every other item, or every other department's items.
 
 It starts from nothing, from how the old shop's model ranks (``ranking``), or also from the
 embeddings of the old shop's items with like content (``items``). A JSON object a line, for each
@@ -30,15 +32,20 @@ FIRST = (500, 1_000, 2_000, 5_000, 10_000)  # events
 Shop = tuple[pl.DataFrame, list[Item]]
 
 
-def halves() -> tuple[Shop, Shop]:
-    """Return two shops of complete journey: departments by size, every other one."""
+def halves(by: str) -> tuple[Shop, Shop]:
+    """Return two shops made of complete journey: every other user's events of half the items."""
     events, items = completejourney()
+    is_even = pl.col("user").cast(pl.Int64) % 2 == 0
     sizes = Counter(item.categories[0] for item in items if item.categories)
-    ours = {department for department, _ in sizes.most_common()[::2]}
-    shops = []
-    for is_ours in (True, False):
-        own = [i for i in items if i.categories and (i.categories[0] in ours) == is_ours]
-        shops.append((events.filter(pl.col("item").is_in([i.item for i in own])), own))
+    departments = {department for department, _ in sizes.most_common()[::2]}
+    shops: list[Shop] = []
+    for is_ours, users in ((True, is_even), (False, ~is_even)):
+        if by == "items":
+            own = [item for item in items if (int(item.item) % 2 == 0) == is_ours]
+        else:
+            own = [i for i in items if i.categories and (i.categories[0] in departments) == is_ours]
+        its = pl.col("item").is_in([item.item for item in own])
+        shops.append((events.filter(users & its), own))
     return shops[0], shops[1]
 
 
@@ -57,7 +64,7 @@ def interactions(shop: Shop, n: int) -> pl.DataFrame:
 
 
 @click.command()
-@click.option("--halves", "is_halved", is_flag=True)
+@click.option("--halves", "by", type=click.Choice(["items", "departments"]))
 @click.option("--old", default="completejourney")
 @click.option("--old-items", default="completejourney")
 @click.option("--new")
@@ -66,7 +73,7 @@ def interactions(shop: Shop, n: int) -> pl.DataFrame:
 @click.option("--events", "n_events", default=10_000)
 @click.option("--per-version", "sizes", multiple=True, type=int, default=(10_000,))
 def main(
-    is_halved: bool,
+    by: str | None,
     old: str,
     old_items: str,
     new: str,
@@ -76,8 +83,8 @@ def main(
     sizes: tuple[int, ...],
 ) -> None:
     """Train the old shop, then evaluate the new one from each start."""
-    if is_halved:
-        first, second = halves()
+    if by:
+        first, second = halves(by)
     else:
         first = load_events(old), load_items(old_items)
         second = load_events(new), load_items(new_items)
