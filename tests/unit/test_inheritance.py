@@ -44,14 +44,14 @@ def pass_on(
 
 
 def test_an_item_starts_from_the_mean_of_those_alike_weighted_by_likeness() -> None:
-    # Cosines 1, 0.6 and 0: the last is too far.  (1 * 1 + 0.6 * 3) / 1.6 = 1.75
-    vectors = np.array([[1, 0], [0.6, 0.8], [0, 1]], np.float32)
-    inheritance = Inheritance("given/2", vectors, rows(1, 3, 100), np.array([1, 3, 100.0]))
+    # Cosines 1, 0.8 and 0.5: the last is too far.  (1 * 1 + 0.8 * 2.8) / 1.8 = 1.8
+    vectors = np.array([[1, 0], [0.8, 0.6], [0.5, 0.75**0.5]], np.float32)
+    inheritance = Inheritance("given/2", vectors, rows(1, 2.8, 100), np.array([1, 2.8, 100]))
     learner = learner_that_inherits(inheritance)
     pass_on(inheritance, (1, 0), (-1, 0))
     encoder = learner.recommender.meta.encoder
-    assert encoder.items[0].tolist() == pytest.approx([1.75] * WIDTH, rel=1e-3)
-    assert encoder.bias[0].item() == pytest.approx(1.75, rel=1e-3)
+    assert encoder.items[0].tolist() == pytest.approx([1.8] * WIDTH, rel=1e-3)
+    assert encoder.bias[0].item() == pytest.approx(1.8, rel=1e-3)
     assert encoder.items[1].tolist() == [0] * WIDTH  # nothing there is like it
     assert inheritance.n_matched == 1
 
