@@ -20,8 +20,10 @@ import click
 import polars as pl
 
 from headrace.model.ranking_metrics import ndcg_at
-from headrace.streams.evaluate import Evaluation
+from headrace.streams.evaluate import EVENTS_PER_DELTA, EVENTS_PER_VERSION, Evaluation
 from headrace.streams.files import completejourney, load_events, load_items
+from headrace.streams.learner import Learner
+from headrace.streams.produce import events_of
 from headrace.streams.publication import pack_model
 from headrace.streams.report import UNSCORED, K
 from headrace.streams.settings import Settings
@@ -47,6 +49,23 @@ def halves(by: str) -> tuple[Shop, Shop]:
         its = pl.col("item").is_in([item.item for item in own])
         shops.append((events.filter(users & its), own))
     return shops[0], shops[1]
+
+
+def learned(shop: Shop, n_events: int) -> Learner:
+    """Return a learner of a shop's first events."""
+    learner = Learner(Settings(device="cpu"))
+    for item in shop[1]:
+        learner.note(item)
+    while learner.place():
+        pass
+    events = list(events_of(interactions(shop, n_events)))
+    for at in range(0, len(events), EVENTS_PER_DELTA):
+        block = events[at : at + EVENTS_PER_DELTA]
+        learner.learn([(event.user, at + i, event) for i, event in enumerate(block)])
+        if at % EVENTS_PER_VERSION == EVENTS_PER_VERSION - EVENTS_PER_DELTA:
+            learner.publish_version()
+        learner.outer_loop.publish_delta()
+    return learner
 
 
 def prepared(shop: Shop, settings: Settings, *, per_version: int, is_matching: bool) -> Evaluation:
@@ -90,9 +109,7 @@ def main(
         second = load_events(new), load_items(new_items)
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "old.model"
-        teacher = prepared(first, Settings(device="cpu"), per_version=10_000, is_matching=False)
-        teacher.run(interactions(first, old_events))
-        learner = teacher.learner
+        learner = learned(first, old_events)
         space = learner.catalogue.space
         model.write_bytes(pack_model(learner.recommender, learner.vocabulary, content_space=space))
         for per_version, start in product(sizes, ("nothing", "ranking", "items")):
