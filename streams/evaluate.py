@@ -81,15 +81,11 @@ class Evaluation:
         return self.learner.published
 
     def know(self, items: Sequence[Item]) -> None:
-        """Take over the catalogue; what starts from another shop's items is served at once."""
+        """Take over the catalogue."""
         for item in items:
             self.learner.note(item)
         while self.learner.place():
             pass
-        if self.learner.inheritance and self.learner.inheritance.n_matched:
-            self.learner.publish_version()
-            if self._twin:
-                self._twin.publish_version()
 
     def run(
         self, events: pl.DataFrame, *, on_progress: Progress = lambda _: None
