@@ -22,7 +22,8 @@ from headrace.model.signals import Floats, Ints, Longs
 N_REGRESSORS = 128  # K
 RIDGE = 100.0  # users: what an item's neighbours must bring against chance
 FADE = 0.9  # of a user's items, for each step further back
-FIT_ITEMS = 4096  # at a time, those with most new takers first
+FIT_EVENTS = 2000  # after so many new ones, some items are fitted anew
+FIT_ITEMS = 1024  # at a time, those with most new takers first
 MAX_PAIRS = 2**23  # places of the table, half of them in use: 96 MB
 _SMALLEST_TABLE = 2**16
 _SOLVE_ITEMS = 64  # systems solved together: 4 MB
@@ -37,16 +38,37 @@ class Table(NamedTuple):
     counts: Floats  # (M,) users who took both
 
 
-class Coefficients(NamedTuple):
-    """What the users' items say of each item; never changed in place."""
+class Coefficients:
+    """What the users' items say of each item; copies of a recommender share them."""
 
-    items: Ints  # (N, K) regressors, -1 padded
-    weights: Floats  # (N, K)
+    def __init__(self) -> None:
+        self.items: Ints = np.zeros((0, N_REGRESSORS), np.int32)  # (N, K) regressors, -1 padded
+        self.weights: Floats = np.zeros((0, N_REGRESSORS), np.float32)  # (N, K)
+        self._changed: set[int] = set()
 
-    @classmethod
-    def none(cls) -> "Coefficients":
-        """Return those of no item."""
-        return cls(np.zeros((0, N_REGRESSORS), np.int32), np.zeros((0, N_REGRESSORS), np.float32))
+    def put(self, fitted: Ints, items: Ints, weights: Floats) -> None:
+        """Set the (n, K) regressors and weights of (n,) items."""
+        highest = max(fitted.max(initial=-1), items.max(initial=-1))  # regressors have a row too
+        more = int(highest) + 1 - len(self.items)
+        if more > 0:
+            rows = ((0, more + len(self.items) // 2), (0, 0))  # so that growth is cheap
+            self.items = np.pad(self.items, rows, constant_values=-1)
+            self.weights = np.pad(self.weights, rows)
+        self.items[fitted], self.weights[fitted] = items, weights
+        self._changed.update(fitted.tolist())
+
+    def forget(self, indexes: npt.NDArray[np.integer]) -> None:
+        """Forget items whose index is about to be given to others, and what they say of others."""
+        gone = np.isin(self.items, indexes)
+        gone[indexes[indexes < len(gone)]] = True
+        rows = np.flatnonzero(gone.any(1)).astype(np.int32)
+        # The order of what is left does not matter, only that no gap ends a row early.
+        order = np.argsort(gone[rows], axis=1, kind="stable")
+        items, weights = (
+            np.take_along_axis(np.where(gone[rows], empty, array[rows]), order, 1)
+            for array, empty in ((self.items, np.int32(-1)), (self.weights, np.float32(0)))
+        )
+        self.put(rows, items, weights)
 
     def inputs(self, candidates: Ints, histories: Ints) -> Floats:
         """Return what (B, H) histories say of (B, C) candidates, evenly and faded: (B, C, 2)."""
@@ -54,43 +76,36 @@ class Coefficients(NamedTuple):
         _apply(self.items, self.weights, candidates, histories, out)
         return out
 
-    def without(self, indexes: npt.NDArray[np.integer]) -> "Coefficients":
-        """Return them without some items."""
-        gone = np.isin(self.items, indexes)
-        gone[indexes[indexes < len(gone)]] = True
-        # The order of what is left does not matter, only that no gap ends a row early.
-        order = np.argsort(gone, axis=1, kind="stable")
-        items, weights = np.where(gone, -1, self.items), np.where(gone, 0, self.weights)
-        return Coefficients(
-            np.take_along_axis(items, order, 1).astype(np.int32),
-            np.take_along_axis(weights, order, 1).astype(np.float32),
-        )
+    # ------------------------------------------------------------------- deltas and checkpoints
 
-    def pack(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the filled places, for a checkpoint."""
-        filled = self.items >= 0
-        return {
-            "n": filled.sum(1).astype(np.int32),
-            "items": self.items[filled],
-            "weights": self.weights[filled].astype(np.float16),
-        }
+    def snapshot(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return all as one delta from nothing."""
+        return self._rows(np.flatnonzero(self.items[:, 0] >= 0))
 
-    @classmethod
-    def unpack(cls, arrays: dict[str, npt.NDArray[Any]]) -> "Coefficients":
-        """Return what was packed.
+    def take_delta(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return what changed since the last call, and forget that it did."""
+        changed = np.array(sorted(self._changed), np.int64)
+        self._changed = set()
+        return self._rows(changed)
 
-        Raises:
-            ValueError: the arrays do not fit each other.
-        """
-        filled = np.arange(N_REGRESSORS) < arrays["n"][:, None]
+    def apply_delta(self, delta: dict[str, npt.NDArray[np.generic]]) -> None:
+        """Take over changed values; applying the same delta again changes nothing."""
+        filled = np.arange(N_REGRESSORS) < delta["regressors"].astype(np.int64)[:, None]
         items = np.full(filled.shape, -1, np.int32)
         weights = np.zeros(filled.shape, np.float32)
-        if not filled.sum() == len(arrays["items"]) == len(arrays["weights"]):
-            raise ValueError("the regressors are not as many as their numbers say")
-        items[filled], weights[filled] = arrays["items"], arrays["weights"]
-        if not ((arrays["items"] >= 0) & (arrays["items"] < len(items))).all():
-            raise ValueError("an item is regressed on one that is not there")
-        return cls(items, weights)
+        items[filled], weights[filled] = delta["items"], delta["weights"]
+        self.put(delta["fitted"].astype(np.int32), items, weights)
+        self._changed = set()
+
+    def _rows(self, indexes: Longs) -> dict[str, npt.NDArray[np.generic]]:
+        items = self.items[indexes]
+        filled = items >= 0
+        return {
+            "fitted": indexes.astype(np.int32),
+            "regressors": filled.sum(1).astype(np.int32),  # of each
+            "items": items[filled],
+            "weights": self.weights[indexes][filled].astype(np.float16),
+        }
 
 
 def _new_table(size: int) -> Table:
@@ -166,24 +181,20 @@ class PairCounts:
         pairs.takers, pairs.new_takers = state["takers"].copy(), state["new_takers"].copy()
         return pairs
 
-    def fit(self, old: Coefficients) -> Coefficients:
-        """Return coefficients with those items fitted anew that have most new takers."""
-        n = len(self.takers)
-        items = np.full((n, N_REGRESSORS), -1, np.int32)
-        weights = np.zeros((n, N_REGRESSORS), np.float32)
-        items[: len(old.items)], weights[: len(old.items)] = old.items, old.weights
+    def fit(self, coefficients: Coefficients) -> None:
+        """Fit those items anew that have most new takers."""
         due = np.flatnonzero(self.new_takers > 0)
         due = due[np.argsort(-self.new_takers[due], kind="stable")][:FIT_ITEMS]
         self.new_takers[due] = 0
         filled = self.table.counts > 0
-        rows = _rows(*_items_of(self.table.keys[filled]), self.table.counts[filled], n)
+        pairs = _items_of(self.table.keys[filled])
+        rows = _rows(*pairs, self.table.counts[filled], len(self.takers))
         for start in range(0, len(due), _SOLVE_ITEMS):
             batch = due[start : start + _SOLVE_ITEMS]
             regressors, gram, shared = _systems(*rows, self.takers, batch)
             solved = torch.linalg.solve(torch.from_numpy(gram), torch.from_numpy(shared))
-            items[batch] = regressors
-            weights[batch] = solved.half().numpy()  # as precise as a checkpoint keeps them
-        return Coefficients(items, weights)
+            # As precise as a delta carries them.
+            coefficients.put(batch.astype(np.int32), regressors, solved.half().float().numpy())
 
 
 @njit(cache=True, nogil=True)

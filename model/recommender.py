@@ -143,7 +143,7 @@ class Recommender:
     ) -> None:
         self.meta = meta.to(device)
         self.signals = signals
-        self.coefficients = coefficients or Coefficients.none()  # of the item regression
+        self.coefficients = coefficients or Coefficients()  # of the item regression
         self.device = torch.device(device)
         self._gatherer = Gatherer(with_last=with_last)
 
@@ -166,7 +166,7 @@ class Recommender:
         self.explain(prepared, adapted, self.score(prepared, adapted).argmax(1, keepdim=True))
 
     def copy(self) -> "Recommender":
-        """Return a recommender with a copy of the meta-parameters over the same item signals."""
+        """Return a recommender with a copy of the meta-parameters over the same counts."""
         return Recommender(
             copy.deepcopy(self.meta),
             self.signals,

@@ -101,7 +101,7 @@ class Continual:
             self._since_version += len(block)
             if self._since_version >= EVENTS_PER_VERSION:
                 self._publish_version()
-            self.learner.outer_loop.publish_delta()
+            self.learner.publish_delta()
             on_progress(len(block))
         self._publish_version()
 

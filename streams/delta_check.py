@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from headrace.model.content import Content
+from headrace.model.item_regression import N_REGRESSORS, Coefficients
 from headrace.model.recommender import MetaParameters
 from headrace.model.signals import ItemSignals
 from headrace.streams.store import Arrays
@@ -96,3 +97,25 @@ def check_content(delta: Arrays, content: Content, *, n_items: int) -> None:
         raise ValueError("content vectors are not finite")
     if ((items < 0) | (items >= n_items)).any():
         raise ValueError(f"content items are not all from 0 to {n_items - 1}")
+
+
+def check_regression(delta: Arrays, *, n_items: int) -> None:
+    """Check changed coefficients of the item regression.
+
+    Raises:
+        ValueError: a type, shape, number, value or index that does not fit.
+        KeyError: an array is missing.
+    """
+    fitted, regressors, items = delta["fitted"], delta["regressors"], delta["items"]
+    for name, like in Coefficients().snapshot().items():
+        array = delta[name]
+        n = len(fitted) if name in ("fitted", "regressors") else len(items)
+        if array.dtype != like.dtype or array.shape != (n,):
+            raise ValueError(f"regression {name} is {array.dtype} {array.shape}")
+    if ((regressors < 0) | (regressors > N_REGRESSORS)).any() or regressors.sum() != len(items):
+        raise ValueError("the regressors are not as many as their numbers say")
+    for name, array in (("fitted", fitted), ("items", items)):
+        if ((array < 0) | (array >= n_items)).any():
+            raise ValueError(f"regression {name} are not all from 0 to {n_items - 1}")
+    if not np.isfinite(delta["weights"]).all():
+        raise ValueError("regression weights are not finite")

@@ -40,7 +40,7 @@ Block = list[tuple[str, int, Event]]  # (user, position in the stream, event)
 CONTENDERS = ("adapted", "frozen", "twin", "placebo")
 LISTED = ("adapted", "frozen", "twin")  # those whose lists are described
 EVENTS_PER_DELTA = 200  # a second of a service with 200 events a second
-EVENTS_PER_VERSION = 10_000
+EVENTS_PER_VERSION = 6_000  # half a minute of it
 
 
 class Evaluation:
@@ -138,7 +138,7 @@ class Evaluation:
         if is_version:
             learner.make_room()
             learner.publish_version()
-        learner.outer_loop.publish_delta()
+        learner.publish_delta()
         self.seconds += time.perf_counter() - started
         if self._twin:
             if is_version:

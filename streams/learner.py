@@ -13,7 +13,7 @@ import torch
 from headrace.model.candidates import REMEMBERED
 from headrace.model.config import ModelConfig
 from headrace.model.content import MAX_COLD
-from headrace.model.item_regression import Coefficients, PairCounts
+from headrace.model.item_regression import FIT_EVENTS, Coefficients, PairCounts
 from headrace.model.outer_loop import OuterLoop, OuterLoopConfig, Tasks
 from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.signals import ALL_TIME, Ints, ItemSignals
@@ -83,6 +83,7 @@ class Learner:
         self.pairs = PairCounts()
         self.users: OrderedDict[str, UserState] = OrderedDict()  # least recent first
         self.n_events = 0
+        self._n_unfitted = 0  # events since items were fitted anew
         self.new_items: list[tuple[int, str]] = []  # admitted since the last delta
         self._category_numbers: dict[str, int] = {}
         self._category_of_item: dict[str, int] = {}
@@ -112,8 +113,14 @@ class Learner:
 
     def publish_version(self) -> None:
         """Judge by what is known now: it is about to be served."""
-        self.recommender.coefficients = self.pairs.fit(self.recommender.coefficients)
         self.outer_loop.publish_version(len(self.vocabulary))
+
+    def publish_delta(self) -> None:
+        """Judge by what a delta carries as it is now; some items are fitted anew for it."""
+        if self._n_unfitted >= FIT_EVENTS:
+            self._n_unfitted = 0
+            self.pairs.fit(self.recommender.coefficients)
+        self.outer_loop.publish_delta()
 
     @property
     def signals(self) -> ItemSignals:
@@ -128,7 +135,7 @@ class Learner:
         self.signals.count(none.astype(np.int32), none, had.astype(np.int32), had)
         pairs = PairCounts()
         pairs.count(np.ones(1, np.int32), np.zeros((1, REMEMBERED), np.int32))
-        pairs.fit(Coefficients.none())
+        pairs.fit(Coefficients())
 
     def learn(self, events: Sequence[tuple[str, int, Event]], *, rehearse: bool = True) -> Learned:
         """Learn from (user key, offset, event) triples, new to the users' states and in order.
@@ -155,6 +162,7 @@ class Learner:
             self.count(folded, slice(None))
         self.signals.refresh_popular(len(self.vocabulary))
         self.n_events += len(folded.targets)
+        self._n_unfitted += len(folded.targets)
         if tasks is None:
             return Learned(len(folded.targets), 0, float("nan"))
         loss = self.outer_loop.learn(tasks, n_items=len(self.vocabulary), rehearse=rehearse)
@@ -332,7 +340,7 @@ class Learner:
         self.signals.forget(gone)
         self.outer_loop.forget(gone)
         self.pairs.forget(gone)
-        self.recommender.coefficients = self.recommender.coefficients.without(gone)
+        self.recommender.coefficients.forget(gone)
         self.vocabulary.evict(gone.tolist())
         self.new_items = []  # replicas reload; told later, an evicted one would come back to them
         self.signals.refresh_popular(len(self.vocabulary))

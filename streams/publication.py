@@ -1,9 +1,9 @@
 """What the learn role publishes and adapt workers follow: versions and deltas.
 
 A *version* is a checkpoint in the store and an announcement on the models topic. A *delta* holds
-the item signals that changed and the small scoring network, as absolute values, on the deltas
-topic. An *epoch* is a stretch of deltas that fit each other: a worker applies only deltas of the
-epoch it loaded, and loads a version in full when its epoch is a new one.
+the item signals and regressions that changed and the small scoring network, as absolute values, on
+the deltas topic. An *epoch* is a stretch of deltas that fit each other: a worker applies only
+deltas of the epoch it loaded, and loads a version in full when its epoch is a new one.
 """
 
 import zlib
@@ -23,6 +23,7 @@ from headrace.model.signals import ItemSignals
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams.delta_check import (
     check_content,
+    check_regression,
     check_signals,
     check_weights,
     checked_items,
@@ -77,7 +78,7 @@ def pack_model(
     """
     n = len(vocabulary)
     arrays = {f"signals.{k}": a for k, a in recommender.signals.snapshot(n).items()}
-    arrays |= {f"regression.{k}": a for k, a in recommender.coefficients.pack().items()}
+    arrays |= {f"regression.{k}": a for k, a in recommender.coefficients.snapshot().items()}
     arrays |= {f"content.{k}": a for k, a in recommender.signals.content.snapshot().items()}
     arrays |= _arrays_of(recommender.meta.state_dict(), "meta.")
     config = recommender.meta.config.to_dict()
@@ -108,7 +109,9 @@ def unpack_model(blob: bytes, *, max_items: int, device: str) -> tuple[Recommend
         vocabulary = Vocabulary(max_items, fields["ids"])
         signals.reserve(len(vocabulary))
         signals.refresh_popular(len(vocabulary))
-        coefficients = Coefficients.unpack(under(arrays, "regression."))
+        coefficients = Coefficients()
+        check_regression(under(arrays, "regression."), n_items=len(vocabulary))
+        coefficients.apply_delta(under(arrays, "regression."))
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as exc:
         raise CheckpointError(f"the checkpoint does not fit: {exc}") from exc
     return Recommender(meta, signals, coefficients=coefficients, device=device), vocabulary
@@ -120,6 +123,7 @@ def unpack_model(blob: bytes, *, max_items: int, device: str) -> tuple[Recommend
 def pack_delta(recommender: Recommender, new_items: list[tuple[int, str]]) -> bytes:
     """Write what changed since the last delta, and the small scoring network."""
     arrays = {f"signals.{k}": a for k, a in recommender.signals.take_delta().items()}
+    arrays |= {f"regression.{k}": a for k, a in recommender.coefficients.take_delta().items()}
     arrays |= {f"content.{k}": a for k, a in recommender.signals.content.take_delta().items()}
     arrays |= _arrays_of(recommender.meta.small_state(), "meta.")
     return zlib.compress(pack(arrays, {"new_items": new_items}), 1)
@@ -137,13 +141,14 @@ def apply_delta(blob: bytes, recommender: Recommender, vocabulary: Vocabulary) -
     try:  # 1
         arrays, fields = unpack(_decompress(blob))
         small, changed = _tensors_of(arrays, "meta."), under(arrays, "signals.")
-        content = under(arrays, "content.")
+        content, fitted = under(arrays, "content."), under(arrays, "regression.")
         room = max(vocabulary.max_items, len(vocabulary))
         new_items = checked_items(fields["new_items"], max_items=room)
         n_items = max([len(vocabulary), *(index + 1 for index, _ in new_items)])
         check_weights(small, recommender.meta)
         check_signals(changed, signals, n_items=n_items)
         check_content(content, signals.content, n_items=n_items)
+        check_regression(fitted, n_items=n_items)
     except (zlib.error, KeyError, TypeError, RuntimeError, ValueError) as exc:
         raise CheckpointError(f"a delta does not fit: {exc}") from exc
     signals.reserve(n_items)  # 2
@@ -152,6 +157,7 @@ def apply_delta(blob: bytes, recommender: Recommender, vocabulary: Vocabulary) -
         vocabulary.place(index, item)
     signals.apply_delta(changed)
     signals.content.apply_delta(content)
+    recommender.coefficients.apply_delta(fitted)
     signals.refresh_popular(n_items)
 
 

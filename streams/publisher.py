@@ -182,7 +182,7 @@ class Publisher:
         return offset
 
     def _pack_delta(self) -> bytes:
-        self._learner.outer_loop.publish_delta()
+        self._learner.publish_delta()
         new_items, self._learner.new_items = self._learner.new_items, []
         return pack_delta(self._learner.recommender, new_items)
 

@@ -107,11 +107,11 @@ class Serving:
         with self._changed:
             has_signals = live is None or live.epoch != announcement.epoch or live.is_behind
             if live is not None and not has_signals:
-                # The signals at work are this version's own and have moved on since.
+                # What is counted at work is this version's own and has moved on since.
                 recommender = Recommender(
                     recommender.meta,
                     live.recommender.signals,
-                    coefficients=recommender.coefficients,
+                    coefficients=live.recommender.coefficients,
                     device=self._device,
                 )
                 vocabulary = live.vocabulary

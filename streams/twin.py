@@ -28,7 +28,10 @@ class Twin:
         config = dataclasses.replace(learner.recommender.meta.config, inner_steps=0)
         self.outer_loop = OuterLoop(
             Recommender(
-                MetaParameters(config), learner.signals, device=str(learner.recommender.device)
+                MetaParameters(config),
+                learner.signals,
+                coefficients=learner.recommender.coefficients,
+                device=str(learner.recommender.device),
             ),
             learner.outer_loop.config,
             seed=learner.settings.seed,
@@ -41,8 +44,7 @@ class Twin:
             self._learner.inheritance.heirs.append(self.outer_loop)
 
     def publish_version(self) -> None:
-        """Serve the meta-parameters of now, and what is no meta-parameter as the other does."""
-        self.outer_loop.recommender.coefficients = self._learner.recommender.coefficients
+        """Serve the meta-parameters of now."""
         self.outer_loop.publish_version(len(self._learner.vocabulary))
 
     def rank(self, judged: Judged) -> tuple[Longs, Tasks]:

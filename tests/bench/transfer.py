@@ -64,7 +64,7 @@ def learned(shop: Shop, n_events: int) -> Learner:
         learner.learn([(event.user, at + i, event) for i, event in enumerate(block)])
         if at % EVENTS_PER_VERSION == EVENTS_PER_VERSION - EVENTS_PER_DELTA:
             learner.publish_version()
-        learner.outer_loop.publish_delta()
+        learner.publish_delta()
     return learner
 
 
@@ -90,7 +90,7 @@ def interactions(shop: Shop, n: int) -> pl.DataFrame:
 @click.option("--new-items")
 @click.option("--old-events", default=30_000)
 @click.option("--events", "n_events", default=10_000)
-@click.option("--per-version", "sizes", multiple=True, type=int, default=(10_000,))
+@click.option("--per-version", "sizes", multiple=True, type=int, default=(EVENTS_PER_VERSION,))
 def main(
     by: str | None,
     old: str,

@@ -30,6 +30,7 @@ def published() -> tuple[bytes, bytes]:
     learner.signals.take_delta()
     learner.new_items = []
     learner.learn(stream[100:])
+    learner.pairs.fit(learner.recommender.coefficients)
     assert learner.new_items
     return version, pack_delta(learner.recommender, learner.new_items)
 
@@ -47,6 +48,7 @@ def served(worker: Worker) -> dict[str, Any]:
     numbers = {name: array.copy() for name, array in signals.arrays._asdict().items()}
     numbers |= {name: t.clone().numpy() for name, t in recommender.meta.state_dict().items()}
     numbers |= {"popular": signals.popular.copy()}
+    numbers |= {f"regression.{k}": a for k, a in recommender.coefficients.snapshot().items()}
     numbers |= {"clocks": np.array([signals.clock, signals.landmark, signals.now_s])}
     indexes = {item: vocabulary.index(item) for item in vocabulary.ids}
     return {"numbers": numbers, "ids": list(vocabulary.ids), "indexes": indexes}
@@ -109,6 +111,15 @@ DAMAGES: dict[str, Damage] = {
     "a relation too few": turn("signals.weights", lambda a: a[:, :-1]),
     "another type": turn("signals.filled", lambda a: a.astype(np.float32)),
     "an index without a length": turn("signals.items", lambda a: a[:1].reshape(())),
+    "a fitted item beyond the vocabulary": put("regression.fitted", MAX_ITEMS),
+    "a regressor beyond the vocabulary": put("regression.items", MAX_ITEMS),
+    "a regressor below zero": put("regression.items", -1),
+    "more regressors than there are": put("regression.regressors", 99),
+    "fewer regressors than none": put("regression.regressors", -1),
+    "a coefficient that is no number": put("regression.weights", np.nan),
+    "a coefficient too few": turn("regression.weights", lambda a: a[:-1]),
+    "regressors without numbers": lose("regression.regressors"),
+    "coefficients of another type": turn("regression.weights", lambda a: a.astype(np.float32)),
     "a missing small weight": lose("meta.scorer.linear"),
     "a weight of the encoder": lambda arrays, _: arrays.update({"meta.encoder.bias": np.ones(3)}),
     "a small weight of another shape": turn("meta.scorer.linear", lambda a: a[:-1]),
@@ -152,6 +163,8 @@ def test_the_same_delta_without_damage_is_taken_over(
     torch.testing.assert_close(
         recommender.meta.scorer.linear.detach(), torch.tensor(arrays["meta.scorer.linear"])
     )
+    for name, array in recommender.coefficients.snapshot().items():
+        np.testing.assert_array_equal(array, arrays[f"regression.{name}"])
 
 
 @pytest.mark.parametrize(

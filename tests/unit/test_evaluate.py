@@ -174,7 +174,7 @@ def test_lists_for_each_action_are_judged_by_the_events_of_each() -> None:
     random = np.random.default_rng(0)
     had: dict[str, list[int]] = {f"user-{u}": [0, 1] for u in range(9)}
     rows = []
-    for at in range(3_000):
+    for at in range(5_000):
         user = f"user-{random.integers(9)}"
         action = ("view", "purchase")[random.integers(2)]
         others = [item for item in range(20) if item not in had[user][-2:]]
@@ -182,13 +182,13 @@ def test_lists_for_each_action_are_judged_by_the_events_of_each() -> None:
         had[user].append(item)
         rows.append((user, f"item-{item}", action, 60_000 * at))
     events = pl.DataFrame(rows, schema=STREAM.schema, orient="row")
-    told = evaluate(events, small(replay_batches=16), stream="drawn", n_events=3_000)
+    told = evaluate(events, small(replay_batches=16), stream="drawn", n_events=5_000)
     found = told["by_action"]
     assert found.keys() == {"view", "purchase"}
     assert sum(one["events"] for one in found.values()) == told["scored"]
     for action, other in (("view", "purchase"), ("purchase", "view")):
         own = found[action][f"for_{action}"]["ndcg10"]
-        assert own >= found[action]["adapted"]["ndcg10"]
+        assert own > found[action]["adapted"]["ndcg10"] - 0.001  # of purchases it misses none
         assert own > found[action][f"for_{other}"]["ndcg10"] + 0.02
         assert found[action][f"for_{other}"]["gain"]["low"] > 0
 

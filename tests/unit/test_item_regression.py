@@ -43,7 +43,24 @@ def one_row(*weights: float) -> Coefficients:
     values = np.zeros((4, N_REGRESSORS), np.float32)
     items[A, : len(weights)] = np.arange(1, len(weights) + 1)
     values[A, : len(weights)] = weights
-    return Coefficients(items, values)
+    coefficients = Coefficients()
+    coefficients.put(np.arange(4, dtype=np.int32), items, values)
+    return coefficients
+
+
+def fitted_to(pairs: PairCounts) -> Coefficients:
+    """Return the coefficients of a first fit."""
+    coefficients = Coefficients()
+    pairs.fit(coefficients)
+    return coefficients
+
+
+def assert_same(one: Coefficients, other: Coefficients) -> None:
+    """Check that two say the same of every item."""
+    one_rows, other_rows = one.snapshot(), other.snapshot()
+    assert one_rows.keys() == other_rows.keys()
+    for name, array in one_rows.items():
+        np.testing.assert_array_equal(other_rows[name], array, err_msg=name)
 
 
 # ------------------------------------------------------------------------------------- counting
@@ -101,7 +118,7 @@ def test_counts_go_on_from_their_state() -> None:
 
 def test_coefficients_are_those_of_ridge_regression_on_who_took_what() -> None:
     users = crowd()
-    fitted = count(PairCounts(), *users).fit(Coefficients.none())
+    fitted = fitted_to(count(PairCounts(), *users))
     took = np.zeros((len(users), N_ITEMS))
     for row, user in zip(took, users, strict=True):
         row[user] = 1
@@ -120,19 +137,22 @@ def test_coefficients_are_those_of_ridge_regression_on_who_took_what() -> None:
 def test_items_with_most_new_takers_are_fitted_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(item_regression, "FIT_ITEMS", 1)
     pairs = count(PairCounts(), *USERS)
-    first = pairs.fit(Coefficients.none())
-    assert ((first.items >= 0).any(1)).tolist()[:4] == [True, False, False, False]
-    second = pairs.fit(first)  # B and C have as many
-    assert ((second.items >= 0).any(1)).tolist()[:4] == [True, True, False, False]
-    assert ((first.items >= 0).any(1)).tolist()[:4] == [True, False, False, False]  # unchanged
+    fitted = fitted_to(pairs)
+    assert fitted.take_delta()["fitted"].tolist() == [A]
+    pairs.fit(fitted)  # B and C have as many
+    assert fitted.take_delta()["fitted"].tolist() == [B]
+    assert fitted.snapshot()["fitted"].tolist() == [A, B]
 
 
 def test_an_item_nobody_took_since_keeps_its_coefficients() -> None:
     pairs = count(PairCounts(), *USERS)
-    before = pairs.fit(Coefficients.none())
-    after = count(pairs, [C, D]).fit(before)
-    np.testing.assert_array_equal(after.weights[A], before.weights[A])
-    assert after.weights[D, 0] > before.weights[D, 0] > 0
+    fitted = fitted_to(pairs)
+    before = fitted.weights.copy()
+    fitted.take_delta()
+    count(pairs, [C, D]).fit(fitted)
+    assert fitted.take_delta()["fitted"].tolist() == [C, D]
+    np.testing.assert_array_equal(fitted.weights[A], before[A])
+    assert fitted.weights[D, 0] > before[D, 0] > 0
 
 
 # --------------------------------------------------------------------------------------- serving
@@ -158,23 +178,41 @@ def test_items_newer_than_the_coefficients_are_silent() -> None:
     assert said[0, :, 0].tolist() == [0, 0.5]
 
 
+def test_a_regressor_newer_than_every_fitted_item_speaks() -> None:
+    coefficients = Coefficients()
+    regressors = np.full((1, N_REGRESSORS), -1, np.int32)
+    regressors[0, 0] = D
+    coefficients.put(
+        np.array([A], np.int32), regressors, np.full((1, N_REGRESSORS), 0.5, np.float32)
+    )
+    said = coefficients.inputs(np.array([[A]], np.int32), np.array([[D]], np.int32))
+    assert said[0, 0].tolist() == [0.5, 0.5]
+
+
+def test_a_replica_that_follows_by_deltas_says_the_same() -> None:
+    pairs, fitted, replica = PairCounts(), Coefficients(), Coefficients()
+    for users in (crowd(20), crowd()[20:40], crowd()[40:]):
+        count(pairs, *users).fit(fitted)
+        delta = fitted.take_delta()
+        for _ in range(2):  # a delta that is applied again changes nothing
+            replica.apply_delta(delta)
+        assert_same(replica, fitted)
+    fitted.forget(np.array([A, B]))
+    replica.apply_delta(fitted.take_delta())
+    assert_same(replica, fitted)
+
+
 def test_coefficients_come_back_from_a_checkpoint() -> None:
-    fitted = count(PairCounts(), *crowd()).fit(Coefficients.none())
-    again = Coefficients.unpack(fitted.pack())
-    np.testing.assert_array_equal(again.items, fitted.items)
-    np.testing.assert_array_equal(again.weights, fitted.weights)
-
-
-@pytest.mark.parametrize("items", [[7, 1], [1], [-1, 1]])
-def test_coefficients_that_do_not_fit_are_refused(items: list[int]) -> None:
-    packed = one_row(0.5, 0.25).pack()
-    packed["items"] = np.array(items, np.int32)
-    with pytest.raises(ValueError, match=r"not there|not as many"):
-        Coefficients.unpack(packed)
+    fitted, again = fitted_to(count(PairCounts(), *crowd())), Coefficients()
+    again.apply_delta(fitted.snapshot())
+    assert_same(again, fitted)
+    assert not len(again.take_delta()["fitted"])  # nothing to tell others
 
 
 def test_coefficients_without_an_item_neither_have_nor_hear_it() -> None:
-    left = one_row(0.5, 0.25).without(np.array([B, 1_000_000]))
+    left = one_row(0.5, 0.25)
+    left.forget(np.array([B, 1_000_000]))
     assert left.items[A, :2].tolist() == [C, -1]
     assert left.weights[A, :2].tolist() == [0.25, 0]
-    assert (left.without(np.array([A])).items == -1).all()
+    left.forget(np.array([A]))
+    assert (left.items == -1).all()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from stream_samples import batches, copies, drawn, folded, learned
 
+from headrace import streams
 from headrace.model.recommender import Recommender
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams.errors import CheckpointError, MalformedRecordError
@@ -169,17 +170,22 @@ def test_a_replica_of_a_version_ranks_as_the_learner() -> None:
 
 
 @pytest.mark.parametrize("n_before", [0, 150])
-def test_a_replica_that_follows_by_deltas_ranks_as_the_learner(n_before: int) -> None:
+def test_a_replica_that_follows_by_deltas_ranks_as_the_learner(
+    n_before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams.learner, "FIT_EVENTS", 100)
     learner = learned(STREAM[:n_before])
     recommender, vocabulary = replica_of(learner)
     n_known = len(vocabulary)
     for batch in batches(STREAM[n_before:], 50):
         learner.learn(batch)
+        learner.publish_delta()
         delta = pack_delta(learner.recommender, learner.new_items)
         learner.new_items = []
         for _ in range(2):  # a delta that is applied again changes nothing
             apply_delta(delta, recommender, vocabulary)
     assert len(vocabulary) > n_known
+    assert (recommender.coefficients.items >= 0).any()  # fitted meanwhile
     assert vocabulary.ids == learner.vocabulary.ids
     # The encoder moves with versions: only the small scoring network and the signals came along.
     recommender.meta.encoder.load_state_dict(learner.recommender.meta.encoder.state_dict())

@@ -4,10 +4,11 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from serving_samples import CLICKS, NOW_MS, Shop, metric
 
-from headrace.model.item_regression import Coefficients
+from headrace.model.item_regression import N_REGRESSORS
 from headrace.streams.errors import CheckpointError
 from headrace.streams.serving import ClosedError
 from headrace.streams.wire import Recommendation
@@ -69,15 +70,20 @@ def test_a_version_of_a_new_epoch_replaces_the_signals(tmp_path: Path) -> None:
     assert "hot" not in made.items
 
 
-def test_a_version_of_the_same_epoch_brings_its_item_regression(tmp_path: Path) -> None:
+def test_a_delta_brings_item_regressions_and_a_version_of_the_same_epoch_keeps_them(
+    tmp_path: Path,
+) -> None:
     shop = Shop(tmp_path).at_work()
+    announced = shop.announce(2)
     *_, last = shop.answer(*CLICKS).items
-    vocabulary, coefficients = shop.learner.vocabulary, shop.learner.recommender.coefficients
-    items, weights = coefficients.items.copy(), coefficients.weights.copy()
-    items[vocabulary.index(last), 0] = vocabulary.index(CLICKS[0].item)
-    weights[vocabulary.index(last), 0] = 1_000
-    shop.learner.recommender.coefficients = Coefficients(items, weights)
-    assert not shop.serving.serve(shop.announce(2))
+    index = shop.learner.vocabulary.index
+    items = np.full((1, N_REGRESSORS), -1, np.int32)
+    weights = np.zeros((1, N_REGRESSORS), np.float32)
+    items[0, 0], weights[0, 0] = index(CLICKS[0].item), 1_000
+    shop.learner.recommender.coefficients.put(np.array([index(last)], np.int32), items, weights)
+    shop.delta()
+    assert shop.answer(*CLICKS).items[0] == last
+    assert not shop.serving.serve(announced)  # packed before
     assert shop.answer(*CLICKS).items[0] == last
 
 
