@@ -33,6 +33,7 @@ from headrace.model.candidate_signals import (
     TOUCHED,
     Walk,
     describe,
+    take_logarithms,
 )
 from headrace.model.signals import (
     ALL_TIME,
@@ -148,6 +149,7 @@ class Gatherer:
         )
         self._tick += b
         n = int((out.items >= 0).sum(1).max(initial=1))  # C of this batch: padding costs time
+        take_logarithms(out.signals[:, :n])
         out.signals[:, :n, CONTENT] = content.likeness(profiles, out.items[:, :n])
         return Candidates(out.items[:, :n], out.signals[:, :n], out.context, out.because[:, :n])
 

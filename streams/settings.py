@@ -132,7 +132,7 @@ class Settings(BaseSettings):
         30.0, gt=0, description="... or after this long, if there were events at all."
     )
     replay_tasks: int = Field(
-        8_192, ge=256, le=1_000_000, description="Tasks kept for rehearsal (20 kB each)."
+        8_192, ge=256, le=1_000_000, description="Tasks kept for rehearsal (24 kB each)."
     )
     replay_batches: int = Field(
         2, ge=0, le=64, description="Rehearsed meta-batches for each new one."
