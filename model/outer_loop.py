@@ -160,6 +160,11 @@ class OuterLoop:
 
     def forget(self, indexes: npt.NDArray[np.integer]) -> None:
         """Forget items whose index is about to be given to others, and all that is rehearsed."""
+        self.start_anew(indexes)
+        self._forget_replay()
+
+    def start_anew(self, indexes: npt.NDArray[np.integer]) -> None:
+        """Let indexes that nobody took an item of be as new: other items are to have them."""
         encoder = self.meta.encoder
         gone = torch.from_numpy(indexes[indexes < self.meta.capacity].astype(np.int64))
         with torch.no_grad():
@@ -168,7 +173,6 @@ class OuterLoop:
             )
             encoder.bias[gone] = 0.0
         self._residual.forget(gone.numpy())
-        self._forget_replay()
 
     def state(self) -> dict[str, Tensor]:
         """Return the optimisers' moments and the counts, to go on from. The replay is not in it:

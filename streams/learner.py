@@ -302,6 +302,8 @@ class Learner:
         arrays = self.signals.arrays
         arrays.category[indexes] = -1
         arrays.dirty_items[indexes] = True
+        for loop in self.inheritance.heirs if self.inheritance else [self.outer_loop]:
+            loop.start_anew(np.asarray(indexes))
         self.vocabulary.evict([int(index) for index in indexes])
 
     def categorise(self, item: str, categories: Sequence[str]) -> None:

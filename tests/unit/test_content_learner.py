@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from stream_samples import drawn, event, folded, learned, small
 
 from headrace.model.vocabulary import Vocabulary
@@ -111,9 +112,13 @@ def test_an_item_that_gave_way_has_its_content_again_when_it_is_taken() -> None:
 def test_a_reused_index_has_nothing_of_the_item_before() -> None:
     learner = Learner(small(max_items=16))
     note(learner, *(Item(item=f"a-{i}", title="tea", categories=("hot",)) for i in range(8)))
+    encoder = learner.recommender.meta.encoder
+    learner.outer_loop.start_items(torch.arange(8), torch.ones(8, encoder.items.shape[1] + 1))
     note(learner, *(Item(item=f"b-{i}", title=f"milk {i}") for i in range(8)))
     assert set(learner.vocabulary.ids) == {f"b-{i}" for i in range(8)}
     assert set(learner.signals.arrays.category[:8]) == {-1}
+    assert not (encoder.items[:8] == 1).any()
+    assert not encoder.bias[:8].any()
 
 
 def test_a_withdrawn_item_is_no_longer_cold() -> None:
