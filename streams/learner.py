@@ -20,6 +20,7 @@ from headrace.model.signals import ALL_TIME, Ints, ItemSignals
 from headrace.model.vocabulary import ItemIndex, Vocabulary
 from headrace.streams.actions import weights_of
 from headrace.streams.catalogue import Catalogue
+from headrace.streams.categories import Categories
 from headrace.streams.content import HashedWords, pick_embedder
 from headrace.streams.inheritance import Inheritance
 from headrace.streams.prequential import Folded, fold, judge
@@ -28,7 +29,6 @@ from headrace.streams.state import NOT_ENGAGED, UserState
 from headrace.streams.wire import Event, Item
 
 PLACED_AT_ONCE = 64  # items; a sentence model takes some 0.2 s, and events wait meanwhile
-MAX_CATALOGUE = 2_000_000  # items whose category is kept before they are admitted
 EVICT_SHARE = 0.05  # of a full vocabulary, at a version: evicting rewrites every neighbour row
 
 
@@ -85,8 +85,7 @@ class Learner:
         self.n_events = 0
         self._n_unfitted = 0  # events since items were fitted anew
         self.new_items: list[tuple[int, str]] = []  # admitted since the last delta
-        self._category_numbers: dict[str, int] = {}
-        self._category_of_item: dict[str, int] = {}
+        self.categories = Categories()
         is_on = settings.content != "off"
         self.catalogue = Catalogue(
             pick_embedder() if is_on else HashedWords(), max_items=settings.max_items, is_on=is_on
@@ -308,26 +307,13 @@ class Learner:
 
     def categorise(self, item: str, categories: Sequence[str]) -> None:
         """Note the finest of an item's categories, now or once the item is admitted."""
-        if not categories:
-            return
-        numbers = self._category_numbers
-        number = numbers.setdefault(categories[-1], len(numbers))
-        if item in self._category_of_item or len(self._category_of_item) < MAX_CATALOGUE:
-            self._category_of_item[item] = number
+        self.categories.note(item, categories)
         index = self.vocabulary.index(item)
         if index >= 0:
             self._place_in_category(index, item)
 
-    def categories(self) -> list[str]:
-        """Return the categories by number: what the numbers in the item signals mean."""
-        return list(self._category_numbers)
-
-    def restore_categories(self, categories: Sequence[str]) -> None:
-        """Give the categories their numbers back."""
-        self._category_numbers = {category: i for i, category in enumerate(categories)}
-
     def _place_in_category(self, index: int, item: str) -> None:
-        number = self._category_of_item.get(item)
+        number = self.categories.of(item)
         if number is not None:
             self.signals.arrays.category[index] = number
             self.signals.arrays.dirty_items[index] = True

@@ -31,7 +31,7 @@ def pack_learner(learner: Learner, positions: Positions) -> bytes:
     fields = {
         "positions": {str(partition): offset for partition, offset in positions.items()},
         "n_events": learner.n_events,
-        "categories": learner.categories(),
+        "categories": learner.categories.names(),
         "content": [learner.catalogue.space, learner.catalogue.n_arrived],
     }
     return pack(arrays, fields)
@@ -59,7 +59,7 @@ def restore(learner: Learner, model_blob: bytes, learner_blob: bytes) -> Positio
             (key, UserState.decode(state)) for key, state in msgpack.unpackb(arrays["users"])
         )
         learner.n_events = fields["n_events"]
-        learner.restore_categories(fields["categories"])
+        learner.categories.restore(fields["categories"])
         if not learner.catalogue.restore(*fields["content"]):
             learner.signals.content = Content()  # of another space; the records are read again
         return {int(partition): offset for partition, offset in fields["positions"].items()}

@@ -94,7 +94,7 @@ def test_the_least_recent_users_are_forgotten_beyond_the_bound() -> None:
 def category_of(learner: Learner, item: str) -> str | None:
     """Return the category that the item signals know of an item."""
     number = int(learner.signals.arrays.category[learner.vocabulary.index(item)])
-    return None if number < 0 else learner.categories()[number]
+    return None if number < 0 else learner.categories.names()[number]
 
 
 def test_an_item_gets_its_finest_category_before_or_after_it_is_admitted() -> None:
@@ -115,7 +115,7 @@ def test_a_change_of_category_travels_with_the_next_delta() -> None:
 
 def test_restored_categories_keep_their_numbers() -> None:
     learner = Learner(small())
-    learner.restore_categories(["cold", "hot"])
+    learner.categories.restore(["cold", "hot"])
     learner.learn(visits("tea"))
     learner.categorise("tea", ("hot",))
     assert learner.signals.arrays.category[0] == 1

@@ -1,0 +1,30 @@
+"""Categories: numbers that stay, and bounds."""
+
+import pytest
+
+from headrace.streams import categories
+from headrace.streams.categories import Categories
+
+
+def test_the_finest_category_counts_and_keeps_its_number() -> None:
+    known = Categories()
+    for item, path in (("tea", ("drinks", "hot")), ("milk", ("drinks", "cold")), ("soap", ())):
+        known.note(item, path)
+    known.note("cocoa", ("hot",))
+    assert [known.of(item) for item in ("tea", "milk", "soap", "cocoa")] == [0, 1, None, 0]
+    assert known.names() == ["hot", "cold"]
+
+
+def test_beyond_the_bounds_nothing_new_is_kept_and_the_old_can_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(categories, "MAX_CATEGORIES", 2)
+    monkeypatch.setattr(categories, "MAX_ITEMS", 2)
+    known = Categories()
+    known.note("tea", ("hot",))
+    known.note("milk", ("cold",))
+    known.note("soap", ("cold",))  # one item too many
+    known.note("milk", ("soft",))  # one category too many
+    known.note("tea", ("cold",))
+    assert [known.of(item) for item in ("tea", "milk", "soap")] == [1, 1, None]
+    assert known.names() == ["hot", "cold"]
