@@ -22,8 +22,8 @@ from headrace.model.signals import Floats, Ints, Longs
 N_REGRESSORS = 128  # K
 RIDGE = 100.0  # users: what an item's neighbours must bring against chance
 FADE = 0.9  # of a user's items, for each step further back
-FIT_EVENTS = 2000  # after so many new ones, some items are fitted anew
-FIT_ITEMS = 1024  # at a time, those with most new takers first
+FIT_EVENTS = 2_000  # after so many new ones, some items are fitted anew
+FIT_ITEMS = 1_024  # at a time, those with most new takers first
 MAX_PAIRS = 2**23  # places of the table, half of them in use: 96 MB
 _SMALLEST_TABLE = 2**16
 _SOLVE_ITEMS = 64  # systems solved together: 4 MB
