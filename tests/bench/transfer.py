@@ -23,7 +23,6 @@ from headrace.model.ranking_metrics import ndcg_at
 from headrace.streams.evaluate import EVENTS_PER_DELTA, EVENTS_PER_VERSION, Evaluation
 from headrace.streams.files import completejourney, events_of, load_events, load_items
 from headrace.streams.learner import Learner
-
 from headrace.streams.publication import pack_model
 from headrace.streams.report import UNSCORED, K
 from headrace.streams.settings import Settings
