@@ -52,20 +52,24 @@ N_SIGNALS = len(SIGNALS)
 CONTEXTS = ("log_events", "repeat_rate", "log_session_position", "distinct_ratio")
 N_CONTEXTS = len(CONTEXTS)
 
+CATEGORY_FADES = ((1 - OWN_FADE) * OWN_FADE ** np.arange(HISTORY)).astype(np.float32)
+_FADE_RATES = (-1 / POPULARITY_LIVES[SLOW : FAST + 1]).astype(np.float32)
+
 
 class Walk(NamedTuple):
-    """What the walk over a task's history found; an item's row counts only if stamped."""
+    """What the walk over a task's history found. Working memory, kept from one task to the next."""
 
-    sums: Floats  # (N, R) shares of each relation, over the neighbours of the recent items
-    loudest: Floats  # (N, 3) by the columns below
-    own: Floats  # (N, 5) own counts, by the columns below
-    stamps: Longs  # (N, 3) latest task that touched, chose, owns the item
-    touched: Ints  # (N,) the items touched
+    sums: Floats  # (N, 8) by the columns below, over the neighbours of the recent items; else zero
+    own: Floats  # (N, 5) own counts, by the columns below; they count only if stamped
+    stamps: Longs  # (N, 2) latest task that chose, owns the item
+    touched: Ints  # (N,) the items that have sums
+    strengths: Floats  # (R, N) their shares of each relation, in the order they were touched
+    scales: Floats  # (H, 8) what a weight of each interaction's item is worth
 
 
-TOUCHED, CHOSEN, OWN = range(3)  # columns of the stamps
+LINKED, LAST = 6, 7  # columns of the sums behind the relations: how many speak; NEXT of the last
+CHOSEN, OWN = range(2)  # columns of the stamps
 RECENCY, POSITION, COUNT, TOTAL, FOLLOWED = range(5)  # columns of the own counts
-SHARE, SPEAKER, LINKED = range(3)  # largest share from one interaction, which, how many speak
 
 
 @njit(cache=True, nogil=True)
@@ -80,9 +84,11 @@ def describe(
     stamp: int,
     items: Ints,
     signals: Floats,
-    because: Ints,
+    ages: Floats,
 ) -> None:
-    """Write the counted signals of one task's candidates; ``take_logarithms`` finishes them.
+    """Write the counted signals of one task's candidates; ``finish`` takes them on from there.
+
+    Several short loops: what one waits for from memory, the next turns of it ask for meanwhile.
 
     Args:
         a: the item signals.
@@ -95,94 +101,109 @@ def describe(
         stamp: the task.
         items: (C,) the candidates.
         signals: (C, F) zeros, written to.
-        because: (C,) -1, written to: position of the interaction that speaks loudest.
+        ages: (C,) written to: ticks since each candidate's last event.
     """
-    sums, loudest, own, stamps, _ = walk
+    n = len(items)
     last = had[0]
     n_had = 0
     for y in had[:HISTORY]:
         n_had += y >= 0
-    for c in range(len(items)):
-        z = items[c]
-        f = signals[c]
-        root = np.sqrt(a.popularity[z, ALL_TIME] + 1)
-        if stamps[z, OWN] == stamp:
-            k = int(own[z, POSITION])
-            f[OWN_RECENCY] = np.log1p(10 * own[z, RECENCY])
-            f[OWN_LAST] = 1.0 / (k + 1)
-            f[OWN_COUNT] = np.log1p(own[z, COUNT])
-            f[OWN_TOTAL] = np.log1p(own[z, TOTAL])
-            f[OWN_SEEN] = 1.0
-            f[OWN_AGE] = np.log1p(max(0, times_s[0] - times_s[k])) / 10
-            f[OWN_IN_SESSION] = 1.0 if k < n_session else 0.0
-            f[OWN_FOLLOWED] = np.log1p(3 * own[z, FOLLOWED])
-            because[c] = k
-        if stamps[z, TOUCHED] == stamp:
-            s = sums[z]
-            f[F_NEXT] = 100 * s[NEXT]
-            f[NEXT_LIFT] = 1000 * s[NEXT] / root
-            f[F_NEAR] = 100 * s[NEAR]
-            f[NEAR_LIFT] = 1000 * s[NEAR] / root
-            f[F_SESSION] = 100 * s[SESSION]
-            f[F_RECENT] = 100 * s[RECENT]
-            f[F_AROUND] = 100 * s[AROUND]
-            f[AROUND_LIFT] = 1000 * s[AROUND] / root
-            f[LINKS] = loudest[z, LINKED]
-            f[F_ALSO] = 10 * s[ALSO]
-            f[ALSO_MEAN] = 100 * s[ALSO] / (n_had + 1)
-            if because[c] < 0:
-                because[c] = int(loudest[z, SPEAKER])
-        f[POPULARITY] = a.popularity[z, ALL_TIME]
-        age = clock - a.touched[z]
-        f[POPULARITY_SLOW] = a.popularity[z, SLOW] * np.exp(-age / POPULARITY_LIVES[SLOW])
-        f[POPULARITY_MEDIUM] = (
-            10 * a.popularity[z, MEDIUM] * np.exp(-age / POPULARITY_LIVES[MEDIUM])
-        )
-        f[POPULARITY_FAST] = a.popularity[z, FAST] * np.exp(-age / POPULARITY_LIVES[FAST])
+    for c in range(n):
+        if walk.stamps[items[c], OWN] == stamp:
+            _describe_own(walk.own[items[c]], times_s, n_session, signals[c])
+    for c in range(n):
+        z, f = items[c], signals[c]
+        popularity = a.popularity[z]
+        f[POPULARITY] = popularity[ALL_TIME]
+        f[POPULARITY_SLOW] = popularity[SLOW]
+        f[POPULARITY_MEDIUM] = 10 * popularity[MEDIUM]
+        f[POPULARITY_FAST] = popularity[FAST]
+        f[REPEAT_PROPENSITY] = (a.repeats[z] + 0.5) / (popularity[ALL_TIME] + 3)
+    for c in range(n):
+        z, f = items[c], signals[c]
+        ages[c] = clock - a.touched[z]
         f[IDLE] = max(0, now_s - a.last_time_s[z])
-        if a.popularity[z, ALL_TIME] > 0:  # what nobody took yet is new
+        if f[POPULARITY] > 0:  # what nobody took yet is new
             f[AGE] = max(0.0, clock - a.first[z])
-        f[REPEAT_PROPENSITY] = (a.repeats[z] + 0.5) / (a.popularity[z, ALL_TIME] + 3)
-        if last >= 0:
-            _describe_pair(a, z, last, root, f)
-        if a.category[z] >= 0:
-            for k in range(min(HISTORY, len(had))):
-                if had[k] >= 0 and a.category[had[k]] == a.category[z]:
-                    f[CATEGORY_SHARE] += (1 - OWN_FADE) * OWN_FADE**k
-                    if k == 0:
-                        f[CATEGORY_OF_LAST] = 1.0
+    last_scale = 100 / (a.totals[last, NEXT] + 1) if last >= 0 else 0.0
+    for c in range(n):
+        s, f = walk.sums[items[c]], signals[c]
+        lift = 10 / np.sqrt(f[POPULARITY] + 1)
+        f[F_NEXT] = 100 * s[NEXT]
+        f[NEXT_LIFT] = lift * f[F_NEXT]
+        f[NEXT_OF_LAST] = last_scale * s[LAST]
+        f[NEXT_OF_LAST_LIFT] = lift / 10 * f[NEXT_OF_LAST]
+        f[F_NEAR] = 100 * s[NEAR]
+        f[NEAR_LIFT] = lift * f[F_NEAR]
+        f[F_SESSION] = 100 * s[SESSION]
+        f[F_RECENT] = 100 * s[RECENT]
+        f[F_AROUND] = 100 * s[AROUND]
+        f[AROUND_LIFT] = lift * f[F_AROUND]
+        f[LINKS] = s[LINKED]
+        f[F_ALSO] = 10 * s[ALSO]
+        f[ALSO_MEAN] = 100 * s[ALSO] / (n_had + 1)
+    if last >= 0:
+        for c in range(n):
+            z = items[c]
+            j = place_of(last, a.ids[z], a.filled[z])
+            if j >= 0:
+                signals[c, BACK] = 100 * a.weights[z, j, NEXT] / (a.totals[z, NEXT] + 3)
+    _describe_categories(a.category, had, items, signals)
 
 
-def take_logarithms(signals: Floats) -> None:
-    """Finish (B, C, F) signals in place: counts span decades, and so does time.
+@njit(cache=True, nogil=True)
+def _describe_own(own: Floats, times_s: Longs, n_session: int, f: Floats) -> None:
+    """Write what a user's own history says of one of their own items."""
+    k = int(own[POSITION])
+    f[OWN_RECENCY] = np.log1p(10 * own[RECENCY])
+    f[OWN_LAST] = 1.0 / (k + 1)
+    f[OWN_COUNT] = np.log1p(own[COUNT])
+    f[OWN_TOTAL] = np.log1p(own[TOTAL])
+    f[OWN_SEEN] = 1.0
+    f[OWN_AGE] = np.log1p(max(0, times_s[0] - times_s[k])) / 10
+    f[OWN_IN_SESSION] = 1.0 if k < n_session else 0.0
+    f[OWN_FOLLOWED] = np.log1p(3 * own[FOLLOWED])
 
-    All at once, for numpy takes several logarithms with one instruction, a compiled loop one.
+
+@njit(cache=True, nogil=True, fastmath={"reassoc"})  # so that the sum over k takes several at once
+def _describe_categories(category: Ints, had: Ints, items: Ints, signals: Floats) -> None:
+    """Write how much of the recent history is of a candidate's category."""
+    n = min(HISTORY, len(had))
+    own = np.full(n, -1, np.int32)
+    for k in range(n):
+        if had[k] >= 0:
+            own[k] = category[had[k]]
+    for c in range(len(items)):
+        of_item = category[items[c]]
+        if of_item < 0:
+            continue
+        share = np.float32(0.0)
+        for k in range(n):
+            share += CATEGORY_FADES[k] * (own[k] == of_item)
+        signals[c, CATEGORY_SHARE] = share
+        signals[c, CATEGORY_OF_LAST] = own[0] == of_item
+
+
+@njit(cache=True, nogil=True)
+def place_of(item: int, ids: Ints, n: int) -> int:
+    """Return the place of an item among the first ``n`` of different ones, -1 if it is not there.
+
+    All are looked at: without a way out, the loop compares several at once, in 32 bits twice as
+    many as in 64.
     """
+    place = np.int32(-1)
+    for j in range(np.int32(n)):
+        place += np.int32(ids[j] == item) * np.int32(j + 1)
+    return int(place)
+
+
+def finish(signals: Floats, ages: Floats) -> None:
+    """Finish (B, C, F) signals in place, all at once: numpy takes several functions at a time.
+
+    Popularities fade with the (B, C) ticks since the item's last event; counts span decades, and so
+    does time.
+    """
+    signals[:, :, POPULARITY_SLOW : POPULARITY_FAST + 1] *= np.exp(ages[:, :, None] * _FADE_RATES)
     counted = signals[:, :, F_NEXT:REPEAT_PROPENSITY]
     np.log1p(counted, out=counted)
     signals[:, :, IDLE : AGE + 1] /= 10
-
-
-@njit(cache=True, nogil=True)
-def _describe_pair(a: ItemArrays, z: int, last: int, root: float, f: Floats) -> None:
-    """Write what links a candidate to the last item, in both directions."""
-    j = _place_of(z, a.ids[last], a.filled[last])
-    if j >= 0:
-        share = a.weights[last, j, NEXT] / (a.totals[last, NEXT] + 1)
-        f[NEXT_OF_LAST] = 100 * share
-        f[NEXT_OF_LAST_LIFT] = 100 * share / root
-    j = _place_of(last, a.ids[z], a.filled[z])
-    if j >= 0:
-        f[BACK] = 100 * a.weights[z, j, NEXT] / (a.totals[z, NEXT] + 3)
-
-
-@njit(cache=True, nogil=True)
-def _place_of(item: int, ids: Ints, n: int) -> int:
-    """Return the place of an item among the first ``n`` of different ones, -1 if it is not there.
-
-    All are looked at: without a way out, the loop compares several at once.
-    """
-    place = -1
-    for j in range(n):
-        place += (ids[j] == item) * (j + 1)
-    return place

@@ -20,6 +20,7 @@ from headrace.model.candidate_signals import (
     FOLLOWED,
     FOLLOWED_FADE,
     HISTORY,
+    LAST,
     LINKED,
     N_CONTEXTS,
     N_SIGNALS,
@@ -27,19 +28,18 @@ from headrace.model.candidate_signals import (
     OWN_FADE,
     POSITION,
     RECENCY,
-    SHARE,
-    SPEAKER,
     TOTAL,
-    TOUCHED,
     Walk,
     describe,
-    take_logarithms,
+    finish,
 )
 from headrace.model.signals import (
     ALL_TIME,
     ALSO,
     AROUND,
     N_RELATIONS,
+    NEAR,
+    NEXT,
     RECENT,
     SESSION,
     SESSION_GAP_S,
@@ -94,7 +94,6 @@ class Candidates(NamedTuple):
     items: Ints  # (B, C) item index, -1 padded
     signals: Floats  # (B, C, F)
     context: Floats  # (B, X)
-    because: Ints  # (B, C) position in the history of the interaction that speaks loudest, -1 none
 
 
 def stack(parts: Sequence[Candidates]) -> Candidates:
@@ -108,7 +107,6 @@ def stack(parts: Sequence[Candidates]) -> Candidates:
         np.concatenate([np.pad(p.items, places(p), constant_values=-1) for p in parts]),
         np.concatenate([np.pad(p.signals, [*places(p), (0, 0)]) for p in parts]),
         np.concatenate([p.context for p in parts]),
-        np.concatenate([np.pad(p.because, places(p), constant_values=-1) for p in parts]),
     )
 
 
@@ -132,8 +130,8 @@ class Gatherer:
             items=np.full((b, MAX_CANDIDATES), -1, np.int32),
             signals=np.zeros((b, MAX_CANDIDATES, N_SIGNALS), np.float32),
             context=np.zeros((b, N_CONTEXTS), np.float32),
-            because=np.full((b, MAX_CANDIDATES), -1, np.int32),
         )
+        ages = np.zeros((b, MAX_CANDIDATES), np.float32)
         _gather(
             signals.arrays,
             signals.clock,
@@ -143,15 +141,16 @@ class Gatherer:
             content.nearest(profiles),
             histories,
             out,
+            ages,
             self._walk,
             self._tick,
             self.with_last,
         )
         self._tick += b
         n = int((out.items >= 0).sum(1).max(initial=1))  # C of this batch: padding costs time
-        take_logarithms(out.signals[:, :n])
+        finish(out.signals[:, :n], ages[:, :n])
         out.signals[:, :n, CONTENT] = content.likeness(profiles, out.items[:, :n])
-        return Candidates(out.items[:, :n], out.signals[:, :n], out.context, out.because[:, :n])
+        return Candidates(out.items[:, :n], out.signals[:, :n], out.context)
 
     def _reserve(self, n_items: int) -> None:
         if len(self._walk.touched) < n_items:
@@ -160,11 +159,12 @@ class Gatherer:
 
 def _new_walk(n_items: int) -> Walk:
     return Walk(
-        sums=np.zeros((n_items, N_RELATIONS), np.float32),
-        loudest=np.zeros((n_items, 3), np.float32),
+        sums=np.zeros((n_items, 8), np.float32),
         own=np.zeros((n_items, 5), np.float32),
-        stamps=np.full((n_items, 3), -1, np.int64),
-        touched=np.zeros(n_items, np.int32),
+        stamps=np.full((n_items, 2), -1, np.int64),
+        touched=np.zeros(n_items + 1, np.int32),
+        strengths=np.zeros((N_RELATIONS, n_items), np.float32),
+        scales=np.zeros((HISTORY, 8), np.float32),
     )
 
 
@@ -178,6 +178,7 @@ def _gather(
     cold: Ints,
     histories: Histories,
     out: Candidates,
+    ages: Floats,
     walk: Walk,
     tick: int,
     with_last: bool,
@@ -185,10 +186,10 @@ def _gather(
     for b in range(len(histories.items)):
         stamp = tick + b
         had, times_s = histories.items[b], histories.times_s[b]
-        n_session = _session_length(times_s, had)
-        n_touched = _walk(a, had[:HISTORY], n_session, recent_scale, walk, stamp)
+        n_session = session_length(times_s, had)
         n_own = _own(had, walk, stamp, out.items[b])
-        n_distinct = n_own
+        write_scales(a, had[:HISTORY], n_session, recent_scale, walk.scales)
+        n_touched = _walk(a, had[:HISTORY], walk)
         n = n_own
         for relation in range(N_RELATIONS):
             n = _choose(relation, n_touched, walk, stamp, out.items[b], n)
@@ -196,19 +197,13 @@ def _gather(
         n = _add(popular, walk, stamp, out.items[b], n)
         if not with_last:
             n = _drop_last(had[0], out.items[b], n)
+        items = out.items[b, :n]
         describe(
-            a,
-            clock,
-            now_s,
-            had,
-            times_s,
-            n_session,
-            walk,
-            stamp,
-            out.items[b, :n],
-            out.signals[b],
-            out.because[b],
+            *(a, clock, now_s, had, times_s, n_session, walk, stamp, items),
+            *(out.signals[b], ages[b]),
         )
+        for z in walk.touched[:n_touched]:
+            walk.sums[z] = 0.0
         n_known = 0
         for y in had[:HISTORY]:
             n_known += y >= 0
@@ -216,11 +211,11 @@ def _gather(
         context[0] = np.log1p(histories.n_events[b])
         context[1] = (histories.n_repeats[b] + 1) / (histories.n_events[b] + 5.0)
         context[2] = np.log1p(n_session)
-        context[3] = n_distinct / (n_known + 1.0)
+        context[3] = n_own / (n_known + 1.0)
 
 
 @njit(cache=True, nogil=True)
-def _session_length(times_s: Longs, had: Ints) -> int:
+def session_length(times_s: Longs, had: Ints) -> int:
     """Return how many of the newest interactions belong to the newest session."""
     n = 0
     for k in range(len(had)):
@@ -231,51 +226,97 @@ def _session_length(times_s: Longs, had: Ints) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _walk(
-    a: ItemArrays, had: Ints, n_session: int, recent_scale: float, walk: Walk, stamp: int
-) -> int:
-    """Sum each relation's shares over the neighbours of the recent items."""
-    sums, loudest, _, stamps, touched = walk
-    n_touched = 0
-    scale = np.ones(N_RELATIONS)
+def write_scales(
+    a: ItemArrays, had: Ints, n_session: int, recent_scale: float, scales: Floats
+) -> None:
+    """Write what a weight of each recent item is worth: (H, 8), by the columns of the sums."""
     for k in range(len(had)):
         y = had[k]
         if y < 0:
             continue
         for r in range(N_RELATIONS):
-            scale[r] = STEP_WEIGHTS[r, k] / (a.totals[y, r] + PRIOR[r])
+            scales[k, r] = STEP_WEIGHTS[r, k] / (a.totals[y, r] + PRIOR[r])
         if k >= n_session:
-            scale[SESSION] = 0.0
-        scale[RECENT] = (
+            scales[k, SESSION] = 0.0
+        scales[k, RECENT] = (
             STEP_WEIGHTS[RECENT, k]
             * recent_scale
             / (a.totals[y, RECENT] * recent_scale + PRIOR[RECENT])
         )
-        scale[ALSO] = STEP_WEIGHTS[ALSO, k] / np.sqrt(a.popularity[y, ALL_TIME] + 2)  # cosine
-        link = LINK_FADE**k
-        for j in range(a.filled[y]):
-            z = a.ids[y, j]
-            if stamps[z, TOUCHED] != stamp:
-                stamps[z, TOUCHED] = stamp
-                touched[n_touched] = z
-                n_touched += 1
-                for r in range(N_RELATIONS):
-                    sums[z, r] = 0
-                loudest[z, SHARE] = 0
-                loudest[z, LINKED] = 0
-            weight = a.weights[y, j]
-            voice = 0.0
-            for r in range(N_RELATIONS):
-                share = scale[r] * weight[r]
-                sums[z, r] += share
-                voice += share
-            loudest[z, LINKED] += link
-            if voice > loudest[z, SHARE]:
-                loudest[z, SHARE] = voice
-                loudest[z, SPEAKER] = k
+        scales[k, ALSO] = STEP_WEIGHTS[ALSO, k] / np.sqrt(a.popularity[y, ALL_TIME] + 2)  # cosine
+        scales[k, LINKED] = LINK_FADE**k
+
+
+@njit(cache=True, nogil=True)
+def _walk(a: ItemArrays, had: Ints, walk: Walk) -> int:
+    """Sum each relation's shares over the neighbours of the recent items.
+
+    An item the user had several times is walked once, for all of them. Further back than most
+    relations reach, only what all of them need is read.
+    """
+    sums, touched, scales = walk.sums, walk.touched, walk.scales
+    for k in range(len(had)):
+        if had[k] >= 0:
+            first = int(walk.own[had[k], POSITION])
+            if first < k:
+                scales[first] += scales[k]
+    n_touched = 0
+    for k in range(len(had)):
+        y = had[k]
+        if y < 0 or walk.own[y, POSITION] < k:
+            continue
+        ids, weights, scale = a.ids[y], a.weights[y], scales[k]
+        if k == 0:
+            for j in range(a.filled[y]):
+                sums[ids[j], LAST] = weights[j, NEXT]
+        if scale[NEXT] + scale[NEAR] + scale[SESSION] + scale[RECENT] + scale[AROUND] > 0:
+            n_touched = _speak(ids, weights, a.filled[y], scale, sums, touched, n_touched)
+        else:
+            n_touched = _whisper(ids, weights, a.filled[y], scale, sums, touched, n_touched)
     for t in range(n_touched):
         z = touched[t]
         sums[z, ALSO] /= np.sqrt(a.popularity[z, ALL_TIME] + 2)
+        for r in range(N_RELATIONS):
+            walk.strengths[r, t] = sums[z, r]
+    return n_touched
+
+
+@njit(cache=True, nogil=True)
+def _speak(
+    ids: Ints, weights: Floats, n: int, scale: Floats, sums: Floats, touched: Ints, n_touched: int
+) -> int:
+    """Add what an item says of its neighbours to their sums; return how many were touched.
+
+    All is loaded before anything is stored: the compiler cannot know that arrays do not overlap.
+    """
+    s0, s1, s2, s3, s4, s5 = scale[0], scale[1], scale[2], scale[3], scale[4], scale[5]
+    link = scale[LINKED]
+    for j in range(n):
+        z = np.uint32(ids[j])  # never negative here: saves the question
+        row, w = sums[z], weights[j]
+        touched[n_touched] = z
+        n_touched += row[LINKED] == 0
+        a0, a1, a2 = row[0] + s0 * w[0], row[1] + s1 * w[1], row[2] + s2 * w[2]
+        a3, a4, a5 = row[3] + s3 * w[3], row[4] + s4 * w[4], row[5] + s5 * w[5]
+        linked = row[LINKED] + link
+        row[0], row[1], row[2], row[3], row[4], row[5] = a0, a1, a2, a3, a4, a5
+        row[LINKED] = linked
+    return n_touched
+
+
+@njit(cache=True, nogil=True)
+def _whisper(
+    ids: Ints, weights: Floats, n: int, scale: Floats, sums: Floats, touched: Ints, n_touched: int
+) -> int:
+    """Do the same for an item so far back that of all relations only ALSO reaches it."""
+    also, link = scale[ALSO], scale[LINKED]
+    for j in range(n):
+        z = np.uint32(ids[j])
+        row = sums[z]
+        touched[n_touched] = z
+        n_touched += row[LINKED] == 0
+        a4, linked = row[ALSO] + also * weights[j, ALSO], row[LINKED] + link
+        row[ALSO], row[LINKED] = a4, linked
     return n_touched
 
 
@@ -308,18 +349,10 @@ def _own(had: Ints, walk: Walk, stamp: int, items: Ints) -> int:
 @njit(cache=True, nogil=True)
 def _choose(relation: int, n_touched: int, walk: Walk, stamp: int, items: Ints, n: int) -> int:
     """Take the strongest of one relation as candidates; of equal ones, the first met."""
-    sums, _, _, stamps, touched = walk
-    quota = QUOTAS[relation]
-    threshold, n_equal = np.float32(0.0), 0
-    if n_touched > quota:
-        strengths = np.empty(n_touched, np.float32)
-        for t in range(n_touched):
-            strengths[t] = sums[touched[t], relation]
-        threshold = np.partition(strengths, n_touched - quota)[n_touched - quota]
-        n_equal = quota - (strengths > threshold).sum()  # room left for those at the threshold
+    stamps, strengths = walk.stamps, walk.strengths[relation, :n_touched]
+    threshold, n_equal = _threshold(strengths, QUOTAS[relation])
     for t in range(n_touched):
-        z = touched[t]
-        strength = sums[z, relation]
+        strength = strengths[t]
         if strength <= 0 or strength < threshold:
             continue
         if strength == threshold:
@@ -328,11 +361,42 @@ def _choose(relation: int, n_touched: int, walk: Walk, stamp: int, items: Ints, 
             n_equal -= 1
         if n == MAX_CANDIDATES:
             break
+        z = walk.touched[t]
         if stamps[z, CHOSEN] != stamp:
             stamps[z, CHOSEN] = stamp
             items[n] = z
             n += 1
     return n
+
+
+@njit(cache=True, nogil=True)
+def _threshold(strengths: Floats, quota: int) -> tuple[np.float32, int]:
+    """Return the smallest strength within the quota, and how many that are equal to it fit.
+
+    Zero if all positive ones fit. The bits of floats above zero are in the order of the floats:
+    counted by the first 11 of them, the threshold is among the few of one bucket. Several times as
+    fast as partitioning.
+    """
+    bits = strengths.view(np.int32)
+    counts = np.zeros(1 << 11, np.int32)
+    n = 0
+    for i in range(len(bits)):
+        counts[bits[i] >> 20] += 1
+        n += bits[i] > 0
+    if n <= quota:
+        return np.float32(0.0), 0
+    bucket, room = len(counts) - 1, quota
+    while counts[bucket] < room:
+        room -= counts[bucket]
+        bucket -= 1
+    inside = np.empty(counts[bucket], np.float32)
+    m = 0
+    for i in range(len(bits)):
+        if bits[i] >> 20 == bucket:
+            inside[m] = strengths[i]
+            m += 1
+    threshold = np.partition(inside, m - room)[m - room]
+    return threshold, room - (inside > threshold).sum()
 
 
 @njit(cache=True, nogil=True)

@@ -8,6 +8,7 @@ Letters: B tasks, C candidates, I inputs, D width, K list length or clusters.
 """
 
 import copy
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ from headrace.model.targets import Targets
 MISS = 1_000_000  # rank of an item that was no candidate
 SMALL = ("scorer", "targets")  # what of the meta-parameters travels with every delta
 _AFFINITY_LIMITS = (-12.0, 6.0)
+_TILE = 64  # users scored at a time on a CPU: what lies between stays in its cache
 
 
 class MetaParameters(nn.Module):
@@ -96,7 +98,7 @@ class Prepared(NamedTuple):
         """Return some of the tasks."""
         c, e = self.candidates, self.encoded
         return Prepared(
-            Candidates(c.items[index], c.signals[index], c.context[index], c.because[index]),
+            Candidates(c.items[index], c.signals[index], c.context[index]),
             self.items[index],
             self.is_padding[index],
             self.signals[index],
@@ -223,13 +225,16 @@ class Recommender:
 
     def score(self, prepared: Prepared, adapted: Adapted) -> Tensor:
         """Return the (B, C) scores; padding scores minus infinity."""
-        scores: Tensor = self.meta.scorer(
-            adapted.inputs,
-            prepared.context,
-            linear_shift=adapted.linear,
-            hidden_shift=adapted.hidden,
-        )
-        return scores.masked_fill(prepared.is_padding, float("-inf"))
+        scores = [
+            self.meta.scorer(inputs, context, linear_shift=linear, hidden_shift=hidden)
+            for context, inputs, linear, hidden in self._tiles(prepared.context, *adapted)
+        ]
+        return torch.cat(scores).masked_fill(prepared.is_padding, float("-inf"))
+
+    def _tiles(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Cut tensors of B rows alike: a GPU takes all of a micro-batch at once, a CPU parts."""
+        size = len(tensors[0]) if self.device.type == "cuda" else _TILE
+        return zip(*(torch.split(tensor, max(1, size)) for tensor in tensors), strict=True)
 
     def lists(
         self, prepared: Prepared, scores: Tensor, *, length: int, diversity: float = 0.0
@@ -279,23 +284,38 @@ class Recommender:
             targets: (B,) item index of each event's item; negative ones are a miss.
         """
         positions = position_of(prepared.candidates.items, targets)
-        hit = self._tensor(positions >= 0)
         with torch.no_grad():
-            inputs, linear, hidden = self.initial(prepared)
-        at = Adapted(inputs, linear.requires_grad_(True), hidden.requires_grad_(True))
-        scores = self.score(prepared, at)
-        place = self._tensor(positions).clamp(min=0)[:, None]
-        likelihoods = torch.log_softmax(scores, 1)  # (B, C)
-        likelihood = likelihoods.gather(1, place).squeeze(1)
-        # Users do not interact: row b of the sum's gradient is user b's own.
-        rows = torch.autograd.grad(torch.where(hit, likelihood, 0.0).sum(), at[1:])
-        gradients = torch.cat(rows, 1).nan_to_num(0.0).clamp(-GRADIENT_LIMIT, GRADIENT_LIMIT)
+            start = self.initial(prepared)
+        places = self._tensor(positions)
+        tiles = self._tiles(prepared.context, prepared.is_padding, places, *start)
+        parts = [self._learn_from(*tile) for tile in tiles]
+        scores, probabilities, gradients = (torch.cat(part) for part in zip(*parts, strict=True))
         return Judgement(
-            ranks_of(scores.detach(), positions),
+            ranks_of(scores, positions),
             positions,
-            likelihoods.detach().exp().cpu().numpy(),
+            probabilities.cpu().numpy(),
             gradients.cpu().numpy(),
         )
+
+    def _learn_from(
+        self,
+        context: Tensor,
+        is_padding: Tensor,
+        places: Tensor,
+        inputs: Tensor,
+        linear: Tensor,
+        hidden: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return scores, their softmax, and each user's gradients of the log of it at a place."""
+        at = linear.requires_grad_(True), hidden.requires_grad_(True)
+        scores = self.meta.scorer(inputs, context, linear_shift=at[0], hidden_shift=at[1])
+        scores = scores.masked_fill(is_padding, float("-inf"))
+        likelihoods = torch.log_softmax(scores, 1)  # (B, C)
+        likelihood = likelihoods.gather(1, places.clamp(min=0)[:, None]).squeeze(1)
+        # Users do not interact: row b of the sum's gradient is user b's own.
+        rows = torch.autograd.grad(torch.where(places >= 0, likelihood, 0.0).sum(), at)
+        gradients = torch.cat(rows, 1).nan_to_num(0.0).clamp(-GRADIENT_LIMIT, GRADIENT_LIMIT)
+        return scores.detach(), likelihoods.detach().exp(), gradients
 
     def explain(self, prepared: Prepared, adapted: Adapted, top: Tensor) -> Tensor:
         """Return each input's share of the score of the (B, K) candidates ``top``: (B, K, I).

@@ -222,7 +222,9 @@ class Serving:
         with torch.no_grad():
             prepared = live.recommender.prepare(after)
             adapted = live.recommender.adapt(prepared, gradient_sums(live.recommender, states))
-        ranked = self._lists.rank(live.recommender, live.vocabulary, prepared, adapted, states)
+        ranked = self._lists.rank(
+            live.recommender, live.vocabulary, after, prepared, adapted, states
+        )
         now_ms = self._now_ms()
         return [
             UserResult(

@@ -77,7 +77,7 @@ def time_stages(
         stamps["candidates, encoder"] = time.process_time()
         adapted = model.adapt(prepared, gradient_sums(model, states))
         stamps["adapt"] = time.process_time()
-    lists.rank(model, learner.vocabulary, prepared, adapted, states)
+    lists.rank(model, learner.vocabulary, folded.after, prepared, adapted, states)
     stamps["rank, explain"] = time.process_time()
     times = list(stamps.values())
     return dict(zip(list(stamps)[1:], np.diff(times).tolist(), strict=True))

@@ -47,7 +47,6 @@ def test_user_without_a_history_gets_the_popular_items() -> None:
     signals.popular = np.array([D, B], np.int32)
     found = gather(signals, [])
     assert items_of(found) == [D, B]
-    assert found.because[0].tolist() == [-1, -1]
 
 
 def test_user_without_a_history_gets_nothing_before_the_first_event() -> None:
@@ -102,24 +101,6 @@ def test_shorter_rows_are_padded() -> None:
     found = gather(signals, [A], [C, B])
     assert found.items.tolist() == [[B, C, D], [B, -1, -1]]
     assert not found.signals[1, 1:].any()
-    assert found.because.tolist() == [[0, 0, 0], [1, -1, -1]]
-
-
-def test_own_item_is_its_own_reason_whoever_speaks_for_it() -> None:
-    signals = new_signals()
-    link(signals, A, [B], NEXT, 9)
-    found = gather(signals, [A, B])
-    assert (items_of(found), found.because[0].tolist()) == ([B], [1])
-
-
-def test_loudest_interaction_is_the_reason() -> None:
-    signals = new_signals()
-    link(signals, A, [C, D], NEXT, [1, 9])
-    link(signals, B, [C], NEXT, [9])
-    found = gather(signals, [A, B])
-    reasons = dict(zip(items_of(found), found.because[0].tolist(), strict=True))
-    # C of A: 1 / (10 + 1); of B, a step back: 0.6 * 9 / (9 + 1). B is the user's own.
-    assert reasons == {B: 1, C: 1, D: 0}
 
 
 # ---------------------------------------------------------------------------- users and batches
@@ -144,7 +125,6 @@ def assert_same_user(one: Candidates, row: int, other: Candidates, other_row: in
     n = len(items)
     assert items == items_of(other, other_row)
     np.testing.assert_array_equal(one.signals[row, :n], other.signals[other_row, :n])
-    np.testing.assert_array_equal(one.because[row, :n], other.because[other_row, :n])
     np.testing.assert_array_equal(one.context[row], other.context[other_row])
 
 

@@ -24,10 +24,11 @@ def learner() -> Learner:
 def ranked(learner: Learner, maker: ListMaker, *states: UserState) -> list[Ranked]:
     """Return the lists of users as the adapt role makes them."""
     recommender, own = learner.recommender, copies(states)
+    histories = folded(learner, own, []).after
     with torch.no_grad():
-        prepared = recommender.prepare(folded(learner, own, []).after)
+        prepared = recommender.prepare(histories)
         adapted = recommender.adapt(prepared, gradient_sums(recommender, own))
-    return maker.rank(recommender, learner.vocabulary, prepared, adapted, own)
+    return maker.rank(recommender, learner.vocabulary, histories, prepared, adapted, own)
 
 
 def history(*items: str, actions: tuple[str, ...] = ()) -> UserState:

@@ -63,7 +63,7 @@ def two_candidates(*, first: float, second: float, padding: int = 0) -> Candidat
     items[0, :2] = [0, 1]
     signals = np.zeros((1, n, N_SIGNALS), np.float32)
     signals[0, :2, 0] = [first, second]
-    return Candidates(items, signals, np.zeros((1, 4), np.float32), np.full((1, n), -1, np.int32))
+    return Candidates(items, signals, np.zeros((1, 4), np.float32))
 
 
 def new_recommender() -> Recommender:
