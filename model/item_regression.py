@@ -26,6 +26,7 @@ FIT_EVENTS = 2_000  # after so many new ones, some items are fitted anew
 FIT_ITEMS = 1_024  # at a time, those with most new takers first
 MAX_PAIRS = 2**23  # places of the table, half of them in use: 96 MB
 _SMALLEST_TABLE = 2**16
+_PLACES = 256  # of a history that speak, and none: they fit into a byte
 _SOLVE_ITEMS = 64  # systems solved together: 4 MB
 
 INPUTS = ("regressed", "regressed_recent")
@@ -201,27 +202,36 @@ class PairCounts:
 def _apply(
     regressors: Ints, weights: Floats, candidates: Ints, histories: Ints, out: Floats
 ) -> None:
+    """Write what (B, H) histories say of (B, C) candidates.
+
+    Most regressors of an item a user never had: that is asked of one byte for each item, which
+    stays in the fastest memory.
+    """
     n = len(regressors)
-    had = np.zeros((n, 2), np.float32)  # of each item: 1 if the user had it, how lately
+    places = np.zeros(n, np.uint8)  # of an item the user had: where it was had last, from 1 on
+    fades = (FADE ** np.arange(-1, _PLACES - 1)).astype(np.float32)
     for b in range(len(candidates)):
-        fade = 1.0
-        for y in histories[b]:
-            if 0 <= y < n and had[y, 0] == 0:
-                had[y, 0], had[y, 1] = 1.0, fade
-            fade *= FADE
+        had = histories[b, : _PLACES - 1]
+        for k in range(len(had)):
+            if 0 <= had[k] < n and places[had[k]] == 0:
+                places[had[k]] = k + 1
         for c in range(candidates.shape[1]):
             z = candidates[b, c]
             if z < 0 or z >= n:
                 continue
+            evenly, faded = np.float32(0.0), np.float32(0.0)
             for k in range(regressors.shape[1]):
                 y = regressors[z, k]
                 if y < 0:
                     break
-                out[b, c, 0] += weights[z, k] * had[y, 0]
-                out[b, c, 1] += weights[z, k] * had[y, 1]
-        for y in histories[b]:
+                place = places[np.uint32(y)]
+                if place > 0:
+                    evenly += weights[z, k]
+                    faded += weights[z, k] * fades[place]
+            out[b, c, 0], out[b, c, 1] = evenly, faded
+        for y in had:
             if 0 <= y < n:
-                had[y] = 0.0
+                places[y] = 0
 
 
 def _items_of(keys: Longs) -> tuple[Ints, Ints]:
