@@ -102,12 +102,9 @@ class UserLoop(nn.Module):
 class Support(NamedTuple):
     """What the user vector's inner loop learns from: each interaction given those before it."""
 
-    hidden: Tensor  # (B, S, D) S = T - 1
-    targets: Tensor  # (B, S, D) embedding of what came next
-    target_bias: Tensor  # (B, S)
+    targets: Tensor  # (B, S, D) embedding of what came next, S = T - 1
     negatives: Tensor  # (M, D)
-    negative_bias: Tensor  # (M,)
-    is_target: Tensor  # (B, S, M) the negative is what came next: not a negative there
+    logits: Tensor  # (B, S, M + 1) of the negatives and then of the target, without a shift
     weights: Tensor  # (B, S) fading with age, zero where there is no interaction
 
     @classmethod
@@ -118,44 +115,38 @@ class Support(NamedTuple):
         given, asked = encoded.items[:, :-1], encoded.items[:, 1:]  # (B, S)
         age = torch.arange(asked.shape[1] - 1, -1, -1, device=asked.device)
         known = ((given >= 0) & (asked >= 0)).float()
-        index = asked.clamp(min=0)
+        index, hidden = asked.clamp(min=0), encoded.hidden[:, :-1]  # (B, S, D)
+        targets = encoder.items[index]
+        target = (hidden * targets).sum(-1) + encoder.bias[index]  # (B, S)
+        negative = hidden @ encoder.items[negatives].T + encoder.bias[negatives]  # (B, S, M)
+        is_target = asked[:, :, None] == negatives  # what came next is no negative there
+        negative = negative.masked_fill(is_target, float("-inf"))
         return cls(
-            hidden=encoded.hidden[:, :-1],
-            targets=encoder.items[index],
-            target_bias=encoder.bias[index],
+            targets=targets,
             negatives=encoder.items[negatives],
-            negative_bias=encoder.bias[negatives],
-            is_target=asked[:, :, None] == negatives,
+            logits=torch.cat([negative, target[..., None]], -1),
             weights=known * torch.exp(-fade * age),
         )
 
     def loss(self, shift: Tensor) -> Tensor:
         """Return the (B,) weighted mean cross-entropy; zero without support."""
-        target, negative = self._logits(shift)
-        loss = _log_total(target, negative) - target  # (B, S)
+        loss = -torch.log_softmax(self._logits(shift), -1)[..., -1]  # (B, S)
         return (self.weights * loss).sum(1) / self.weights.sum(1).clamp(min=1e-6)
 
     def gradient(self, shift: Tensor) -> Tensor:
         """Return the (B, D) gradient of ``loss``, in closed form: expected minus observed."""
-        target, negative = self._logits(shift)
-        log_total = _log_total(target, negative)
+        p = torch.softmax(self._logits(shift), -1)  # (B, S, M + 1)
         weights = self.weights / self.weights.sum(1, keepdim=True).clamp(min=1e-6)
-        surprise = weights * (torch.exp(target - log_total) - 1)
+        surprise = weights * (p[..., -1] - 1)
         pull = torch.einsum("bs,bsd->bd", surprise, self.targets)
-        p = torch.exp(negative - log_total[..., None])  # (B, S, M)
-        push = torch.einsum("bs,bsm->bm", weights, p) @ self.negatives
+        push = torch.einsum("bs,bsm->bm", weights, p[..., :-1]) @ self.negatives
         return pull + push
 
-    def _logits(self, shift: Tensor) -> tuple[Tensor, Tensor]:
-        user = self.hidden + shift[:, None]  # (B, S, D)
-        target = (user * self.targets).sum(-1) + self.target_bias  # (B, S)
-        negative = user @ self.negatives.T + self.negative_bias  # (B, S, M)
-        return target, negative.masked_fill(self.is_target, float("-inf"))
-
-
-def _log_total(target: Tensor, negative: Tensor) -> Tensor:
-    """Return the log of the softmax's denominator: (B, S) of a target and its negatives."""
-    return torch.logaddexp(torch.logsumexp(negative, -1), target)
+    def _logits(self, shift: Tensor) -> Tensor:
+        """Return the (B, S, M + 1) logits of users shifted by (B, D)."""
+        negative = (shift @ self.negatives.T)[:, None].expand(-1, self.logits.shape[1], -1)
+        target = torch.einsum("bd,bsd->bs", shift, self.targets)
+        return self.logits + torch.cat([negative, target[..., None]], -1)
 
 
 class ScorerLoop(nn.Module):

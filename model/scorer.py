@@ -53,10 +53,13 @@ class Scorer(nn.Module):
             linear_shift: (B, I) fast weights of the linear part, on standardised inputs.
             hidden_shift: (B, W) fast weights of the first layer.
         """
-        standard = ((inputs - self.mean) / self.std).clamp(-4, 6)  # a few outliers rule otherwise
-        first = self.first(standard) + self.context(context)[:, None]  # (B, C, W)
+        scale = 1 / self.std
+        # A few outliers rule otherwise.
+        standard = torch.addcmul(-self.mean * scale, inputs, scale).clamp(-4, 6)
+        user = self.context(context)  # (B, W)
         if hidden_shift is not None:
-            first = first + hidden_shift[:, None]
+            user = user + hidden_shift
+        first = self.first(standard) + user[:, None]  # (B, C, W)
         network = self.last(F.gelu(self.second(F.gelu(first)))).squeeze(-1)  # (B, C)
         scores: Tensor = inputs @ self.linear + network
         if linear_shift is not None:
