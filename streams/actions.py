@@ -12,6 +12,12 @@ def index_of(action: str) -> int:
     return _INDEX.get(action, 0)
 
 
+def indexes_of(actions: Iterable[str]) -> list[int]:
+    """Return the number of each action."""
+    get = _INDEX.get
+    return [get(action, 0) for action in actions]
+
+
 def target_of(action: str) -> int | None:
     """Return the number of the action that lists are made for, None if for none in particular."""
     return index_of(action) if action else None

@@ -5,6 +5,7 @@ history before it; their gradients are taken at the initial weights, so all even
 are judged in one batched call, and each task still sees the sums of exactly the events before it.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from headrace.model.recommender import (
 )
 from headrace.model.signals import Floats, Ints, Longs
 from headrace.model.vocabulary import Vocabulary
-from headrace.streams.actions import index_of, target_of
+from headrace.streams.actions import index_of, indexes_of, target_of
 from headrace.streams.state import NOT_ENGAGED, UserState
 from headrace.streams.wire import Event
 
@@ -51,8 +52,7 @@ class Folded(NamedTuple):
 class Rows:
     """Collects histories as the model sees them, in the order they are added."""
 
-    def __init__(self, vocabulary: Vocabulary, size: int) -> None:
-        self._vocabulary = vocabulary
+    def __init__(self, size: int) -> None:
         self.n = 0
         self.histories = Histories(
             np.full((size, REMEMBERED), -1, np.int32),
@@ -63,17 +63,40 @@ class Rows:
             np.full((size, MAX_FEATURES), -1, np.int32),
         )
 
-    def add(self, state: UserState) -> None:
+    def add(self, state: UserState, columns: "Columns") -> None:
         """Append the state as it is now."""
         h, i = self.histories, self.n
         n = min(REMEMBERED, len(state.items))
-        if n:
-            h.items[i, :n] = self._vocabulary.indexes(state.items[: -n - 1 : -1])
-            h.times_s[i, :n] = [t // 1000 for t in state.times_ms[: -n - 1 : -1]]
-            h.actions[i, :n] = [index_of(a) for a in state.actions[: -n - 1 : -1]]
+        newest_first = slice(columns.n - n, columns.n)
+        h.items[i, :n] = columns.items[newest_first][::-1]
+        h.times_s[i, :n] = columns.times_s[newest_first][::-1]
+        h.actions[i, :n] = columns.actions[newest_first][::-1]
         h.features[i, : len(state.features)] = state.features
         h.n_events[i] = state.n_events
         h.n_repeats[i] = state.n_repeats
+        self.n += 1
+
+
+class Columns:
+    """A user's interactions as the model numbers them, oldest first, with room for new ones.
+
+    Each event sees all before it: numbered once, they are copied from here.
+    """
+
+    def __init__(self, state: UserState, vocabulary: Vocabulary, *, room: int) -> None:
+        self.n = n = min(REMEMBERED, len(state.items))
+        kept = slice(len(state.items) - n, None)
+        self.items = np.empty(n + room, np.int32)
+        self.times_s = np.empty(n + room, np.int64)
+        self.actions = np.empty(n + room, np.int32)
+        self.items[:n] = vocabulary.indexes(state.items[kept])
+        self.times_s[:n] = state.times_ms[kept]
+        self.times_s[:n] //= 1000
+        self.actions[:n] = indexes_of(state.actions[kept])
+
+    def append(self, item: int, time_s: int, action: int) -> None:
+        """Add an interaction."""
+        self.items[self.n], self.times_s[self.n], self.actions[self.n] = item, time_s, action
         self.n += 1
 
 
@@ -91,22 +114,27 @@ def fold(
     An event that repeats its user's previous item is a task only ``with_repeats``.
     """
     n = len(events)
-    before, after = Rows(vocabulary, n), Rows(vocabulary, len(states))
+    before, after = Rows(n), Rows(len(states))
     targets, owners = np.full(n, -1, np.int32), np.zeros(n, np.int64)
     actions, times_s = np.zeros(n, np.int64), np.zeros(n, np.int64)
     is_task = np.zeros(n, np.bool_)
+    n_new = Counter(owner for owner, _, _ in events)
+    columns = [Columns(state, vocabulary, room=n_new[owner]) for owner, state in enumerate(states)]
     for i, (owner, offset, event) in enumerate(events):
         state = states[owner]
-        before.add(state)
+        before.add(state, columns[owner])
         owners[i] = owner
         actions[i] = index_of(event.action)
         times_s[i] = event.time_ms // 1000
         if event.action not in NOT_ENGAGED:
             targets[i] = vocabulary.index(event.item)
             is_task[i] = with_repeats or not state.items or state.items[-1] != event.item
+        n_before = state.n_events
         state.apply(event, offset=offset, history_length=history_length)
-    for state in states:
-        after.add(state)
+        if state.n_events > n_before:
+            columns[owner].append(targets[i], times_s[i], actions[i])
+    for state, own in zip(states, columns, strict=True):
+        after.add(state, own)
     return Folded(before.histories, after.histories, targets, actions, times_s, owners, is_task)
 
 
