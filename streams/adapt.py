@@ -32,7 +32,7 @@ async def _run(settings: Settings, engine: Engine, readiness: Readiness) -> None
     table = app.state_table(TABLE)
     states = UserStates(table.data.data, max_users=settings.max_users)
     writer = Writer(
-        app.producer,
+        app.batch_producer,
         lists=settings.topic("recommendations"),
         changelog=table.changelog_topic_name,
         dead_letters=settings.topic("dead-letters"),

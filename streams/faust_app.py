@@ -113,6 +113,10 @@ class IntakeApp(faust.App):
         consumer: IntakeConsumer = self.consumer
         return consumer
 
+    def batch_producer(self) -> Any:
+        """Return aiokafka's own producer, which takes whole batches; Faust's takes records."""
+        return self.producer._ensure_producer()
+
     def state_table(self, name: str) -> StateTable:
         """Make the table of user states; its changelog is GROUP-ROLE-NAME-changelog."""
         table: StateTable = self.Table(
