@@ -267,11 +267,12 @@ class Recommender:
         self, prepared: Prepared, gradients: GradientSums, *, support: Encoded | None = None
     ) -> Adapted:
         """Run the inner loop for all users at once, each on their own history unless given."""
-        shift = self.meta.user_loop(
-            self.meta.encoder,
-            support or prepared.encoded,
-            self.meta.negatives,
-            first_order=True,
+        encoder, loop, negatives = self.meta.encoder, self.meta.user_loop, self.meta.negatives
+        shift = torch.cat(
+            [
+                loop(encoder, Encoded(*tile), negatives, first_order=True)
+                for tile in self._tiles(*(support or prepared.encoded))
+            ]
         )
         fast = self.meta.scorer_loop(gradients, self.shares(prepared))
         return Adapted(self.inputs(prepared, shift), *fast)
