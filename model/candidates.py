@@ -153,7 +153,7 @@ class Gatherer:
         return Candidates(out.items[:, :n], out.signals[:, :n], out.context)
 
     def _reserve(self, n_items: int) -> None:
-        if len(self._walk.touched) < n_items:
+        if len(self._walk.own) < n_items:
             self._walk = _new_walk(n_items)
 
 
@@ -162,7 +162,7 @@ def _new_walk(n_items: int) -> Walk:
         sums=np.zeros((n_items, 8), np.float32),
         own=np.zeros((n_items, 5), np.float32),
         stamps=np.full((n_items, 2), -1, np.int64),
-        touched=np.zeros(n_items + 1, np.int32),
+        touched=np.zeros(n_items + 1, np.int32),  # one more: it is written to before it is asked
         strengths=np.zeros((N_RELATIONS, n_items), np.float32),
         scales=np.zeros((HISTORY, 8), np.float32),
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from headrace.streams import cli_roles, cli_tools
+from headrace.streams import cli_bench, cli_roles, cli_tools
 from headrace.streams.errors import StreamsError
 
 WRONG_INPUT = 2  # as click's own usage errors
@@ -76,6 +76,7 @@ for command in (
     cli_tools.consume,
     cli_tools.dead_letters,
     cli_roles.evaluate,
+    cli_bench.bench,
     cli_roles.demo,
 ):
     main.add_command(command)

@@ -35,7 +35,7 @@ class Roles:
     """Runs both roles for the length of a ``with`` block."""
 
     def __init__(self, settings: Settings, *, is_quiet: bool = False) -> None:
-        self._environment = os.environ | environment_of(settings)
+        self._environment = child_environment(settings)
         self._is_quiet = is_quiet
         self._running: dict[str, _Running] = {}
 
@@ -89,6 +89,11 @@ def environment_of(settings: Settings) -> Mapping[str, str]:
         f"{PREFIX}{name.upper()}": value if isinstance(value, str) else json.dumps(value)
         for name, value in dumped.items()
     }
+
+
+def child_environment(settings: Settings) -> Mapping[str, str]:
+    """Return our environment with these settings in it."""
+    return os.environ | environment_of(settings)
 
 
 def up(settings: Settings) -> None:

@@ -1,0 +1,1 @@
+"""What `headrace bench` measures: how fast, against what, and how far from what the machine can."""

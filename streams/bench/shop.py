@@ -1,0 +1,66 @@
+"""A drawn shop: users who stay around an item of their own, so that every row of counts is full.
+
+Worse than most real shops for what counting costs, and the same on every machine.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from headrace.streams.learner import Learner
+from headrace.streams.settings import Settings
+from headrace.streams.state import UserState
+from headrace.streams.wire import Event
+
+COUNTED = 60  # events of each user before the measurement; the model sees the latest 50
+SESSION = 10  # events without an hour's gap
+LEARNED = 4_000  # of the counted events, the last, are learned from too
+_AT_ONCE = 1_000  # events
+_MINUTE_MS = 60_000
+
+
+class Shop(NamedTuple):
+    """What a measurement starts from."""
+
+    learner: Learner  # of a model that has just been published
+    events: list[Event]  # that come next
+
+
+def open_shop(settings: Settings, *, n_items: int, n_users: int, n_events: int) -> Shop:
+    """Return a shop whose users have a history, and the events that come next."""
+    n_each = COUNTED + -(-n_events // n_users)
+    drawn = _draw(n_items, n_users, n_each, seed=settings.seed)
+    n_counted = COUNTED * n_users
+    learner = Learner(settings)
+    for at in range(0, n_counted, _AT_ONCE):
+        block = [(event.user, at + i, event) for i, event in enumerate(drawn[at : at + _AT_ONCE])]
+        block = block[: n_counted - at]
+        if at < n_counted - LEARNED:
+            learner.admit([event for _, _, event in block])
+            learner.absorb(learner.fold(block)[1], None)
+            continue
+        while learner.pairs.new_takers.any():  # every item, some at a time
+            learner.pairs.fit(learner.recommender.coefficients)
+        learner.learn(block)
+    learner.publish_version()
+    return Shop(learner, drawn[n_counted : n_counted + n_events])
+
+
+def _draw(n_items: int, n_users: int, n_each: int, *, seed: int) -> list[Event]:
+    """Return events in the order of their times, all users in turn."""
+    random = np.random.default_rng(seed)
+    home = random.integers(0, n_items, n_users)
+    steps = random.normal(0, n_items / 50, (n_each, n_users)).astype(np.int64)
+    items = ((home + steps) % n_items).tolist()
+    gaps = np.where(np.arange(n_each) % SESSION == 0, 24 * 60, 1).cumsum() * _MINUTE_MS
+    return [
+        Event(user=f"u{user}", item=f"i{items[at][user]}", time_ms=int(gaps[at]))
+        for at in range(n_each)
+        for user in range(n_users)
+    ]
+
+
+def states_of(learner: Learner) -> dict[str, UserState]:
+    """Return the users' states as an adapt worker starts with them, before any offset."""
+    return {user: replace(state, last_offset=-1) for user, state in learner.users.items()}

@@ -1,0 +1,117 @@
+"""Commands that measure how fast this machine is with Headrace."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from headrace.streams.options import with_settings
+from headrace.streams.settings import Settings
+
+if TYPE_CHECKING:
+    from headrace.streams.bench.measuring import Figure
+
+repeats_option = click.option(
+    "--repeats", default=3, show_default=True, type=click.IntRange(min=1), help="Of each figure."
+)
+
+
+@click.group()
+def bench() -> None:
+    """Measure how fast this machine is with Headrace.
+
+    Each prints a table, and JSON on standard output: with the machine, the versions, the date and
+    the spread over repeats. What is compared is measured in turn, in the same run. Run nothing else
+    beside it.
+
+    \b
+    Example:  headrace bench adapt
+              headrace bench pipeline > pipeline.json
+    Next:     headrace evaluate, for how good the lists are
+    """
+
+
+@bench.command()
+@click.option("--events", default=40_000, show_default=True, type=click.IntRange(min=1_000))
+@click.option("--users", default=5_000, show_default=True, type=click.IntRange(min=100))
+@click.option("--items", default=10_000, show_default=True, type=click.IntRange(min=100))
+@repeats_option
+@with_settings("device")
+def pipeline(settings: Settings, events: int, users: int, items: int, repeats: int) -> None:
+    """Measure events a second, from broker to acknowledged lists.
+
+    One adapt worker, with the real model and with a no-op in its place, against a stock Faust agent
+    that only reads, a bare aiokafka consumer, and the same job written as Faust's own guide does,
+    on the same events of the same broker: an embedded one, or that of --bootstrap, in topics that
+    start with "bench-".
+
+    \b
+    Example:  headrace bench pipeline --users 100000
+    Next:     headrace bench adapt, for what a user costs
+    """
+    from headrace.streams.bench import pipeline as job
+    from headrace.streams.broker import EmbeddedBroker
+    from headrace.streams.progress import counted
+
+    with ExitStack() as stack:
+        given = click.get_current_context().get_parameter_source("bootstrap")
+        if given is not ParameterSource.COMMANDLINE:
+            broker = stack.enter_context(EmbeddedBroker())
+            settings = settings.model_copy(update={"bootstrap": broker.bootstrap})
+        advance = stack.enter_context(counted(total=repeats * len(job.CONTENDERS), label="runs"))
+        rows = job.measure(
+            settings,
+            n_events=events,
+            n_users=users,
+            n_items=items,
+            repeats=repeats,
+            on_progress=advance,
+        )
+    title = f"{users:,} users, {items:,} items"
+    _tell(settings, "pipeline", title, rows, events=events, users=users, items=items)
+
+
+@bench.command()
+@click.option("--items", default=10_000, show_default=True, type=click.IntRange(min=100))
+@click.option("--up-to", default=4096, show_default=True, type=click.IntRange(min=1), help="Users.")
+@repeats_option
+@with_settings("device")
+def adapt(settings: Settings, items: int, up_to: int, repeats: int) -> None:
+    """Measure users a second that are adapted and ranked, by micro-batch.
+
+    Without broker and wire. Beside each figure stands its floor: what reading the tables' rows,
+    and what the matrix products alone reach in the same run; and two other ways to adapt.
+
+    \b
+    Example:  headrace bench adapt --items 100000 --device cuda
+    Next:     headrace bench pipeline, for what Kafka adds
+    """
+    from headrace.streams.bench import adapt as job
+    from headrace.streams.progress import counted
+
+    sizes = [size for size in (4**i for i in range(20)) if size < up_to] + [up_to]
+    with counted(total=len(sizes), label="sizes") as advance:
+        rows = job.measure(
+            settings, n_items=items, sizes=sizes, repeats=repeats, on_progress=advance
+        )
+    _tell(settings, "adapt", f"{items:,} items", rows, items=items)
+
+
+def _tell(
+    settings: Settings,
+    name: str,
+    title: str,
+    rows: "Sequence[Mapping[str, Figure | float | str]]",
+    **asked: Any,
+) -> None:
+    """Print the table for people and the JSON for programs."""
+    import json
+
+    from headrace.streams.bench.measuring import as_json, machine, show
+    from headrace.streams.learner import pick_device
+
+    show(f"{name}: {title}", rows)
+    on = machine(device=pick_device(settings), threads=settings.threads)
+    click.echo(json.dumps({"bench": name, "asked": asked, "machine": on, "rows": as_json(rows)}))
