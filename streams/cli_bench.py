@@ -18,6 +18,15 @@ repeats_option = click.option(
 )
 
 
+items_option = click.option(
+    "--items",
+    default=10_000,
+    show_default=True,
+    type=click.IntRange(min=100),
+    help="Of the catalogue, each with as many neighbours as are kept.",
+)
+
+
 @click.group()
 def bench() -> None:
     """Measure how fast this machine is with Headrace.
@@ -34,9 +43,21 @@ def bench() -> None:
 
 
 @bench.command()
-@click.option("--events", default=40_000, show_default=True, type=click.IntRange(min=1_000))
-@click.option("--users", default=5_000, show_default=True, type=click.IntRange(min=100))
-@click.option("--items", default=10_000, show_default=True, type=click.IntRange(min=100))
+@click.option(
+    "--events",
+    default=40_000,
+    show_default=True,
+    type=click.IntRange(min=1_000),
+    help="For the fastest; slow jobs take a part of them.",
+)
+@click.option(
+    "--users",
+    default=5_000,
+    show_default=True,
+    type=click.IntRange(min=100),
+    help="Who act in turn, each with 60 interactions before.",
+)
+@items_option
 @repeats_option
 @with_settings("device")
 def pipeline(settings: Settings, events: int, users: int, items: int, repeats: int) -> None:
@@ -52,9 +73,13 @@ def pipeline(settings: Settings, events: int, users: int, items: int, repeats: i
     Next:     headrace bench adapt, for what a user costs
     """
     from headrace.streams.bench import pipeline as job
+    from headrace.streams.bench.measuring import fitting
+    from headrace.streams.bench.shop import ITEM_BYTES, USER_BYTES
     from headrace.streams.broker import EmbeddedBroker
     from headrace.streams.progress import counted
 
+    items = fitting(items, bytes_each=2 * ITEM_BYTES, what="items")  # here and in the worker
+    users = fitting(users, bytes_each=2 * USER_BYTES, what="users")
     with ExitStack() as stack:
         given = click.get_current_context().get_parameter_source("bootstrap")
         if given is not ParameterSource.COMMANDLINE:
@@ -74,8 +99,14 @@ def pipeline(settings: Settings, events: int, users: int, items: int, repeats: i
 
 
 @bench.command()
-@click.option("--items", default=10_000, show_default=True, type=click.IntRange(min=100))
-@click.option("--up-to", default=4096, show_default=True, type=click.IntRange(min=1), help="Users.")
+@click.option(
+    "--up-to",
+    default=4096,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Users of the largest micro-batch.",
+)
+@items_option
 @repeats_option
 @with_settings("device")
 def adapt(settings: Settings, items: int, up_to: int, repeats: int) -> None:
@@ -89,9 +120,13 @@ def adapt(settings: Settings, items: int, up_to: int, repeats: int) -> None:
     Next:     headrace bench pipeline, for what Kafka adds
     """
     from headrace.streams.bench import adapt as job
+    from headrace.streams.bench.measuring import fitting
+    from headrace.streams.bench.shop import ITEM_BYTES
     from headrace.streams.progress import counted
 
-    sizes = [size for size in (4**i for i in range(20)) if size < up_to] + [up_to]
+    items = fitting(items, bytes_each=ITEM_BYTES, what="items")
+    up_to = fitting(up_to, bytes_each=job.BATCH_USER_BYTES, what="users of a micro-batch")
+    sizes = [size for size in job.SIZES if size < up_to] + [up_to]
     with counted(total=len(sizes), label="sizes") as advance:
         rows = job.measure(
             settings, n_items=items, sizes=sizes, repeats=repeats, on_progress=advance

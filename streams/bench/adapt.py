@@ -34,8 +34,10 @@ from headrace.streams.bench.shop import open_shop, states_of
 from headrace.streams.prequential import Columns, Rows, gradient_sums
 from headrace.streams.settings import Settings
 
+SIZES = (1, 4, 16, 64, 256, 512, 1024, 2048, 4096)  # of a micro-batch
 N_USERS = 4_096  # of the shop
 LIST_LENGTH = 20
+BATCH_USER_BYTES = 500_000  # of a user in a micro-batch: candidates, and what is made of them
 ALONE = 32  # users that are adapted one at a time: enough to time them
 MOST_MAPPED = 1_024  # users at once for vmap, which keeps all that lies between for all of them
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+_MEMORY_INFO = Path("/proc/meminfo")
 FILE_WIDTH = 160  # letters; a terminal has its own
 _CPU_INFO = Path("/proc/cpuinfo")
 _PACKAGES = ("headrace", "torch", "numpy", "numba", "faust-streaming", "aiokafka")
@@ -68,6 +69,31 @@ def _cpu() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def fitting(asked: int, *, bytes_each: int, what: str, free: int | None = None) -> int:
+    """Return how many of ``asked`` fit into three quarters of the memory that is free.
+
+    Says so on standard error where that is fewer. ``free`` is in bytes, the system's own figure if
+    not given; where the system tells none, all fit.
+    """
+    free = _free_bytes() if free is None else free
+    fit = asked if free is None else min(asked, max(1, int(0.75 * free) // bytes_each))
+    if fit < asked and free is not None:
+        needed_gb, free_gb = asked * bytes_each / 1e9, free / 1e9
+        Console(stderr=True).print(
+            f"{asked:,} {what} take some {needed_gb:,.1f} GB and {free_gb:,.1f} GB are free here:"
+            f" measured with {fit:,}"
+        )
+    return fit
+
+
+def _free_bytes() -> int | None:
+    """Return what can be had without swapping, None where the system does not tell."""
+    if not _MEMORY_INFO.is_file():
+        return None
+    fields = dict(line.split(":", 1) for line in _MEMORY_INFO.read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) * 1024
 
 
 def show(title: str, rows: Sequence[Mapping[str, Figure | float | str]]) -> None:

@@ -16,6 +16,8 @@ from headrace.streams.wire import Event
 COUNTED = 60  # events of each user before the measurement; the model sees the latest 50
 SESSION = 10  # events without an hour's gap
 LEARNED = 4_000  # of the counted events, the last, are learned from too
+ITEM_BYTES = 25_000  # rows of neighbours and regressors, while they are copied to grow
+USER_BYTES = 40_000  # events and state
 _AT_ONCE = 1_000  # events
 _MINUTE_MS = 60_000
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from headrace.streams.bench.measuring import Figure, as_json, machine, show
+from headrace.streams.bench.measuring import Figure, as_json, fitting, machine, show
 
 
 def test_figure_is_the_median_and_the_spread() -> None:
@@ -38,3 +38,20 @@ def test_machine_names_what_a_figure_depends_on() -> None:
     assert {"date", "cpu", "cores", "load", "python", "torch", "headrace"} <= set(told)
     assert (told["device"], told["threads"]) == ("cpu", 2)
     assert told["cores"] >= 1
+
+
+def test_what_fits_is_measured_as_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fitting(100, bytes_each=10, what="users", free=2_000) == 100
+    assert not capsys.readouterr().err
+
+
+def test_too_small_a_machine_takes_the_largest_size_that_fits_and_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert fitting(10_000, bytes_each=10**6, what="users", free=4 * 10**9) == 3_000
+    told = " ".join(capsys.readouterr().err.split())
+    assert told == "10,000 users take some 10.0 GB and 4.0 GB are free here: measured with 3,000"
+
+
+def test_a_machine_that_tells_its_memory_is_asked() -> None:
+    assert fitting(10**12, bytes_each=10**6, what="users") < 10**8

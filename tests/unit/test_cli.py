@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from headrace.streams.broker import free_port
 from headrace.streams.cli import main
+from headrace.streams.cli_bench import bench
 from headrace.streams.consume import as_json, as_text
 from headrace.streams.dead_letters import DeadLetter
 from headrace.streams.dead_letters import as_text as letter_text
@@ -18,6 +19,7 @@ from headrace.streams.settings import Settings
 from headrace.streams.wire import Reason, Recommendation, Source
 
 COMMANDS = sorted(main.commands)
+BENCHES = sorted(bench.commands)
 
 SHOW_HELP_THEN_MODULES = """
 import sys
@@ -44,9 +46,19 @@ def test_help_says_what_shows_an_example_and_names_the_next_step(name: str) -> N
     assert "Next:" in out
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_is_explained(name: str) -> None:
-    options = [p for p in main.commands[name].params if isinstance(p, click.Option)]
+@pytest.mark.parametrize("name", BENCHES)
+def test_help_of_a_bench_does_so_too(name: str) -> None:
+    code, out, _ = run("bench", name, "--help")
+    assert code == 0
+    assert f"headrace bench {name}" in out.split("Example:")[1]
+    assert "Next:" in out
+
+
+@pytest.mark.parametrize(
+    "command", [*main.commands.values(), *bench.commands.values()], ids=lambda c: c.name
+)
+def test_every_option_is_explained(command: click.Command) -> None:
+    options = [p for p in command.params if isinstance(p, click.Option)]
     assert [option.name for option in options if not option.help] == []
 
 
