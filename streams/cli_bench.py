@@ -1,7 +1,7 @@
 """Commands that measure how fast this machine is with Headrace."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +24,15 @@ items_option = click.option(
     show_default=True,
     type=click.IntRange(min=100),
     help="Of the catalogue, each with as many neighbours as are kept.",
+)
+
+
+users_option = click.option(
+    "--users",
+    default=5_000,
+    show_default=True,
+    type=click.IntRange(min=100),
+    help="Who act in turn, each with 60 interactions before.",
 )
 
 
@@ -50,13 +59,7 @@ def bench() -> None:
     type=click.IntRange(min=1_000),
     help="For the fastest; slow jobs take a part of them.",
 )
-@click.option(
-    "--users",
-    default=5_000,
-    show_default=True,
-    type=click.IntRange(min=100),
-    help="Who act in turn, each with 60 interactions before.",
-)
+@users_option
 @items_option
 @repeats_option
 @with_settings("device")
@@ -73,19 +76,13 @@ def pipeline(settings: Settings, events: int, users: int, items: int, repeats: i
     Next:     headrace bench adapt, for what a user costs
     """
     from headrace.streams.bench import pipeline as job
-    from headrace.streams.bench.measuring import fitting
-    from headrace.streams.bench.shop import ITEM_BYTES, USER_BYTES
-    from headrace.streams.broker import EmbeddedBroker
     from headrace.streams.progress import counted
 
-    items = fitting(items, bytes_each=2 * ITEM_BYTES, what="items")  # here and in the worker
-    users = fitting(users, bytes_each=2 * USER_BYTES, what="users")
-    with ExitStack() as stack:
-        given = click.get_current_context().get_parameter_source("bootstrap")
-        if given is not ParameterSource.COMMANDLINE:
-            broker = stack.enter_context(EmbeddedBroker())
-            settings = settings.model_copy(update={"bootstrap": broker.bootstrap})
-        advance = stack.enter_context(counted(total=repeats * len(job.CONTENDERS), label="runs"))
+    items, users = _fitting(items, users)
+    with (
+        _broker(settings) as settings,
+        counted(total=repeats * len(job.CONTENDERS), label="runs") as advance,
+    ):
         rows = job.measure(
             settings,
             n_events=events,
@@ -132,6 +129,61 @@ def adapt(settings: Settings, items: int, up_to: int, repeats: int) -> None:
             settings, n_items=items, sizes=sizes, repeats=repeats, on_progress=advance
         )
     _tell(settings, "adapt", f"{items:,} items", rows, items=items)
+
+
+@bench.command()
+@click.option(
+    "--seconds", default=20.0, show_default=True, type=click.FloatRange(min=1), help="At each load."
+)
+@users_option
+@items_option
+@with_settings("device")
+def latency(settings: Settings, seconds: float, users: int, items: int) -> None:
+    """Measure how soon a list follows its event.
+
+    At 25, 50, 75 and 90 % of what one adapt worker carries: events are due at fixed times, whatever
+    the worker does, and are written to an embedded broker, or that of --bootstrap, in topics that
+    start with "bench-". With where the time goes, by stage.
+
+    \b
+    Example:  headrace bench latency --seconds 60
+    Next:     headrace bench pipeline, for what the worker carries
+    """
+    from headrace.streams.bench import latency as job
+    from headrace.streams.progress import counted
+
+    items, users = _fitting(items, users)
+    n_runs = 1 + len(job.LOADS)
+    with _broker(settings) as settings, counted(total=n_runs, label="loads") as advance:
+        rows = job.measure(
+            settings, n_users=users, n_items=items, seconds=seconds, on_progress=advance
+        )
+    title = f"{users:,} users, {items:,} items"
+    _tell(settings, "latency", title, rows, seconds=seconds, users=users, items=items)
+
+
+def _fitting(items: int, users: int) -> tuple[int, int]:
+    """Return how many items and users fit into memory twice: here and in the worker."""
+    from headrace.streams.bench.measuring import fitting
+    from headrace.streams.bench.shop import ITEM_BYTES, USER_BYTES
+
+    return (
+        fitting(items, bytes_each=2 * ITEM_BYTES, what="items"),
+        fitting(users, bytes_each=2 * USER_BYTES, what="users"),
+    )
+
+
+@contextmanager
+def _broker(settings: Settings) -> Iterator[Settings]:
+    """Yield settings of the broker that was asked for, or else of an embedded one."""
+    from headrace.streams.broker import EmbeddedBroker
+
+    given = click.get_current_context().get_parameter_source("bootstrap")
+    if given is ParameterSource.COMMANDLINE:
+        yield settings
+        return
+    with EmbeddedBroker() as broker:
+        yield settings.model_copy(update={"bootstrap": broker.bootstrap})
 
 
 def _tell(

@@ -5,62 +5,45 @@ two that are Headrace recover the users' states first; the clock runs from a ten
 the last one asked for.
 """
 
-import asyncio
 import json
 import subprocess
 import sys
-import tempfile
-import time
-import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgpack
-from aiokafka import AIOKafkaProducer
 
-from headrace.streams.bench import contenders
-from headrace.streams.bench.contenders import STATES_FILE
+from headrace.streams.bench import contenders, stage
 from headrace.streams.bench.measuring import Figure
 from headrace.streams.bench.shop import Shop, open_shop, states_of
-from headrace.streams.broker import free_port
-from headrace.streams.child import Child
-from headrace.streams.clients import outbox
 from headrace.streams.errors import StreamsError
-from headrace.streams.guards import PauseGuard
 from headrace.streams.produce import publish_events
-from headrace.streams.publication import pack_delta
-from headrace.streams.publisher import Publisher
-from headrace.streams.scrape import Scrape, scrape
 from headrace.streams.settings import Settings
-from headrace.streams.topics import create_topics, users_changelog
 from headrace.streams.up import child_environment
-
-POLL_S = 0.02
-LIMIT_S = 120.0  # for one run; a start with recovery takes some ten seconds
-STOP_LIMIT_S = 30.0
 
 
 class Contender(NamedTuple):
     """One way of doing the job."""
 
     name: str
-    arguments: tuple[str, ...]  # of the interpreter
+    program: str  # of ``contenders``; empty for the adapt role itself
     share: float  # of the events; slow ones need fewer to be measured
     is_headrace: bool
 
-
-def _program(name: str) -> tuple[str, ...]:
-    return ("-m", contenders.__name__, name)
+    def arguments(self, n_events: int) -> tuple[str, ...]:
+        """Return the arguments of the interpreter."""
+        if not self.program:
+            return stage.ADAPT_ROLE
+        return ("-m", contenders.__name__, self.program, str(n_events))
 
 
 CONTENDERS = (
-    Contender("no-op model", _program("no_op"), 1.0, is_headrace=True),
-    Contender("stock Faust, take(512), only reads", _program("stock_reader"), 1.0, False),
-    Contender("bare aiokafka, only reads", _program("bare_consumer"), 1.0, False),
-    Contender("real model", ("-m", "headrace.streams", "adapt"), 0.25, is_headrace=True),
-    Contender("textbook Faust, real model", _program("textbook"), 0.02, False),
+    Contender("no-op model", "no_op", 1.0, is_headrace=True),
+    Contender("stock Faust, take(512), only reads", "stock_reader", 1.0, is_headrace=False),
+    Contender("bare aiokafka, only reads", "bare_consumer", 1.0, is_headrace=False),
+    Contender("real model", "", 0.25, is_headrace=True),
+    Contender("textbook Faust, real model", "textbook", 0.02, is_headrace=False),
 )
 
 
@@ -88,23 +71,16 @@ def measure(
         StreamsError: a contender did not get through; the text has its last lines.
     """
     speeds: dict[str, list[Speed]] = {each.name: [] for each in CONTENDERS}
-    with tempfile.TemporaryDirectory() as folder:
-        prefix = f"bench-{uuid.uuid4().hex[:8]}"
-        settings = settings.model_copy(
-            update={
-                "topic_prefix": prefix,
-                "data_dir": Path(folder),
-                "model_store": "",
-                "session_timeout_s": 6.0,  # a new group of the embedded broker waits for half of it
-                "adapt_port": free_port(),
-                "log_level": "warning",
-            }
-        )
+    with stage.on_its_own(settings) as settings:
         shop = open_shop(settings, n_items=n_items, n_users=n_users, n_events=n_events)
-        _furnish(settings, shop)
+        stage.announce(settings, shop)
+        publish_events(settings, shop.events)
+        states = {user: state.encode() for user, state in states_of(shop.learner).items()}
+        Path(settings.data_dir, contenders.STATES_FILE).write_bytes(msgpack.packb(states))
         for repeat in range(repeats):
             for number, each in enumerate(CONTENDERS):
-                own = settings.model_copy(update={"group": f"{prefix}-{repeat}-{number}"})
+                group = f"{settings.topic_prefix}-{repeat}-{number}"
+                own = settings.model_copy(update={"group": group})
                 asked = max(10, int(each.share * n_events))
                 run = _run_headrace if each.is_headrace else _run_other
                 speeds[each.name].append(run(own, each, shop, asked))
@@ -119,43 +95,11 @@ def measure(
     ]
 
 
-def _furnish(settings: Settings, shop: Shop) -> None:
-    """Put the events, a model version and the states to start with where they are looked for."""
-    create_topics(settings)
-    publish_events(settings, shop.events)
-    asyncio.run(_announce(settings, shop))
-    states = {user: state.encode() for user, state in states_of(shop.learner).items()}
-    Path(settings.data_dir, STATES_FILE).write_bytes(msgpack.packb(states))
-
-
-async def _announce(settings: Settings, shop: Shop) -> None:
-    """Publish the model as the learn role does."""
-    pack_delta(shop.learner.recommender, [])  # all that was counted so far comes with the version
-    shop.learner.new_items = []
-    producer = AIOKafkaProducer(bootstrap_servers=settings.bootstrap)
-
-    async def send(topic: str, key: bytes | None, value: bytes) -> int:
-        sent: Any = await producer.send_and_wait(topic, value, key, partition=0)
-        return int(sent.offset)
-
-    async with producer:
-        with ThreadPoolExecutor(1) as thread:
-            publisher = Publisher(settings, shop.learner, thread, {})
-            await publisher.publish_version(send, PauseGuard(LIMIT_S))
-
-
 def _run_headrace(settings: Settings, job: Contender, shop: Shop, n_events: int) -> Speed:
     """Run an adapt worker that recovers the states, and read its own metrics."""
-    create_topics(settings)
-    with outbox(settings.bootstrap, users_changelog(settings)) as changelog:
-        for user, state in states_of(shop.learner).items():
-            changelog.send(key=user, value=state.encode())
-    worker = _start(settings, job, n_events)
-    try:
-        before, before_s = _wait_for(settings, worker, n_events // 10)
-        after, after_s = _wait_for(settings, worker, n_events)
-    finally:
-        worker.stop(limit_s=STOP_LIMIT_S)
+    with stage.worker(settings, shop, job.arguments(n_events)) as child:
+        before, before_s = stage.wait_for(settings, child, n_events // 10)
+        after, after_s = stage.wait_for(settings, child, n_events)
     rates = (
         (after.get(name) - before.get(name)) / (after_s - before_s)
         for name in ("events_total", "lists_total")
@@ -163,34 +107,17 @@ def _run_headrace(settings: Settings, job: Contender, shop: Shop, n_events: int)
     return Speed(*rates)
 
 
-def _wait_for(settings: Settings, worker: Child, n_events: int) -> tuple[Scrape, float]:
-    """Return the worker's metrics, and when they were read, once it has applied so many events."""
-    deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline and worker.poll() is None:
-        metrics = scrape(settings.adapt_port)
-        if metrics.get("events_total") >= n_events:
-            return metrics, time.monotonic()
-        time.sleep(POLL_S)
-    raise StreamsError(f"an adapt worker did not get through: {worker.log_tail()}")
-
-
 def _run_other(settings: Settings, job: Contender, shop: Shop, n_events: int) -> Speed:  # noqa: ARG001
     """Run a contender that tells its rate itself."""
     done = subprocess.run(
-        [sys.executable, *job.arguments, str(n_events)],
+        [sys.executable, *job.arguments(n_events)],
         env=child_environment(settings),
         capture_output=True,
         text=True,
-        timeout=LIMIT_S,
+        timeout=stage.LIMIT_S,
         check=False,
     )
     if done.returncode:
         raise StreamsError(f"{job.name} did not get through: {done.stderr[-2000:]}")
     rate = json.loads(done.stdout)["events_per_s"]
-    return Speed(rate, rate if job.name.startswith("textbook") else 0.0)
-
-
-def _start(settings: Settings, job: Contender, n_events: int) -> Child:
-    is_program = job.arguments[1] == contenders.__name__
-    arguments = (*job.arguments, str(n_events)) if is_program else job.arguments
-    return Child([sys.executable, *arguments], env=child_environment(settings))
+    return Speed(rate, rate if job.program == contenders.textbook.__name__ else 0.0)

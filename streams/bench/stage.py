@@ -1,0 +1,102 @@
+"""What a measurement through Kafka sets up: topics of its own, a model, states, and a worker."""
+
+import asyncio
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+
+from headrace.streams.bench.shop import Shop, states_of
+from headrace.streams.broker import free_port
+from headrace.streams.child import Child
+from headrace.streams.clients import outbox
+from headrace.streams.errors import StreamsError
+from headrace.streams.guards import PauseGuard
+from headrace.streams.publication import pack_delta
+from headrace.streams.publisher import Publisher
+from headrace.streams.scrape import Scrape, scrape
+from headrace.streams.settings import Settings
+from headrace.streams.topics import create_topics, users_changelog
+from headrace.streams.up import child_environment
+
+ADAPT_ROLE = ("-m", "headrace.streams", "adapt")
+POLL_S = 0.02
+LIMIT_S = 120.0  # for one run; a start with recovery takes some ten seconds
+STOP_LIMIT_S = 30.0
+
+
+@contextmanager
+def on_its_own(settings: Settings) -> Iterator[Settings]:
+    """Yield settings with topics, a folder and a port that nothing else uses."""
+    prefix = f"bench-{uuid.uuid4().hex[:8]}"
+    with tempfile.TemporaryDirectory() as folder:
+        yield settings.model_copy(
+            update={
+                "topic_prefix": prefix,
+                "group": prefix,
+                "data_dir": Path(folder),
+                "model_store": "",
+                "session_timeout_s": 6.0,  # a new group of the embedded broker waits for half of it
+                "adapt_port": free_port(),
+                "log_level": "warning",
+            }
+        )
+
+
+def announce(settings: Settings, shop: Shop) -> None:
+    """Create the topics, and publish the model as the learn role does."""
+    create_topics(settings)
+    asyncio.run(_announce(settings, shop))
+
+
+async def _announce(settings: Settings, shop: Shop) -> None:
+    pack_delta(shop.learner.recommender, [])  # all that was counted so far comes with the version
+    shop.learner.new_items = []
+    producer = AIOKafkaProducer(bootstrap_servers=settings.bootstrap)
+
+    async def send(topic: str, key: bytes | None, value: bytes) -> int:
+        sent: Any = await producer.send_and_wait(topic, value, key, partition=0)
+        return int(sent.offset)
+
+    async with producer:
+        with ThreadPoolExecutor(1) as thread:
+            publisher = Publisher(settings, shop.learner, thread, {})
+            await publisher.publish_version(send, PauseGuard(LIMIT_S))
+
+
+@contextmanager
+def worker(
+    settings: Settings, shop: Shop, arguments: Sequence[str] = ADAPT_ROLE
+) -> Iterator[Child]:
+    """Run an adapt worker, whose group starts with the shop's states in its changelog."""
+    create_topics(settings)
+    with outbox(settings.bootstrap, users_changelog(settings)) as changelog:
+        for user, state in states_of(shop.learner).items():
+            changelog.send(key=user, value=state.encode())
+    child = Child([sys.executable, *arguments], env=child_environment(settings))
+    try:
+        yield child
+    finally:
+        child.stop(limit_s=STOP_LIMIT_S)
+
+
+def wait_for(settings: Settings, child: Child, n_events: int) -> tuple[Scrape, float]:
+    """Return the worker's metrics, and when they were read, once it has applied so many events.
+
+    Raises:
+        StreamsError: it does not get there; the text has its last lines.
+    """
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline and child.poll() is None:
+        metrics = scrape(settings.adapt_port)
+        if metrics.get("events_total") >= n_events:
+            return metrics, time.monotonic()
+        time.sleep(POLL_S)
+    raise StreamsError(f"an adapt worker did not get through: {child.log_tail()}")
