@@ -68,6 +68,7 @@ class Walk(NamedTuple):
 
 
 LINKED, LAST = 6, 7  # columns of the sums behind the relations: how many speak; NEXT of the last
+N_COLUMNS = 8
 CHOSEN, OWN = range(2)  # columns of the stamps
 RECENCY, POSITION, COUNT, TOTAL, FOLLOWED = range(5)  # columns of the own counts
 

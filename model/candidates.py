@@ -22,6 +22,7 @@ from headrace.model.candidate_signals import (
     HISTORY,
     LAST,
     LINKED,
+    N_COLUMNS,
     N_CONTEXTS,
     N_SIGNALS,
     OWN,
@@ -159,12 +160,12 @@ class Gatherer:
 
 def _new_walk(n_items: int) -> Walk:
     return Walk(
-        sums=np.zeros((n_items, 8), np.float32),
+        sums=np.zeros((n_items, N_COLUMNS), np.float32),
         own=np.zeros((n_items, 5), np.float32),
         stamps=np.full((n_items, 2), -1, np.int64),
         touched=np.zeros(n_items + 1, np.int32),  # one more: it is written to before it is asked
         strengths=np.zeros((N_RELATIONS, n_items), np.float32),
-        scales=np.zeros((HISTORY, 8), np.float32),
+        scales=np.zeros((HISTORY, N_COLUMNS), np.float32),
     )
 
 
@@ -197,10 +198,18 @@ def _gather(
         n = _add(popular, walk, stamp, out.items[b], n)
         if not with_last:
             n = _drop_last(had[0], out.items[b], n)
-        items = out.items[b, :n]
         describe(
-            *(a, clock, now_s, had, times_s, n_session, walk, stamp, items),
-            *(out.signals[b], ages[b]),
+            a,
+            clock,
+            now_s,
+            had,
+            times_s,
+            n_session,
+            walk,
+            stamp,
+            out.items[b, :n],
+            out.signals[b],
+            ages[b],
         )
         for z in walk.touched[:n_touched]:
             walk.sums[z] = 0.0

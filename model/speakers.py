@@ -8,7 +8,7 @@ Letters: B tasks, H interactions, K list length, R relations.
 import numpy as np
 from numba import njit
 
-from headrace.model.candidate_signals import HISTORY, place_of
+from headrace.model.candidate_signals import HISTORY, N_COLUMNS, place_of
 from headrace.model.candidates import Histories, session_length, write_scales
 from headrace.model.signals import N_RELATIONS, Floats, Ints, ItemArrays, ItemSignals, Longs
 
@@ -19,7 +19,7 @@ def speakers(signals: ItemSignals, histories: Histories, listed: Ints) -> Ints:
     An own item speaks for itself; -1 where nothing speaks.
     """
     out = np.full(listed.shape, -1, np.int32)
-    scales = np.zeros((HISTORY, 8), np.float32)
+    scales = np.zeros((HISTORY, N_COLUMNS), np.float32)
     recent_scale = signals.recent_scale()
     _find(signals.arrays, recent_scale, histories.items, histories.times_s, listed, scales, out)
     return out

@@ -1,6 +1,6 @@
 """Commands that measure how fast this machine is with Headrace."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from headrace.streams.options import with_settings
 from headrace.streams.settings import Settings
 
 if TYPE_CHECKING:
-    from headrace.streams.bench.measuring import Figure
+    from headrace.streams.bench.measuring import Row
 
 repeats_option = click.option(
     "--repeats", default=3, show_default=True, type=click.IntRange(min=1), help="Of each figure."
@@ -190,7 +190,7 @@ def _tell(
     settings: Settings,
     name: str,
     title: str,
-    rows: "Sequence[Mapping[str, Figure | float | str]]",
+    rows: "Sequence[Row]",
     **asked: Any,
 ) -> None:
     """Print the table for people and the JSON for programs."""

@@ -29,7 +29,7 @@ from headrace.model.inner_loop import GradientSums, Support
 from headrace.model.recommender import Adapted, MetaParameters, Prepared, Recommender
 from headrace.model.scorer import N_INPUTS
 from headrace.model.signals import Floats, Ints
-from headrace.streams.bench.measuring import Figure, seconds_of
+from headrace.streams.bench.measuring import Figure, Row, seconds_of
 from headrace.streams.bench.shop import open_shop, states_of
 from headrace.streams.prequential import Columns, Rows, gradient_sums
 from headrace.streams.settings import Settings
@@ -59,12 +59,12 @@ def measure(
     repeats: int,
     n_users: int = N_USERS,
     on_progress: Callable[[int], None] = lambda _: None,
-) -> list[dict[str, Figure | float | str]]:
+) -> list[Row]:
     """Return a row for each size of a micro-batch; ``on_progress`` is called once for each."""
     shop = open_shop(settings, n_items=n_items, n_users=n_users, n_events=0)
     model = shop.learner.published
     states = list(states_of(shop.learner).values())
-    rows: list[dict[str, Figure | float | str]] = []
+    rows: list[Row] = []
     for size in sizes:
         taken = (states * -(-size // len(states)))[:size]
         histories = Rows(len(taken))
@@ -83,7 +83,7 @@ def batch_of(model: Recommender, histories: Histories, states: list[Any]) -> Bat
     return Batch(histories, candidates, prepared, gradient_sums(model, states))
 
 
-def _row(model: Recommender, batch: Batch, repeats: int) -> dict[str, Figure | float | str]:
+def _row(model: Recommender, batch: Batch, repeats: int) -> Row:
     """Measure everything in turn, once for each repeat and once before that."""
     n = len(batch.histories.items)
     products = list(_products(model, n, batch.candidates.items.shape[1]))

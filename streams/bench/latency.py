@@ -8,15 +8,15 @@ time that the record of the list carries.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import cycle, islice
 from typing import Any, NamedTuple
 
 import numpy as np
 from aiokafka import AIOKafkaProducer
 
 from headrace.streams.bench import stage
-from headrace.streams.bench.measuring import Figure
+from headrace.streams.bench.measuring import Row
 from headrace.streams.bench.shop import open_shop
 from headrace.streams.clients import reader
 from headrace.streams.errors import StreamsError
@@ -46,7 +46,7 @@ def measure(
     n_items: int,
     seconds: float,
     on_progress: Callable[[int], None] = lambda _: None,
-) -> list[dict[str, Figure | float | str]]:
+) -> list[Row]:
     """Return a row for each load; ``on_progress`` is called once for each, and for the capacity.
 
     In topics of their own (``topic_prefix``) of the broker that the settings name.
@@ -57,13 +57,13 @@ def measure(
     with stage.on_its_own(settings) as settings:
         shop = open_shop(settings, n_items=n_items, n_users=n_users, n_events=n_users)
         stage.announce(settings, shop)
-        events = _again_and_again(shop.events)
+        events = cycle(shop.events)
         publish_events(settings, islice(events, CAPACITY_EVENTS))
         sent: dict[float, list[Due]] = {}
         scrapes: dict[float, tuple[Scrape, Scrape]] = {}
         with stage.worker(settings, shop) as child:
-            before, before_s = stage.wait_for(settings, child, CAPACITY_EVENTS // 10)
-            after, after_s = stage.wait_for(settings, child, CAPACITY_EVENTS)
+            before, before_s = stage.wait_for(settings.adapt_port, child, CAPACITY_EVENTS // 10)
+            after, after_s = stage.wait_for(settings.adapt_port, child, CAPACITY_EVENTS)
             n_applied = after.get("events_total") - before.get("events_total")
             capacity = n_applied / (after_s - before_s)
             on_progress(1)
@@ -73,7 +73,7 @@ def measure(
                 before = after
                 sent[load] = asyncio.run(_publish(settings, islice(events, n), load * capacity))
                 n_sent += n
-                after, _ = stage.wait_for(settings, child, n_sent)
+                after, _ = stage.wait_for(settings.adapt_port, child, n_sent)
                 scrapes[load] = before, after
                 on_progress(1)
         lists = _lists(settings)
@@ -86,11 +86,6 @@ def measure(
         }
         for load in LOADS
     ]
-
-
-def _again_and_again(events: Sequence[Event]) -> Iterator[Event]:
-    while True:
-        yield from events
 
 
 async def _publish(settings: Settings, events: Iterable[Event], events_per_s: float) -> list[Due]:

@@ -38,6 +38,9 @@ class Figure(NamedTuple):
         return f"{_short(self.median)} ±{50 * (self.high - self.low) / self.median:.0f}%"
 
 
+Row = Mapping[str, Figure | float | str]  # of a table: the same columns in each
+
+
 def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
@@ -96,7 +99,7 @@ def _free_bytes() -> int | None:
     return int(fields["MemAvailable"].split()[0]) * 1024
 
 
-def show(title: str, rows: Sequence[Mapping[str, Figure | float | str]]) -> None:
+def show(title: str, rows: Sequence[Row]) -> None:
     """Print rows with the same columns as a table, to standard error."""
     table = Table(title=title)
     for name in rows[0]:
@@ -115,7 +118,7 @@ def _told(value: Figure | float | str) -> str:
     return value.told() if isinstance(value, Figure) else _short(value)
 
 
-def as_json(rows: Sequence[Mapping[str, Figure | float | str]]) -> list[dict[str, Any]]:
+def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return rows for JSON, figures with their spread."""
     return [
         {

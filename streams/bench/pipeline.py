@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgpack
 
 from headrace.streams.bench import contenders, stage
-from headrace.streams.bench.measuring import Figure
+from headrace.streams.bench.measuring import Figure, Row
 from headrace.streams.bench.shop import Shop, open_shop, states_of
 from headrace.streams.errors import StreamsError
 from headrace.streams.produce import publish_events
@@ -62,7 +62,7 @@ def measure(
     n_items: int,
     repeats: int,
     on_progress: Callable[[int], None] = lambda _: None,
-) -> list[dict[str, Figure | float | str]]:
+) -> list[Row]:
     """Return a row for each contender; ``on_progress`` is called once for each run.
 
     In topics of their own (``topic_prefix``) of the broker that the settings name.
@@ -82,8 +82,11 @@ def measure(
                 group = f"{settings.topic_prefix}-{repeat}-{number}"
                 own = settings.model_copy(update={"group": group})
                 asked = max(10, int(each.share * n_events))
-                run = _run_headrace if each.is_headrace else _run_other
-                speeds[each.name].append(run(own, each, shop, asked))
+                if each.is_headrace:
+                    speed = _run_headrace(own, each, shop, asked)
+                else:
+                    speed = _run_other(own, each, asked)
+                speeds[each.name].append(speed)
                 on_progress(1)
     return [
         {
@@ -98,8 +101,8 @@ def measure(
 def _run_headrace(settings: Settings, job: Contender, shop: Shop, n_events: int) -> Speed:
     """Run an adapt worker that recovers the states, and read its own metrics."""
     with stage.worker(settings, shop, job.arguments(n_events)) as child:
-        before, before_s = stage.wait_for(settings, child, n_events // 10)
-        after, after_s = stage.wait_for(settings, child, n_events)
+        before, before_s = stage.wait_for(settings.adapt_port, child, n_events // 10)
+        after, after_s = stage.wait_for(settings.adapt_port, child, n_events)
     rates = (
         (after.get(name) - before.get(name)) / (after_s - before_s)
         for name in ("events_total", "lists_total")
@@ -107,7 +110,7 @@ def _run_headrace(settings: Settings, job: Contender, shop: Shop, n_events: int)
     return Speed(*rates)
 
 
-def _run_other(settings: Settings, job: Contender, shop: Shop, n_events: int) -> Speed:  # noqa: ARG001
+def _run_other(settings: Settings, job: Contender, n_events: int) -> Speed:
     """Run a contender that tells its rate itself."""
     done = subprocess.run(
         [sys.executable, *job.arguments(n_events)],

@@ -36,8 +36,8 @@ def open_shop(settings: Settings, *, n_items: int, n_users: int, n_events: int) 
     n_counted = COUNTED * n_users
     learner = Learner(settings)
     for at in range(0, n_counted, _AT_ONCE):
-        block = [(event.user, at + i, event) for i, event in enumerate(drawn[at : at + _AT_ONCE])]
-        block = block[: n_counted - at]
+        taken = drawn[at : min(at + _AT_ONCE, n_counted)]
+        block = [(event.user, at + i, event) for i, event in enumerate(taken)]
         if at < n_counted - LEARNED:
             learner.admit([event for _, _, event in block])
             learner.absorb(learner.fold(block)[1], None)

@@ -87,16 +87,16 @@ def worker(
         child.stop(limit_s=STOP_LIMIT_S)
 
 
-def wait_for(settings: Settings, child: Child, n_events: int) -> tuple[Scrape, float]:
-    """Return the worker's metrics, and when they were read, once it has applied so many events.
+def wait_for(port: int, child: Child, n_events: int) -> tuple[Scrape, float]:
+    """Return a role's metrics, and when they were read, once it has applied so many events.
 
     Raises:
         StreamsError: it does not get there; the text has its last lines.
     """
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline and child.poll() is None:
-        metrics = scrape(settings.adapt_port)
+        metrics = scrape(port)
         if metrics.get("events_total") >= n_events:
             return metrics, time.monotonic()
         time.sleep(POLL_S)
-    raise StreamsError(f"an adapt worker did not get through: {child.log_tail()}")
+    raise StreamsError(f"a role did not get through: {child.log_tail()}")
