@@ -26,7 +26,7 @@ from headrace.streams.writer import Writer
 
 logger = logging.getLogger(__name__)
 
-IN_FLIGHT = 3  # one being computed, one waiting, one being written: more only adds latency
+IN_FLIGHT = 3  # one being computed, one being written, one to spare: more only adds latency
 
 
 class LostBatchError(RuntimeError):
@@ -63,6 +63,7 @@ class Delivery:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
         self._slots = asyncio.Semaphore(IN_FLIGHT)  # the back-pressure
+        self._computing = asyncio.Semaphore(1)
         self._writing = asyncio.Lock()
         self._epoch = -1
         self._sequences: dict[TP, int] = {}
@@ -127,7 +128,11 @@ class Delivery:
     # ------------------------------------------------------------------------------ computing
 
     async def submit_forever(self) -> None:
-        """Submit each micro-batch when it is full or its wait is over, and a slot is free."""
+        """Submit each micro-batch when it is full or its wait is over, and a slot is free.
+
+        What comes while another is computed joins this one: queued behind it, a micro-batch would
+        wait as long, and be smaller.
+        """
         loop = asyncio.get_running_loop()
         while True:
             await self._has_opened.wait()
@@ -136,14 +141,17 @@ class Delivery:
                     await self._is_full.wait()
             except TimeoutError:
                 pass
-            await self._slots.acquire()  # until then it goes on filling
+            await self._slots.acquire()
+            await self._computing.acquire()  # until then it goes on filling
             micro_batch = self._empty()
             if micro_batch is None:  # dropped at a barrier meanwhile
+                self._computing.release()
                 self._slots.release()
                 continue
             computation = loop.run_in_executor(
                 self._thread, compute, self._engine, self._states, micro_batch
             )
+            computation.add_done_callback(lambda _: self._computing.release())
             self._jobs.put_nowait(Job(micro_batch, computation))
 
     # ------------------------------------------------------------------------------ finishing
