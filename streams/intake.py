@@ -28,7 +28,8 @@ from headrace.streams.batches import (
 )
 
 CHANGELOG_RECORDS = 512  # in one batch; one at a time, a million users recover in over a minute
-END_OFFSET_LIMIT_S = 15.0  # a fetch answers within its 1.5 s wait; the rest is for a slow broker
+FETCH_WAIT_MS = 50  # the embedded broker lets a fetch wait so long, whatever comes meanwhile
+END_OFFSET_LIMIT_S = 15.0  # a fetch answers within its wait; the rest is for a slow broker
 END_OFFSET_POLL_S = 0.02
 
 
@@ -48,6 +49,15 @@ class IntakeOptions:
     """Awaited before partitions are given up: what is being written must have ended."""
 
 
+class IntakeThread(driver.AIOKafkaConsumerThread):
+    """Faust's consumer thread, with a fetch that answers soon: Faust lets it wait for 1.5 s."""
+
+    def _create_consumer(self, loop: asyncio.AbstractEventLoop) -> Any:
+        consumer = super()._create_consumer(loop)
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
+        return consumer
+
+
 class IntakeConsumer(driver.Consumer):
     """Faust's consumer, with record batches, watermarks and exact positions for some topics."""
 
@@ -59,6 +69,9 @@ class IntakeConsumer(driver.Consumer):
         self._positioned: set[TP] = set()
         self._is_revoking = False
         self._watermarks = Watermarks()
+
+    def _new_consumer_thread(self) -> IntakeThread:
+        return IntakeThread(self, loop=self.loop, beacon=self.beacon)
 
     # ---------------------------------------------------------------------------- for the roles
 

@@ -62,7 +62,10 @@ class Settings(BaseSettings):
         256, ge=1, le=65_536, description="Events that complete a micro-batch."
     )
     micro_batch_wait_s: float = Field(
-        0.05, ge=0, le=60, description="Longest an event waits for its micro-batch to fill."
+        0.01,
+        ge=0,
+        le=60,
+        description="Longest an event waits for company while nothing is computed.",
     )
 
     # ---------------------------------------------------------------------------------- state

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import IllegalStateError
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types.tuples import TP
 
 from headrace.streams.batches import ChangelogMessage
 from headrace.streams.faust_app import make_app
-from headrace.streams.intake import IntakeConsumer, IntakeOptions
+from headrace.streams.intake import FETCH_WAIT_MS, IntakeConsumer, IntakeOptions, IntakeThread
 from headrace.streams.settings import Settings
 
 EVENTS = "headrace.events"
@@ -347,3 +348,18 @@ def test_lag_is_end_offset_less_committed_offset(tmp_path: Path) -> None:
         assert rig.consumer.lag() == {0: 3}
 
     with_rig(tmp_path, check, commits={P0: 7})
+
+
+def test_a_fetch_answers_sooner_than_faust_lets_it(tmp_path: Path) -> None:
+    async def run() -> None:
+        options = IntakeOptions(topics=frozenset({EVENTS}), batch_records=2)
+        thread = make_app(Settings(data_dir=tmp_path), "adapt", options).intake._thread
+        thread.thread_loop.close()
+        loop = asyncio.get_running_loop()
+        assert isinstance(thread, IntakeThread)
+        stock = AIOKafkaConsumerThread._create_consumer(thread, loop)
+        ours = thread._create_consumer(loop)
+        assert stock._fetch_max_wait_ms > ours._fetch_max_wait_ms == FETCH_WAIT_MS
+        stock._closed = ours._closed = True  # neither was started
+
+    asyncio.run(run())
