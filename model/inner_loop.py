@@ -45,6 +45,7 @@ GRADIENT_DECAYS = (0.8, 0.98)
 N_DECAYS = len(GRADIENT_DECAYS)
 GRADIENT_LIMIT = 4.0  # in standard deviations of an input: one odd event must not rule a user
 _PRECONDITIONER_WIDTH = 32
+_LOGIT_LIMIT = 20.0  # what exceeds it is as sure as can be, and sums of exponentials stay finite
 
 
 def n_scorer_weights(config: ModelConfig) -> int:
@@ -100,11 +101,16 @@ class UserLoop(nn.Module):
 
 
 class Support(NamedTuple):
-    """What the user vector's inner loop learns from: each interaction given those before it."""
+    """What the user vector's inner loop learns from: each interaction given those before it.
+
+    A shift of the user adds to an item's logit what it adds wherever the item is a negative, so the
+    exponentials are taken once: each step is two products of them with a vector.
+    """
 
     targets: Tensor  # (B, S, D) embedding of what came next, S = T - 1
     negatives: Tensor  # (M, D)
-    logits: Tensor  # (B, S, M + 1) of the negatives and then of the target, without a shift
+    target_logits: Tensor  # (B, S) without a shift
+    negative_exps: Tensor  # (B, S, M) of the logits without a shift; zero for what came next
     weights: Tensor  # (B, S) fading with age, zero where there is no interaction
 
     @classmethod
@@ -118,35 +124,45 @@ class Support(NamedTuple):
         index, hidden = asked.clamp(min=0), encoded.hidden[:, :-1]  # (B, S, D)
         targets = encoder.items[index]
         target = (hidden * targets).sum(-1) + encoder.bias[index]  # (B, S)
-        negative = hidden @ encoder.items[negatives].T + encoder.bias[negatives]  # (B, S, M)
-        is_target = asked[:, :, None] == negatives  # what came next is no negative there
-        negative = negative.masked_fill(is_target, float("-inf"))
+        negative = F.linear(hidden, encoder.items[negatives], encoder.bias[negatives])  # (B, S, M)
+        is_target = asked[:, :, None] == negatives
         return cls(
             targets=targets,
             negatives=encoder.items[negatives],
-            logits=torch.cat([negative, target[..., None]], -1),
+            target_logits=target.clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT),
+            negative_exps=negative.clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT)
+            .masked_fill_(is_target, float("-inf"))
+            .exp_(),
             weights=known * torch.exp(-fade * age),
         )
 
     def loss(self, shift: Tensor) -> Tensor:
         """Return the (B,) weighted mean cross-entropy; zero without support."""
-        loss = -torch.log_softmax(self._logits(shift), -1)[..., -1]  # (B, S)
+        target, negatives = self._exps(shift)
+        total = target + self._sums(negatives)
+        loss = torch.log(total) - torch.log(target)  # (B, S)
         return (self.weights * loss).sum(1) / self.weights.sum(1).clamp(min=1e-6)
 
     def gradient(self, shift: Tensor) -> Tensor:
         """Return the (B, D) gradient of ``loss``, in closed form: expected minus observed."""
-        p = torch.softmax(self._logits(shift), -1)  # (B, S, M + 1)
-        weights = self.weights / self.weights.sum(1, keepdim=True).clamp(min=1e-6)
-        surprise = weights * (p[..., -1] - 1)
-        pull = torch.einsum("bs,bsd->bd", surprise, self.targets)
-        push = torch.einsum("bs,bsm->bm", weights, p[..., :-1]) @ self.negatives
-        return pull + push
+        target, negatives = self._exps(shift)
+        sums = self._sums(negatives)
+        share = self.weights / self.weights.sum(1, keepdim=True).clamp(min=1e-6) / (target + sums)
+        pull = torch.einsum("bs,bsd->bd", share * sums, self.targets)
+        push = torch.einsum("bs,bsm->bm", share, self.negative_exps) * negatives
+        return push @ self.negatives - pull
 
-    def _logits(self, shift: Tensor) -> Tensor:
-        """Return the (B, S, M + 1) logits of users shifted by (B, D)."""
-        negative = (shift @ self.negatives.T)[:, None].expand(-1, self.logits.shape[1], -1)
-        target = torch.einsum("bd,bsd->bs", shift, self.targets)
-        return self.logits + torch.cat([negative, target[..., None]], -1)
+    def _exps(self, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """Return exponentials for users shifted by (B, D): the (B, S) targets' logits, and what
+        the (B, M) negatives' are multiplied by."""
+        added = torch.einsum("bd,bsd->bs", shift, self.targets)
+        target = self.target_logits + added.clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT)
+        negatives = (shift @ self.negatives.T).clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT)
+        return torch.exp(target), torch.exp(negatives)
+
+    def _sums(self, negatives: Tensor) -> Tensor:
+        """Return the (B, S) sums over the shifted negatives."""
+        return torch.einsum("bsm,bm->bs", self.negative_exps, negatives)
 
 
 class ScorerLoop(nn.Module):
