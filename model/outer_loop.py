@@ -158,8 +158,12 @@ class OuterLoop:
         self._residual.grow(capacity)
         self._encoder_optimiser = self._new_encoder_optimiser()
 
-    def forget(self, indexes: npt.NDArray[np.integer]) -> None:
-        """Forget items whose index is about to be given to others, and all that is rehearsed."""
+    def forget(self, indexes: npt.NDArray[np.integer], *, n_items: int) -> None:
+        """Forget items whose index is about to be given to others, and all that is rehearsed.
+
+        What is due is learned first: afterwards nothing is left to learn it from.
+        """
+        self._settle(n_items)
         self.start_anew(indexes)
         self._forget_replay()
 

@@ -326,7 +326,7 @@ class Learner:
         slow = self.signals.popularity_now(len(self.vocabulary))[:, 1]
         gone = np.argsort(slow, kind="stable")[:n]
         self.signals.forget(gone)
-        self.outer_loop.forget(gone)
+        self.outer_loop.forget(gone, n_items=len(self.vocabulary))
         self.pairs.forget(gone)
         self.recommender.coefficients.forget(gone)
         self.vocabulary.evict(gone.tolist())

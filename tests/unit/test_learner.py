@@ -148,6 +148,17 @@ def test_a_full_vocabulary_evicts_the_least_popular_and_forgets_all_about_it() -
     assert popularity_of(learner)["new"] == 1
 
 
+def test_a_version_that_evicts_learns_first_what_it_is_about_to_forget() -> None:
+    # The default batch is larger than this stream: no step was due while it was learned.
+    learner = Learner(small(max_items=20))
+    learner.learn(visits(*(f"item-{i}" for i in range(20))))
+    before = learner.recommender.meta.encoder.positions.detach().clone()
+    assert learner.make_room()
+    learner.publish_version()
+    assert not learner.recommender.meta.encoder.positions.equal(before)
+    assert learner.outer_loop.n_replay == 0
+
+
 def test_items_evicted_before_a_delta_told_them_are_not_told() -> None:
     # The version that follows carries all items: what still waited for a delta is out of date.
     learner = full_learner()

@@ -186,7 +186,7 @@ def test_forgotten_item_leaves_neither_embedding_nor_rehearsal_to_the_next() -> 
     loop.learn(new_tasks(loop), n_items=N_ITEMS)
     loop.meta.encoder.bias.data += 1.0
     before = loop.meta.encoder.items.detach().clone()
-    loop.forget(np.array([2, N_ITEMS + 5]))  # the second never had an embedding
+    loop.forget(np.array([2, N_ITEMS + 5]), n_items=N_ITEMS)  # the second never had an embedding
     changed = (loop.meta.encoder.items != before).any(1)
     assert changed.nonzero().flatten().tolist() == [2]
     assert (loop.meta.encoder.bias == 0).nonzero().flatten().tolist() == [2]
