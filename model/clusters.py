@@ -29,7 +29,10 @@ def shares_of(prototypes: Tensor, latest: Tensor) -> Tensor:
     return torch.softmax(latest @ prototypes.T, 1)
 
 
-def mean_moves(start: Tensor, adapted: Tensor, shares: Tensor) -> Tensor:
-    """Return how far the users of each cluster went from where they started, on average: (K, P)."""
+def mean_moves(start: Tensor, adapted: Tensor, shares: Tensor, total: Tensor) -> Tensor:
+    """Return how far the users of each cluster went from where they started, on average: (K, P).
+
+    ``total`` is (K,): the sum of the shares. If it is that of more users, theirs is to be added.
+    """
     moves = adapted - shares @ start  # (B, P)
-    return (shares / shares.sum(0)).T @ moves
+    return (shares / total).T @ moves

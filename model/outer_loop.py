@@ -11,28 +11,29 @@ among all. The scorer sees each task's inputs as they were when the event was ju
 had learned from it: an affinity computed again, by an encoder that has seen the answer, would be
 trusted more than it deserves.
 
+The losses are in ``losses``; other processes may compute a part of their gradients (``parallel``).
+
 Letters: B tasks, C candidates, I inputs, T interactions, K clusters, P fast weights of the scorer,
-N items.
+M items of a softmax.
 """
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from headrace.model.candidates import MAX_CANDIDATES, Histories
-from headrace.model.clusters import mean_moves
-from headrace.model.encoder import EMBEDDING_STD, N_ACTIONS, Encoded
-from headrace.model.inner_loop import GradientSums
+from headrace.model.encoder import EMBEDDING_STD, N_ACTIONS
+from headrace.model.losses import Batch, Lists, Ranks, Sequences, backward, moved
 from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.replay import Array, Replay
 from headrace.model.residual import Residual
 from headrace.model.signals import Floats, Ints, Longs
 
-REPTILE_STEP = 0.1  # of the way from the start to where the steps end
 STANDARDISE_EVERY = 20  # steps: the inputs' spread changes slowly, the pass over them costs
 STANDARDISE_SAMPLE = 256  # tasks
 
@@ -83,27 +84,37 @@ class OuterLoop:
     small weights of the latest delta.
     """
 
-    def __init__(self, recommender: Recommender, config: OuterLoopConfig, *, seed: int) -> None:
+    def __init__(
+        self,
+        recommender: Recommender,
+        config: OuterLoopConfig,
+        *,
+        seed: int,
+        ranks: Ranks | None = None,
+    ) -> None:
         self.recommender = recommender
         self.published = recommender.copy()
         self.config = config
         self.n_tasks = 0
+        self._ranks = ranks or Ranks()
         self._standardise_until = config.standardise_until
         self._n_due = 0  # new tasks that no step was taken for yet
         self._n_steps = 0
         self._random = np.random.default_rng(seed)
-        self._scorer_optimiser = torch.optim.Adam(
-            [
-                {"params": self._parameters("scorer."), "lr": config.scorer_lr},
-                {"params": self._parameters("scorer_loop."), "lr": config.loop_lr},
-            ],
-            betas=(0.9, 0.99),
-        )
-        self._targets_optimiser = torch.optim.Adam(
-            self._parameters("targets"), lr=config.scorer_lr, betas=(0.9, 0.99)
-        )
-        self._action_weights = torch.tensor(config.action_weights, device=recommender.device)
-        self._encoder_optimiser = self._new_encoder_optimiser()
+        self._optimisers: dict[str, torch.optim.Optimizer] = {
+            "scorer": torch.optim.Adam(
+                [
+                    {"params": list(self.meta.scorer.parameters()), "lr": config.scorer_lr},
+                    {"params": list(self.meta.scorer_loop.parameters()), "lr": config.loop_lr},
+                ],
+                betas=(0.9, 0.99),
+            ),
+            "targets": torch.optim.Adam(
+                self.meta.targets.parameters(), lr=config.scorer_lr, betas=(0.9, 0.99)
+            ),
+            "encoder": self._new_encoder_optimiser(),
+        }
+        self._action_weights = torch.tensor(config.action_weights)
         self._residual = Residual(self.meta.capacity)
         self._forget_replay()
 
@@ -117,11 +128,8 @@ class OuterLoop:
         """Return how many tasks are kept for rehearsal."""
         return self._sequences.filled
 
-    def _parameters(self, *prefixes: str) -> list[torch.nn.Parameter]:
-        return [p for n, p in self.meta.named_parameters() if n.startswith(prefixes)]
-
     def _new_encoder_optimiser(self) -> torch.optim.Optimizer:
-        parameters = self._parameters("encoder", "user_loop")
+        parameters = [*self.meta.encoder.parameters(), *self.meta.user_loop.parameters()]
         return torch.optim.Adam(parameters, lr=self.config.encoder_lr, betas=(0.9, 0.98))
 
     def _forget_replay(self) -> None:
@@ -156,7 +164,7 @@ class OuterLoop:
         """Give embeddings to more items, and forget the optimiser's moments of the encoder."""
         self.meta.grow(capacity)
         self._residual.grow(capacity)
-        self._encoder_optimiser = self._new_encoder_optimiser()
+        self._optimisers["encoder"] = self._new_encoder_optimiser()
 
     def forget(self, indexes: npt.NDArray[np.integer], *, n_items: int) -> None:
         """Forget items whose index is about to be given to others, and all that is rehearsed.
@@ -188,7 +196,7 @@ class OuterLoop:
             "taken": torch.from_numpy(self._residual.taken),
             "expected": torch.from_numpy(self._residual.expected),
         }
-        for name, optimiser in self._optimisers().items():
+        for name, optimiser in self._optimisers.items():
             for i, moments in optimiser.state_dict()["state"].items():
                 tensors |= {f"{name}.{i}.{key}": value for key, value in moments.items()}
         return tensors
@@ -199,20 +207,13 @@ class OuterLoop:
         self._n_steps = int(tensors["n_steps"][0])
         self._standardise_until = int(tensors["standardise_until"][0])
         self._residual = Residual.of(tensors["taken"].numpy(), tensors["expected"].numpy())
-        for name, optimiser in self._optimisers().items():
+        for name, optimiser in self._optimisers.items():
             state = optimiser.state_dict()
             for key, value in tensors.items():
                 if key.startswith(name + "."):
                     _, i, moment = key.split(".")
                     state["state"].setdefault(int(i), {})[moment] = value
             optimiser.load_state_dict(state)
-
-    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        return {
-            "scorer": self._scorer_optimiser,
-            "targets": self._targets_optimiser,
-            "encoder": self._encoder_optimiser,
-        }
 
     def publish_version(self, n_items: int) -> None:
         """Serve the meta-parameters of now; none of the tasks so far is left to learn from.
@@ -266,8 +267,8 @@ class OuterLoop:
     def _step(self, n_items: int) -> float:
         """Step both parts; return the mean query loss before, NaN while no item was a candidate."""
         self._standardise()
-        self._step_encoder(n_items)
-        return self._step_scorer() if self._lists.filled else float("nan")
+        self._descend(self._draw_sequences(n_items))
+        return self._descend(self._draw_lists()) if self._lists.filled else float("nan")
 
     def _keep(self, tasks: Tasks) -> None:
         """Put tasks into the replay; half precision, for the inputs are most of it."""
@@ -282,7 +283,7 @@ class OuterLoop:
                 tasks.actions,
             ]
         )
-        self.meta.targets.count(self._tensor(tasks.actions))
+        self.meta.targets.count(_tensor(tasks.actions).to(self.recommender.device))
         hit = tasks.positions >= 0
         taken = tasks.items[hit, tasks.positions[hit]]
         self._residual.count(tasks.items[hit], tasks.probabilities[hit], taken)
@@ -303,114 +304,103 @@ class OuterLoop:
         if self.n_tasks > self._standardise_until or not is_due or not self._lists.filled:
             return
         filled, inputs, *_ = self._lists.peek(STANDARDISE_SAMPLE, self._random)
-        rows = self._tensor(inputs[filled].astype(np.float32))  # (rows, I)
+        rows = _tensor(inputs[filled].astype(np.float32)).to(self.recommender.device)  # (rows, I)
         if len(rows) > 1:
             self.meta.scorer.mean.copy_(rows.mean(0))
             self.meta.scorer.std.copy_(rows.std(0).clamp(min=0.05))
 
-    def _step_scorer(self) -> float:
-        """Step the scorer and its inner loop; return the mean listwise loss before, in nats."""
+    def _descend(self, batch: Batch) -> float:
+        """Step on each loss of a batch in turn; return the first in nats, before its step."""
+        losses = []
+        mine = self._ranks.share(batch, self.meta).to(self.recommender.device)
+        for part, loss in mine.losses(self.meta, self._ranks):
+            parameters = moved(self.meta, part)
+            losses.append(float(backward(loss, parameters, self._ranks)))
+            if math.isfinite(losses[-1]):  # an empty batch has no mean
+                torch.nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
+                self._optimisers[part].step()
+        return losses[0]
+
+    def _draw_lists(self) -> Lists:
+        """Draw a batch for the scorer; some users' gradients drop out."""
         n = self.config.batch_tasks
         drawn = self._lists.sample(n, self._random)
         filled, inputs, context, positions, actions, sums, counts, shares = drawn
         width = int(filled.sum(1).max())  # C of this batch: padding costs time
         keep = self._random.random(n) >= self.config.gradient_dropout
-        gradients = GradientSums(
-            self._tensor(sums * keep[:, None, None]), self._tensor(counts * keep[:, None])
-        )
-        linear, hidden = self.meta.scorer_loop(gradients, self._tensor(shares))
-        given = self._tensor(inputs[:, :width].astype(np.float32)), self._tensor(context)
-        padding = self._tensor(~filled[:, :width])
-        taken, action = self._tensor(positions).long(), self._tensor(actions)
-
-        def loss_at(linear: Tensor, hidden: Tensor) -> Tensor:
-            scores = self.meta.scorer(*given, linear_shift=linear, hidden_shift=hidden)
-            losses = F.cross_entropy(
-                scores.masked_fill(padding, float("-inf")), taken, reduction="none"
-            )
-            return self._weighted(losses, action)
-
-        loss = loss_at(linear, hidden)
-        self._descend(self._scorer_optimiser, loss)
-        if (actions != actions[0]).any():  # else there is nothing to tell apart
-            towards = self.meta.targets(action)
-            shifted = loss_at(linear.detach() + towards[0], hidden.detach() + towards[1])
-            self._descend(self._targets_optimiser, shifted)
-        return float(loss.detach())
-
-    def _weighted(self, losses: Tensor, actions: Tensor) -> Tensor:
-        """Return the mean of (B,) losses, each weighed by what the event was."""
         weights = self._action_weights[actions]
-        return (weights * losses).sum() / weights.sum()
+        return Lists(
+            filled=_tensor(filled[:, :width]),
+            inputs=_tensor(inputs[:, :width]),
+            context=_tensor(context),
+            positions=_tensor(positions).long(),
+            actions=_tensor(actions),
+            weights=weights,
+            gradient_sums=_tensor(sums * keep[:, None, None]),
+            gradient_counts=_tensor(counts * keep[:, None]),
+            shares=_tensor(shares),
+            weight=weights.sum(),
+            has_several_actions=torch.tensor(bool((actions != actions[0]).any())),
+        )
 
-    def _step_encoder(self, n_items: int) -> None:
-        """Step the encoder and the user vector's inner loop, through its steps.
-
-        The loss is that of the event after adaptation and, before it, of a sample of the events in
-        the history: a causal encoder predicts them all in the same pass.
-        """
-        n = self.config.batch_tasks
-        columns = self._sequences.sample(n, self._random)
+    def _draw_sequences(self, n_items: int) -> Sequences:
+        """Draw a batch for the encoder, and what of its histories is to be predicted."""
+        columns = self._sequences.sample(self.config.batch_tasks, self._random)
         items, actions, times_s, features, targets, kinds = columns
-        encoded = self.recommender.encode(items, actions, times_s, features)
-        shift = self._shift(encoded)
         n_known = min(n_items, self.meta.capacity)
-        target = self._tensor(targets.astype(np.int64))
-        known = (target >= 0) & (target < n_known) & (encoded.items[:, -1] >= 0)
-        losses = self._item_loss((encoded.latest + shift)[known], target[known], n_known)
-        loss = self._weighted(losses, self._tensor(kinds)[known])
-        given, asked = encoded.items[:, :-1], encoded.items[:, 1:]
-        row, step = torch.nonzero((given >= 0) & (asked >= 0) & (asked < n_known), as_tuple=True)
-        if len(row) > self.config.history_events:
-            drawn = self._tensor(self._random.permutation(len(row))[: self.config.history_events])
-            row, step = row[drawn], step[drawn]
-        if len(row):
-            losses = self._item_loss(encoded.hidden[row, step], asked[row, step], n_known)
-            loss = loss + losses.mean()
-        self._descend(self._encoder_optimiser, loss)
+        items = np.where(items < self.meta.capacity, items, -1)  # too new to have an embedding
+        known = (targets >= 0) & (targets < n_known) & (items[:, 0] >= 0)
+        event = self._softmax(targets[known], n_known)
+        event_columns = np.full(len(targets), -1)
+        event_columns[known] = event.columns
+        weights = self._action_weights[kinds]
+        oldest_first = items[:, ::-1]
+        given, asked = oldest_first[:, :-1], oldest_first[:, 1:]
+        task, step = np.nonzero((given >= 0) & (asked >= 0) & (asked < n_known))
+        if len(task) > self.config.history_events:
+            some = self._random.permutation(len(task))[: self.config.history_events]
+            task, step = task[some], step[some]
+        history = self._softmax(asked[task, step], n_known if len(task) else 0)
+        return Sequences(
+            items=_tensor(items).long(),
+            actions=_tensor(actions).long(),
+            times_s=_tensor(times_s),
+            features=_tensor(features).long(),
+            weights=weights,
+            event_columns=_tensor(event_columns),
+            event_items=_tensor(event.items),
+            event_logs=_tensor(event.logs),
+            event_weight=weights[_tensor(known)].sum(),
+            history_tasks=_tensor(task),
+            history_steps=_tensor(step),
+            history_columns=_tensor(history.columns),
+            history_items=_tensor(history.items),
+            history_logs=_tensor(history.logs),
+            n_history=torch.tensor(len(task)),
+        )
 
-    def _shift(self, encoded: Encoded) -> Tensor:
-        """Return the (B, D) shifts of the user vectors, to be learned through."""
-        kind, user_loop = self.meta.config.meta_learning, self.meta.user_loop
-        with torch.set_grad_enabled(kind != "reptile"):
-            shift: Tensor = user_loop(
-                self.meta.encoder, encoded, self.meta.negatives, first_order=kind != "maml"
-            )
-        if kind == "reptile":
-            with torch.no_grad():
-                shares = user_loop.shares(encoded.latest)
-                moves = mean_moves(user_loop.start, shift, shares)
-                user_loop.start.add_(moves, alpha=REPTILE_STEP)
-        return shift
-
-    def _item_loss(self, user: Tensor, target: Tensor, n_items: int) -> Tensor:
-        """Return the (B',) cross-entropies of (B', D) user vectors over all items.
+    def _softmax(self, targets: Ints, n_items: int) -> "_Softmax":
+        """Return a softmax over all items that has these (n,) targets.
 
         Of many items, all targets stand for themselves and a sample for the others.
         """
-        encoder, width = self.meta.encoder, self.config.softmax_items
+        width = self.config.softmax_items
         if n_items <= width:
-            items, column = torch.arange(n_items, device=target.device), target
-            bias = encoder.bias[items]
-        else:
-            asked, column = torch.unique(target, return_inverse=True)
-            others = self._random.permutation(n_items)
-            others = others[np.isin(others, asked.cpu().numpy(), invert=True)]
-            drawn = self._tensor(others[: max(1, width - len(asked))])
-            items = torch.cat([asked, drawn])
-            bias = encoder.bias[items]
-            bias[len(asked) :] += np.log(max(1, len(others)) / max(1, len(drawn)))
-        logits = torch.addmm(bias, user, encoder.items[items].T)
-        return F.cross_entropy(logits, column, reduction="none")
+            return _Softmax(np.arange(n_items), np.zeros(n_items, np.float32), targets.astype(int))
+        asked, columns = np.unique(targets, return_inverse=True)
+        others = self._random.permutation(n_items)
+        others = others[np.isin(others, asked, invert=True)]
+        drawn = others[: max(1, width - len(asked))]
+        each = np.log(max(1, len(others)) / max(1, len(drawn)))
+        logs = np.repeat(np.array([0, each], np.float32), [len(asked), len(drawn)])
+        return _Softmax(np.concatenate([asked, drawn]), logs, columns)
 
-    def _descend(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-        if not torch.isfinite(loss):  # an empty batch has no mean
-            return
-        optimiser.zero_grad()
-        moved = [p for group in optimiser.param_groups for p in group["params"] if p.requires_grad]
-        loss.backward(inputs=moved)  # type: ignore[no-untyped-call] # torch leaves it untyped
-        torch.nn.utils.clip_grad_norm_(moved, self.config.max_gradient_norm)
-        optimiser.step()
 
-    def _tensor(self, array: Array) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.recommender.device)
+class _Softmax(NamedTuple):
+    items: Longs  # (M,)
+    logs: Floats  # (M,) of how many items each stands for
+    columns: Longs  # (n,) of the targets
+
+
+def _tensor(array: Array) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))

@@ -65,7 +65,7 @@ def test_mean_move_of_a_cluster_is_that_of_its_users_by_share() -> None:
     shares = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
     # The users start at 1 and 3 and move by 3 and 6: cluster 0 by (1 * 3 + 0.5 * 6) / 1.5 = 4,
     # cluster 1, to which only the second belongs, by 6.
-    moves = mean_moves(start, torch.tensor([[4.0], [9.0]]), shares)
+    moves = mean_moves(start, torch.tensor([[4.0], [9.0]]), shares, shares.sum(0))
     torch.testing.assert_close(moves, torch.tensor([[4.0], [6.0]]))
 
 

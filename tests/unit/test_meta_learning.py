@@ -19,7 +19,8 @@ from torch import Tensor
 
 from headrace.model.config import MetaLearning
 from headrace.model.inner_loop import GradientSums
-from headrace.model.outer_loop import REPTILE_STEP, OuterLoop
+from headrace.model.losses import REPTILE_STEP
+from headrace.model.outer_loop import OuterLoop
 
 
 def loop_of(kind: MetaLearning) -> OuterLoop:
