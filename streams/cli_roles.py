@@ -33,7 +33,7 @@ def adapt(settings: Settings) -> None:
 
 
 @click.command()
-@with_settings(*ROLE_FLAGS, "learn_port", "start_from", *MODEL_FLAGS)
+@with_settings(*ROLE_FLAGS, "learn_port", "start_from", "learn_processes", *MODEL_FLAGS)
 def learn(settings: Settings) -> None:
     """Run the learn role: events in, model versions out.
 
@@ -43,6 +43,7 @@ def learn(settings: Settings) -> None:
     \b
     Example:  headrace learn --bootstrap broker:9092 --model-store s3://shop/models
               headrace learn --from s3://other-shop/models/v00000042.model.safetensors
+              headrace learn --learn-processes 4
     Next:     headrace adapt
     """
     from headrace.streams.roles import run_learn

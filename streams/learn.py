@@ -24,6 +24,7 @@ from headrace.streams.faust_app import IntakeApp, make_app
 from headrace.streams.follower import Follower
 from headrace.streams.guards import PauseGuard, Watchdog
 from headrace.streams.intake import IntakeOptions
+from headrace.streams.learn_ranks import ranks_of
 from headrace.streams.learner import Learned, Learner
 from headrace.streams.learner_state import Positions
 from headrace.streams.observe import observe_intake
@@ -146,8 +147,9 @@ async def _run(settings: Settings, readiness: Readiness) -> None:
         topics=frozenset({settings.topic("events")}), batch_records=settings.micro_batch_events
     )
     app = make_app(settings, "learn", options)
-    learner, positions = Learner(settings), Positions()
-    with ThreadPoolExecutor(1, thread_name_prefix="compute") as thread:
+    positions = Positions()
+    with ThreadPoolExecutor(1, thread_name_prefix="compute") as thread, ranks_of(settings) as ranks:
+        learner = Learner(settings, ranks=ranks)
         publisher = Publisher(settings, learner, thread, positions)
         publisher.restore()
         learner.warm_up()

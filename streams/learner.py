@@ -14,6 +14,7 @@ from headrace.model.candidates import REMEMBERED
 from headrace.model.config import ModelConfig
 from headrace.model.content import MAX_COLD
 from headrace.model.item_regression import FIT_EVENTS, Coefficients, PairCounts
+from headrace.model.losses import Ranks
 from headrace.model.outer_loop import OuterLoop, OuterLoopConfig, Tasks
 from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.signals import ALL_TIME, Ints, ItemSignals
@@ -64,14 +65,17 @@ class Learner:
     """Learns from events in order; see ``learn``.
 
     ``with_repeats`` an event may repeat its user's previous item: it is judged and learned from
-    too, and that item competes. What is served leaves it out.
+    too, and that item competes. What is served leaves it out. ``ranks`` share the gradients.
     """
 
-    def __init__(self, settings: Settings, *, with_repeats: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, *, with_repeats: bool = False, ranks: Ranks | None = None
+    ) -> None:
         torch.manual_seed(settings.seed)
         torch.set_num_threads(settings.threads)
         self.settings = settings
         self.with_repeats = with_repeats
+        self._ranks = ranks
         self.vocabulary = Vocabulary(settings.max_items)
         self.recommender = Recommender(
             MetaParameters(model_config(settings)),
@@ -103,6 +107,7 @@ class Learner:
                 action_weights=weights_of(self.settings.action_weights),
             ),
             seed=self.settings.seed,
+            ranks=self._ranks,
         )
 
     @property

@@ -145,6 +145,9 @@ class Settings(BaseSettings):
         description="For an action, how much its events count; 1 if not given.",
     )
     learn_users: int = Field(100_000, ge=1, description="Users whose history the learn role keeps.")
+    learn_processes: int = Field(
+        1, ge=1, le=64, description="Processes that share the learn role's gradients."
+    )
 
     # ---------------------------------------------------------------------------------- operating
     http_host: str = Field("127.0.0.1", description="Address of /metrics and /health.")

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from headrace.model.candidate_signals import N_CONTEXTS
 from headrace.model.config import ModelConfig
 from headrace.model.inner_loop import N_DECAYS, GradientSums, n_scorer_weights
+from headrace.model.losses import Ranks
 from headrace.model.outer_loop import OuterLoop, OuterLoopConfig, Tasks
 from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.scorer import N_INPUTS
@@ -26,7 +27,11 @@ PLAIN = OuterLoopConfig(gradient_dropout=0, standardise_until=0, batch_tasks=1)
 
 
 def new_loop(
-    config: OuterLoopConfig = PLAIN, *, seed: int = 0, model: ModelConfig = CONFIG
+    config: OuterLoopConfig = PLAIN,
+    *,
+    seed: int = 0,
+    model: ModelConfig = CONFIG,
+    ranks: Ranks | None = None,
 ) -> OuterLoop:
     """Return an outer loop over a stream drawn at random; equal seeds make equal loops."""
     torch.manual_seed(seed)
@@ -36,8 +41,8 @@ def new_loop(
         count_user(signals, rng.integers(0, N_ITEMS, 6).tolist())
     meta = MetaParameters(model, capacity=N_ITEMS)
     nn.init.normal_(meta.scorer_loop.write.weight, std=0.1)
-    meta.negatives.copy_(torch.arange(8))
-    return OuterLoop(Recommender(meta, signals), config, seed=seed)
+    meta.negatives.copy_(torch.arange(model.negatives) % N_ITEMS)
+    return OuterLoop(Recommender(meta, signals), config, seed=seed, ranks=ranks)
 
 
 def new_tasks(loop: OuterLoop, users: Sequence[Sequence[int]] = USERS, *, place: int = 1) -> Tasks:
@@ -46,7 +51,8 @@ def new_tasks(loop: OuterLoop, users: Sequence[Sequence[int]] = USERS, *, place:
     prepared = loop.recommender.prepare(had)
     targets = prepared.candidates.items[:, place].copy()
     n = len(users)
-    none = np.zeros((n, N_DECAYS, P), np.float32), np.zeros((n, N_DECAYS), np.float32)
+    p = n_scorer_weights(loop.meta.config)
+    none = np.zeros((n, N_DECAYS, p), np.float32), np.zeros((n, N_DECAYS), np.float32)
     with torch.no_grad():
         adapted = loop.recommender.adapt(prepared, GradientSums(*map(torch.from_numpy, none)))
         shares = loop.recommender.shares(prepared).numpy()
