@@ -12,6 +12,7 @@ from headrace.streams.settings import Settings
 
 if TYPE_CHECKING:
     from headrace.streams.bench.measuring import Row
+    from headrace.streams.child import Child
 
 repeats_option = click.option(
     "--repeats", default=3, show_default=True, type=click.IntRange(min=1), help="Of each figure."
@@ -34,6 +35,9 @@ users_option = click.option(
     type=click.IntRange(min=100),
     help="Who act in turn, each with 60 interactions before.",
 )
+
+
+plot_option = click.option("--plot", metavar="FILE", help="Draw it here: .svg, .png or .pdf.")
 
 
 @click.group()
@@ -80,7 +84,7 @@ def pipeline(settings: Settings, events: int, users: int, items: int, repeats: i
 
     items, users = _fitting(items, users)
     with (
-        _broker(settings) as settings,
+        _broker(settings) as (settings, _),
         counted(total=repeats * len(job.CONTENDERS), label="runs") as advance,
     ):
         rows = job.measure(
@@ -137,8 +141,9 @@ def adapt(settings: Settings, items: int, up_to: int, repeats: int) -> None:
 )
 @users_option
 @items_option
+@plot_option
 @with_settings("device")
-def latency(settings: Settings, seconds: float, users: int, items: int) -> None:
+def latency(settings: Settings, seconds: float, users: int, items: int, plot: str | None) -> None:
     """Measure how soon a list follows its event.
 
     At 25, 50, 75 and 90 % of what one adapt worker carries: events are due at fixed times, whatever
@@ -146,20 +151,115 @@ def latency(settings: Settings, seconds: float, users: int, items: int) -> None:
     start with "bench-". With where the time goes, by stage.
 
     \b
-    Example:  headrace bench latency --seconds 60
+    Example:  headrace bench latency --seconds 60 --plot latency.svg
     Next:     headrace bench pipeline, for what the worker carries
     """
+    from headrace.streams import plots
     from headrace.streams.bench import latency as job
+    from headrace.streams.bench import plots as bench_plots
     from headrace.streams.progress import counted
 
+    if plot:
+        plots.check(plot)
     items, users = _fitting(items, users)
     n_runs = 1 + len(job.LOADS)
-    with _broker(settings) as settings, counted(total=n_runs, label="loads") as advance:
+    with _broker(settings) as (settings, _), counted(total=n_runs, label="loads") as advance:
         rows = job.measure(
             settings, n_users=users, n_items=items, seconds=seconds, on_progress=advance
         )
     title = f"{users:,} users, {items:,} items"
-    _tell(settings, "latency", title, rows, seconds=seconds, users=users, items=items)
+    told = _tell(settings, "latency", title, rows, seconds=seconds, users=users, items=items)
+    if plot:
+        bench_plots.latency(told, plot)
+
+
+@bench.command()
+@click.option(
+    "--up-to",
+    default=1_000_000,
+    show_default=True,
+    type=click.IntRange(min=1_000),
+    help="Users, and items, of the largest size.",
+)
+@repeats_option
+@plot_option
+@with_settings("device")
+def growth(settings: Settings, up_to: int, repeats: int, plot: str | None) -> None:
+    """Measure what a user, an item and an interaction take.
+
+    Memory and CPU time against users whose states a worker holds, against items with all their
+    counts full, and against the length of histories; one is varied at a time, each size in a
+    process of its own. Without broker and wire. On Linux.
+
+    \b
+    Example:  headrace bench growth --up-to 100000 --plot growth.svg
+    Next:     headrace bench soak, for whether anything grows with time
+    """
+    from headrace.streams import plots
+    from headrace.streams.bench import growth as job
+    from headrace.streams.bench import plots as bench_plots
+    from headrace.streams.bench.measuring import as_json, fitting, show
+    from headrace.streams.progress import counted
+
+    if plot:
+        plots.check(plot)
+    sizes = job.sizes(
+        users=fitting(up_to, bytes_each=job.STATE_BYTES, what="users"),
+        items=fitting(up_to, bytes_each=job.ITEM_BYTES, what="items"),
+    )
+    with counted(total=sum(map(len, sizes.values())), label="sizes") as advance:
+        tables = job.measure(settings, sizes=sizes, repeats=repeats, on_progress=advance)
+    for name, rows in tables.items():
+        show(f"growth: {name}", rows)
+    as_told = {name: as_json(rows) for name, rows in tables.items()}
+    asked = {"up_to": up_to, "repeats": repeats}
+    told = _tell_programs(settings, "growth", asked, tables=as_told)
+    if plot:
+        bench_plots.growth(told, plot)
+
+
+@bench.command()
+@click.option(
+    "--minutes", default=30.0, show_default=True, type=click.FloatRange(min=0.2), help="Of load."
+)
+@click.option(
+    "--events-per-s",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="The load; far from what the roles carry, so that time decides nothing.",
+)
+@with_settings("device")
+def soak(settings: Settings, minutes: float, events_per_s: float) -> None:
+    """Watch what both roles hold over half an hour of load.
+
+    Memory, file descriptors, threads, lag, users and items, while ever new users take ever newer
+    items: the bounds on both are set so low that they are at work after a sixth of the time. The
+    slope is from then on. On an embedded broker, which keeps all topics in memory and is told
+    apart, or that of --bootstrap, in topics that start with "bench-". On Linux.
+
+    \b
+    Example:  headrace bench soak --minutes 5 > soak.json
+    Next:     headrace bench growth, for what a user and an item take
+    """
+    from headrace.streams.bench import soak as job
+    from headrace.streams.bench.measuring import as_json, show
+    from headrace.streams.progress import counted
+
+    with (
+        _broker(settings) as (settings, broker),
+        counted(total=job.SAMPLES, label="samples") as advance,
+    ):
+        found = job.measure(
+            settings,
+            minutes=minutes,
+            events_per_s=events_per_s,
+            broker=broker,
+            on_progress=advance,
+        )
+    show(f"soak: {minutes:g} minutes, bounds at work after {found.bounded_s:.0f} s", found.rows)
+    asked = {"minutes": minutes, "events_per_s": events_per_s}
+    _tell_programs(settings, "soak", asked, rows=as_json(found.rows), samples=found.samples)
 
 
 def _fitting(items: int, users: int) -> tuple[int, int]:
@@ -174,16 +274,19 @@ def _fitting(items: int, users: int) -> tuple[int, int]:
 
 
 @contextmanager
-def _broker(settings: Settings) -> Iterator[Settings]:
-    """Yield settings of the broker that was asked for, or else of an embedded one."""
+def _broker(settings: Settings) -> Iterator[tuple[Settings, "Child | None"]]:
+    """Yield settings of the broker that was asked for, or else of an embedded one, and its process.
+
+    A broker that was asked for is no process of ours.
+    """
     from headrace.streams.broker import EmbeddedBroker
 
     given = click.get_current_context().get_parameter_source("bootstrap")
     if given is ParameterSource.COMMANDLINE:
-        yield settings
+        yield settings, None
         return
     with EmbeddedBroker() as broker:
-        yield settings.model_copy(update={"bootstrap": broker.bootstrap})
+        yield settings.model_copy(update={"bootstrap": broker.bootstrap}), broker.child
 
 
 def _tell(
@@ -192,13 +295,24 @@ def _tell(
     title: str,
     rows: "Sequence[Row]",
     **asked: Any,
-) -> None:
-    """Print the table for people and the JSON for programs."""
-    import json
-
-    from headrace.streams.bench.measuring import as_json, machine, show
-    from headrace.streams.learner import pick_device
+) -> dict[str, Any]:
+    """Print the table for people and the JSON for programs; return what the JSON says."""
+    from headrace.streams.bench.measuring import as_json, show
 
     show(f"{name}: {title}", rows)
+    return _tell_programs(settings, name, asked, rows=as_json(rows))
+
+
+def _tell_programs(
+    settings: Settings, name: str, asked: dict[str, Any], **found: Any
+) -> dict[str, Any]:
+    """Print what was found as JSON, with what was asked and the machine; return it."""
+    import json
+
+    from headrace.streams.bench.measuring import machine
+    from headrace.streams.learner import pick_device
+
     on = machine(device=pick_device(settings), threads=settings.threads)
-    click.echo(json.dumps({"bench": name, "asked": asked, "machine": on, "rows": as_json(rows)}))
+    told = {"bench": name, "asked": asked, "machine": on} | found
+    click.echo(json.dumps(told))
+    return told

@@ -54,7 +54,7 @@ class Role:
 
 async def run_role(role: Role) -> None:
     """Run until SIGTERM or SIGINT; end the process with its own code if anything fails."""
-    _collect_rarely()
+    collect_rarely()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -76,7 +76,7 @@ async def run_role(role: Role) -> None:
     await asyncio.gather(*pending, return_exceptions=True)
 
 
-def _collect_rarely() -> None:
+def collect_rarely() -> None:
     """Look for cyclic garbage less often, and not in what is there for good.
 
     A micro-batch decodes tens of thousands of objects, none of which is in a cycle: by default the

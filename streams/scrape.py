@@ -21,6 +21,10 @@ class Scrape:
         """Return a sample by name, without the namespace, and label values."""
         return self.samples.get((f"headrace_{name}", labels), 0.0)
 
+    def total(self, name: str) -> float:
+        """Return the sum of a metric's samples, whatever their labels."""
+        return sum(value for (key, _), value in self.samples.items() if key == f"headrace_{name}")
+
     def quantile(self, name: str, q: float, *, since: "Scrape") -> float:
         """Return a quantile of a histogram's growth since another scrape, as Prometheus would.
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from headrace.model.item_regression import N_REGRESSORS
+from headrace.model.signals import N_RELATIONS
 from headrace.streams.learner import Learner
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
@@ -18,6 +20,8 @@ SESSION = 10  # events without an hour's gap
 LEARNED = 4_000  # of the counted events, the last, are learned from too
 ITEM_BYTES = 25_000  # rows of neighbours and regressors, while they are copied to grow
 USER_BYTES = 40_000  # events and state
+SPREAD = 50  # of the items, a user's are this part on either side of the first
+STOCK_EVENTS = 10  # of each item, on average
 _AT_ONCE = 1_000  # events
 _MINUTE_MS = 60_000
 
@@ -29,12 +33,23 @@ class Shop(NamedTuple):
     events: list[Event]  # that come next
 
 
-def open_shop(settings: Settings, *, n_items: int, n_users: int, n_events: int) -> Shop:
-    """Return a shop whose users have a history, and the events that come next."""
-    n_each = COUNTED + -(-n_events // n_users)
+def open_shop(
+    settings: Settings,
+    *,
+    n_items: int,
+    n_users: int,
+    n_events: int,
+    n_before: int = COUNTED,
+    learner: Learner | None = None,
+) -> Shop:
+    """Return a shop whose users have ``n_before`` events, and the events that come next.
+
+    A ``learner`` that is given may have counted more before.
+    """
+    n_each = n_before + -(-n_events // n_users)
     drawn = _draw(n_items, n_users, n_each, seed=settings.seed)
-    n_counted = COUNTED * n_users
-    learner = Learner(settings)
+    n_counted = n_before * n_users
+    learner = learner or Learner(settings)
     for at in range(0, n_counted, _AT_ONCE):
         taken = drawn[at : min(at + _AT_ONCE, n_counted)]
         block = [(event.user, at + i, event) for i, event in enumerate(taken)]
@@ -49,11 +64,36 @@ def open_shop(settings: Settings, *, n_items: int, n_users: int, n_events: int) 
     return Shop(learner, drawn[n_counted : n_counted + n_events])
 
 
+def stock(learner: Learner, n_items: int) -> None:
+    """Give a new learner items with full rows of neighbours and of regressors.
+
+    What stands in the rows is drawn, not counted: it takes as much memory and as long to read, and
+    a million items take a minute instead of an hour.
+    """
+    for items in np.array_split(np.arange(n_items, dtype=np.int32), -(-n_items // _AT_ONCE)):
+        learner.admit([Event(user="", item=f"i{item}", time_ms=0) for item in items])
+    learner.new_items = []
+    random = np.random.default_rng(learner.settings.seed)
+    a, k = learner.signals.arrays, learner.signals.neighbours
+    for items in np.array_split(np.arange(n_items, dtype=np.int32), -(-n_items // _AT_ONCE)):
+        steps = random.normal(0, n_items / SPREAD, (len(items), k)).astype(np.int32)
+        a.ids[items] = (items[:, None] + steps) % n_items
+        a.weights[items] = random.standard_exponential((len(items), k, N_RELATIONS), np.float32)
+        a.totals[items] = a.weights[items].sum(1)
+        a.filled[items] = k
+        a.popularity[items] = random.exponential(STOCK_EVENTS, (len(items), 1))
+        regressors = np.full((len(items), N_REGRESSORS), -1, np.int32)
+        regressors[:, :k] = a.ids[items, :N_REGRESSORS]
+        weights = random.normal(0, 1 / N_REGRESSORS, regressors.shape).astype(np.float32)
+        learner.recommender.coefficients.put(items, regressors, weights)
+        learner.recommender.coefficients.take_delta()  # what is in stock is no news
+
+
 def _draw(n_items: int, n_users: int, n_each: int, *, seed: int) -> list[Event]:
     """Return events in the order of their times, all users in turn."""
     random = np.random.default_rng(seed)
     home = random.integers(0, n_items, n_users)
-    steps = random.normal(0, n_items / 50, (n_each, n_users)).astype(np.int64)
+    steps = random.normal(0, n_items / SPREAD, (n_each, n_users)).astype(np.int64)
     items = ((home + steps) % n_items).tolist()
     gaps = np.where(np.arange(n_each) % SESSION == 0, 24 * 60, 1).cumsum() * _MINUTE_MS
     return [

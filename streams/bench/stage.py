@@ -26,7 +26,8 @@ from headrace.streams.settings import Settings
 from headrace.streams.topics import create_topics, users_changelog
 from headrace.streams.up import child_environment
 
-ADAPT_ROLE = ("-m", "headrace.streams", "adapt")
+ROLE = ("-m", "headrace.streams")
+ADAPT_ROLE = (*ROLE, "adapt")
 POLL_S = 0.02
 LIMIT_S = 120.0  # for one run; a start with recovery takes some ten seconds
 STOP_LIMIT_S = 30.0
@@ -80,6 +81,13 @@ def worker(
     with outbox(settings.bootstrap, users_changelog(settings)) as changelog:
         for user, state in states_of(shop.learner).items():
             changelog.send(key=user, value=state.encode())
+    with running(settings, arguments) as child:
+        yield child
+
+
+@contextmanager
+def running(settings: Settings, arguments: Sequence[str]) -> Iterator[Child]:
+    """Run a program of ours with these settings."""
     child = Child([sys.executable, *arguments], env=child_environment(settings))
     try:
         yield child
@@ -87,8 +95,10 @@ def worker(
         child.stop(limit_s=STOP_LIMIT_S)
 
 
-def wait_for(port: int, child: Child, n_events: int) -> tuple[Scrape, float]:
-    """Return a role's metrics, and when they were read, once it has applied so many events.
+def wait_for(
+    port: int, child: Child, least: float, *, of: str = "events_total"
+) -> tuple[Scrape, float]:
+    """Return a role's metrics, and when they were read, once one has grown so far.
 
     Raises:
         StreamsError: it does not get there; the text has its last lines.
@@ -96,7 +106,7 @@ def wait_for(port: int, child: Child, n_events: int) -> tuple[Scrape, float]:
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline and child.poll() is None:
         metrics = scrape(port)
-        if metrics.get("events_total") >= n_events:
+        if metrics.get(of) >= least:
             return metrics, time.monotonic()
         time.sleep(POLL_S)
     raise StreamsError(f"a role did not get through: {child.log_tail()}")

@@ -1,6 +1,6 @@
 """`headrace bench` on a real broker, at a size that takes seconds."""
 
-from headrace.streams.bench import pipeline
+from headrace.streams.bench import pipeline, soak
 from headrace.streams.bench.measuring import Figure
 from headrace.streams.settings import Settings
 
@@ -25,3 +25,28 @@ def test_every_contender_gets_through_the_same_events(settings: Settings) -> Non
         assert isinstance(lists, Figure)
         assert events.median > 0, name
         assert (lists.median > 0) == (name.find("only reads") < 0), name
+
+
+def test_a_soak_samples_both_roles_until_its_bounds_are_at_work(settings: Settings) -> None:
+    small = {"encoder_width": 8, "encoder_length": 8, "neighbours": 8, "replay_batches": 0}
+    samples: list[int] = []
+    found = soak.measure(
+        settings.model_copy(update=small),
+        minutes=0.4,
+        events_per_s=40,
+        broker=None,
+        on_progress=samples.append,
+    )
+    assert 0 < found.bounded_s < 24
+    assert len(samples) == len(found.samples["seconds"])
+    told = {row["held"]: row["last third"] for row in found.rows}
+    for role in ("adapt", "learn"):
+        memory, users, items = (
+            told[f"{role}: {what}"] for what in ("resident MB", "users", "items")
+        )
+        assert isinstance(memory, float)
+        assert memory > 50  # no Python with this many libraries is smaller
+        assert isinstance(users, float)
+        assert isinstance(items, float)
+        assert users > 0
+        assert 0 < items <= 16

@@ -84,6 +84,12 @@ def test_a_quantile_is_read_from_a_role_whose_histogram_has_another_label(label:
     assert found.quantile("wait_seconds", 2 / 3, since=NOTHING) == pytest.approx(1.5)
 
 
+def test_a_total_is_over_all_labels() -> None:
+    lag = {("headrace_lag", ("0",)): 3.0, ("headrace_lag", ("1",)): 4.0, ("headrace_users", ()): 9}
+    assert Scrape(lag).total("lag") == 7
+    assert NOTHING.total("lag") == 0
+
+
 def test_a_role_that_does_not_answer_has_no_samples() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
