@@ -53,7 +53,7 @@ def learned(tasks: list[Tasks], ranks: Ranks, loop: OuterLoop) -> tuple[OuterLoo
             loop.publish_version(N_ITEMS)
             loop.grow(N_ITEMS + 10)
         if at == 10:
-            loop.forget(np.array([3, 4]))
+            loop.forget(np.array([3, 4]), n_items=N_ITEMS)
         losses.append(loop.learn(some, n_items=N_ITEMS if at < 6 else N_ITEMS + 5))
     loop.publish_version(N_ITEMS)
     return loop, losses
