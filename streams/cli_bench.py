@@ -262,6 +262,38 @@ def soak(settings: Settings, minutes: float, events_per_s: float) -> None:
     _tell_programs(settings, "soak", asked, rows=as_json(found.rows), samples=found.samples)
 
 
+@bench.command()
+@click.option(
+    "--up-to",
+    default=10_000_000,
+    show_default=True,
+    type=click.IntRange(min=1_000),
+    help="Items of the largest catalogue.",
+)
+@repeats_option
+@with_settings("device", "threads")
+def rank(settings: Settings, up_to: int, repeats: int) -> None:
+    """Measure what it takes to rank all items.
+
+    The top 50 of up to 10 million items by the encoder's affinity, for a micro-batch of 512 users:
+    exact, as bf16, as int8, and by faiss's approximate search on the CPU (pip install
+    'headrace[bench]'), with the share of the exact lists that each finds. The service gathers some
+    300 candidates of a user instead, and ranks those by more than the affinity.
+
+    \b
+    Example:  headrace bench rank --up-to 1000000
+    Next:     headrace bench adapt, for what ranking gathered candidates costs
+    """
+    from headrace.streams.bench import rank as job
+    from headrace.streams.progress import counted
+
+    sizes = job.sizes(settings, up_to)
+    with counted(total=job.steps(sizes, repeats), label="ways") as advance:
+        rows = job.measure(settings, sizes=sizes, repeats=repeats, on_progress=advance)
+    title = f"top {job.LENGTH} for {job.N_USERS} users"
+    _tell(settings, "rank", title, rows, up_to=up_to)
+
+
 def _fitting(items: int, users: int) -> tuple[int, int]:
     """Return how many items and users fit into memory twice: here and in the worker."""
     from headrace.streams.bench.measuring import fitting

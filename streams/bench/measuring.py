@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +64,7 @@ def machine(*, device: str, threads: int) -> dict[str, Any]:
         "threads": threads,
         "python": platform.python_version(),
         **{name: version(name) for name in _PACKAGES},
+        "faiss-cpu": version("faiss-cpu") if find_spec("faiss") else None,
     }
 
 
