@@ -6,6 +6,7 @@ written from. A compiled loop, because rows of neighbours are ragged.
 Letters: B tasks, H interactions, C candidates, F signals, X context.
 """
 
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -111,20 +112,29 @@ def stack(parts: Sequence[Candidates]) -> Candidates:
     )
 
 
+class _Memory(threading.local):
+    """The working memory of one thread."""
+
+    def __init__(self) -> None:
+        self.walk = _new_walk(0)
+        self.tick = 0
+
+
 class Gatherer:
-    """Gathers candidates with working memory that is kept between calls. Not for two threads.
+    """Gathers candidates with working memory that is kept between calls, for each thread its own.
 
     The item each user had last is a candidate only ``with_last``.
     """
 
     def __init__(self, *, with_last: bool = False) -> None:
         self.with_last = with_last
-        self._walk = _new_walk(0)
-        self._tick = 0
+        self._memory = _Memory()
 
     def gather(self, signals: ItemSignals, histories: Histories) -> Candidates:
         """Return the candidates of each user."""
-        self._reserve(signals.capacity)
+        memory = self._memory
+        if len(memory.walk.own) < signals.capacity:
+            memory.walk = _new_walk(signals.capacity)
         b, content = len(histories.items), signals.content
         profiles = content.profiles(histories.items)
         out = Candidates(
@@ -143,19 +153,15 @@ class Gatherer:
             histories,
             out,
             ages,
-            self._walk,
-            self._tick,
+            memory.walk,
+            memory.tick,
             self.with_last,
         )
-        self._tick += b
+        memory.tick += b
         n = int((out.items >= 0).sum(1).max(initial=1))  # C of this batch: padding costs time
         finish(out.signals[:, :n], ages[:, :n])
         out.signals[:, :n, CONTENT] = content.likeness(profiles, out.items[:, :n])
         return Candidates(out.items[:, :n], out.signals[:, :n], out.context)
-
-    def _reserve(self, n_items: int) -> None:
-        if len(self._walk.own) < n_items:
-            self._walk = _new_walk(n_items)
 
 
 def _new_walk(n_items: int) -> Walk:

@@ -66,7 +66,7 @@ def bench() -> None:
 @users_option
 @items_option
 @repeats_option
-@with_settings("device")
+@with_settings("device", "threads")
 def pipeline(settings: Settings, events: int, users: int, items: int, repeats: int) -> None:
     """Measure events a second, from broker to acknowledged lists.
 
@@ -142,7 +142,7 @@ def adapt(settings: Settings, items: int, up_to: int, repeats: int) -> None:
 @users_option
 @items_option
 @plot_option
-@with_settings("device")
+@with_settings("device", "threads")
 def latency(settings: Settings, seconds: float, users: int, items: int, plot: str | None) -> None:
     """Measure how soon a list follows its event.
 

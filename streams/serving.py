@@ -2,14 +2,19 @@
 
 Two threads meet here: the compute thread in ``process``, and the follower that brings versions,
 deltas and catalogue records. The lock between them is held for one micro-batch or one delta, so a
-version is swapped between two micro-batches and intake never pauses.
+version is swapped between two micro-batches and intake never pauses. Users do not interact, so the
+users of a micro-batch are shared among ``threads`` more, each with all steps for its part: the
+tensor library's own threads would only shorten the larger of its operations.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, pairwise
 
 import numpy as np
 import torch
@@ -34,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 CONTENDERS = ("adapted", "frozen", "popularity")
 N_POPULAR = 12  # the first ten, less the item the user had last, and one to spare
+MIN_PART = 32  # users; with fewer, a second thread hardly pays for what each part costs anyway
+
+Ranks = dict[str, Longs]  # where each judged event's item stood, by contender
 
 
 class ClosedError(RuntimeError):
@@ -67,7 +75,8 @@ class Serving:
     def __init__(
         self, settings: Settings, *, device: str, now_ms: Callable[[], int] | None = None
     ) -> None:
-        torch.set_num_threads(settings.threads)
+        torch.set_num_threads(1)  # of each thread below
+        self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="part")
         self._settings = settings
         self._device = device
         self._now_ms = now_ms or (lambda: int(time.time() * 1000))
@@ -158,43 +167,50 @@ class Serving:
     # ----------------------------------------------------------------------- the compute thread
 
     def process(self, work: Sequence[UserWork]) -> list[UserResult]:
-        """Fold, judge, adapt and rank; waits for the first version: until then nothing is written.
-
-        1. Fold the events into the states. 2. Judge them by what would have been shown. 3. Adapt
-        and rank each user as they are now.
-        """
+        """Process users, in parts; waits for the first version: until then nothing is written."""
         with self._changed:
             self._changed.wait_for(lambda: self._live is not None or self._is_closed)
             if self._live is None:
                 raise ClosedError("stopped before a model version came")
             started_s = time.perf_counter()
             live = self._live
-            states = [one.state for one in work]
-            events = [
-                (owner, offset, event)
-                for owner, one in enumerate(work)
-                for offset, event in one.events
-            ]
-            folded = fold(
-                states, events, live.vocabulary, history_length=self._settings.history_length
-            )  # 1
-            judged = self._judge(live, folded, states)  # 2
-            results = self._rank(live, work, folded.after, judged)  # 3
+            parts = self._threads.map(
+                partial(self._process, live), in_parts(work, self._settings.threads)
+            )
+            results, ranks = zip(*parts, strict=True)
+            for each in filter(None, ranks):
+                self._window.add(each)
+            self._window.publish(CONTENDERS)
             metrics.ADAPT_SECONDS.observe(time.perf_counter() - started_s)
-        for _, _, event in events:
-            if event.rec_id is not None:
-                metrics.SERVED_HITS.inc()
-        return results
+        served_hits = sum(event.rec_id is not None for one in work for _, event in one.events)
+        metrics.SERVED_HITS.inc(served_hits)
+        return list(chain(*results))
 
-    def _judge(
-        self, live: Live, folded: Folded, states: Sequence[UserState]
-    ) -> list[dict[str, int]]:
-        """Judge the events; return each user's last judgement, for the list that answers it."""
-        by_user: list[dict[str, int]] = [{} for _ in states]
+    def _process(self, live: Live, work: Sequence[UserWork]) -> tuple[list[UserResult], Ranks]:
+        """Return the results of some users, and where their events' items stood.
+
+        1. Fold the events into the states. 2. Judge them by what would have been shown. 3. Adapt
+        and rank each user as they are now.
+        """
+        states = [one.state for one in work]
+        events = [
+            (owner, offset, event) for owner, one in enumerate(work) for offset, event in one.events
+        ]
+        folded = fold(
+            states, events, live.vocabulary, history_length=self._settings.history_length
+        )  # 1
+        ranks = self._judge(live, folded, states)  # 2
+        judged: list[dict[str, int]] = [{} for _ in work]  # a user's last, for their list
+        for row, owner in enumerate(folded.owners[folded.is_task] if ranks else ()):
+            judged[owner] = {name: int(r[row]) for name, r in ranks.items() if r[row] < MISS}
+        return self._rank(live, work, folded.after, judged), ranks  # 3
+
+    def _judge(self, live: Live, folded: Folded, states: Sequence[UserState]) -> Ranks:
+        """Judge the events; nothing if none of them can be."""
         judged = judge(live.recommender, folded, states)
         if judged is None:
-            return by_user
-        ranks = {
+            return {}
+        return {
             "adapted": served(
                 live.recommender,
                 judged,
@@ -205,11 +221,6 @@ class Serving:
             "frozen": judged.judgement.ranks,
             "popularity": _popularity_ranks(live.popular, judged),
         }
-        self._window.add(ranks)
-        self._window.publish(CONTENDERS)
-        for row, owner in enumerate(folded.owners[folded.is_task]):
-            by_user[owner] = {name: int(r[row]) for name, r in ranks.items() if r[row] < MISS}
-        return by_user
 
     def _rank(
         self,
@@ -233,6 +244,13 @@ class Serving:
             )
             for one, chosen, judgement in zip(work, ranked, judged, strict=True)
         ]
+
+
+def in_parts(work: Sequence[UserWork], n: int) -> list[Sequence[UserWork]]:
+    """Cut users into at most ``n`` parts of about the same size, none of them very small."""
+    n = max(1, min(n, len(work) // MIN_PART))
+    bounds = [len(work) * part // n for part in range(n + 1)]
+    return [work[start:end] for start, end in pairwise(bounds)]
 
 
 def _popularity_ranks(popular: Ints, judged: Judged) -> Longs:

@@ -121,7 +121,12 @@ class Settings(BaseSettings):
         "auto", description="Rank new items by their catalogue record's vectors or text; or not."
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
-    threads: int = Field(1, ge=1, le=256, description="CPU threads of the tensor library.")
+    threads: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="CPU threads that compute: adapt shares the users of a micro-batch among them.",
+    )
     seed: int = Field(0, ge=0, description="Seed of everything random.")
 
     # ---------------------------------------------------------------------------------- learn

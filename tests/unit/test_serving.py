@@ -2,11 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
+import numpy as np
 import pytest
 from serving_samples import CLICKS, NOW_MS, Shop, list_of, metric, work
 from stream_samples import event
 
+from headrace.streams import prequential, serving
+from headrace.streams.engine import UserResult
+from headrace.streams.prequential import Judged
 from headrace.streams.wire import Item
 
 
@@ -34,6 +40,47 @@ def test_users_of_a_micro_batch_are_answered_as_if_each_were_alone(tmp_path: Pat
     for one, other in zip(both, alone, strict=True):
         assert (one.user, one.items, one.reasons) == (other.user, other.items, other.reasons)
         assert one.scores == pytest.approx(other.scores, abs=2e-4)  # told to four digits
+
+
+def test_threads_share_the_users_and_answer_as_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answered(threads: int) -> tuple[list[UserResult], float]:
+        shop = Shop(tmp_path / str(threads), threads=threads).at_work()
+        all_at_once = Barrier(threads, timeout=60)
+
+        def judge(*args: Any) -> Judged | None:
+            all_at_once.wait()
+            return prequential.judge(*args)
+
+        monkeypatch.setattr(serving, "judge", judge)
+        items = [[f"item-{n * step % 17}" for step in (1, 2, 5)] for n in range(100)]
+        users = [
+            work(f"user-{n}", *(event("", item, at) for at, item in enumerate(own)))
+            for n, own in enumerate(items)
+        ]
+        return shop.serving.process(users), metric("candidate_recall")
+
+    (one, one_recall), (three, three_recall) = answered(1), answered(3)
+    assert three_recall == one_recall > 0
+    for alone, shared in zip(one, three, strict=True):
+        assert list_of(shared).user == list_of(alone).user
+        assert list_of(shared).judged == list_of(alone).judged
+        assert list_of(shared).scores == pytest.approx(list_of(alone).scores, abs=2e-4)
+        assert shared.state.items == alone.state.items
+        np.testing.assert_allclose(shared.state.gradients, alone.state.gradients, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n_users", "sizes"), [(0, [0]), (63, [63]), (64, [32, 32]), (100, [33, 33, 34])]
+)
+def test_parts_hold_all_users_in_order_and_are_not_very_small(
+    n_users: int, sizes: list[int]
+) -> None:
+    users = [work(f"user-{n}") for n in range(n_users)]
+    parts = serving.in_parts(users, 3)
+    assert [len(part) for part in parts] == sizes
+    assert [one for part in parts for one in part] == users
 
 
 def test_a_list_says_where_the_last_item_had_stood(tmp_path: Path) -> None:
