@@ -41,6 +41,13 @@ class Settings(BaseSettings):
     group: str = Field(
         "headrace", description="Consumer groups are named GROUP-adapt, GROUP-learn."
     )
+    group_instance_id: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._-]{0,249}$",  # what Kafka takes
+        description="Static membership: this worker's name in its group, no other's, and the same"
+        " after a restart. Back within session_timeout_s, it goes on with its partitions; stopped,"
+        " it holds them as long. Not with the embedded broker.",
+    )
     session_timeout_s: float = Field(
         10.0, ge=6, le=300, description="Silence after which a worker's partitions move on."
     )

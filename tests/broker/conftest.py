@@ -15,6 +15,12 @@ from headrace.streams.settings import Settings
 BROKER = pytest.StashKey[Child]()
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave ``test_kafka_*`` to Apache Kafka: the embedded broker has not what they are about."""
+    is_kafkas = collection_path.name.startswith("test_kafka_")
+    return True if is_kafkas and config.getoption("--broker") != "kafka" else None
+
+
 @pytest.fixture(scope="session")
 def bootstrap(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

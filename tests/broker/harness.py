@@ -80,14 +80,18 @@ class Worker:
     def until_logged(self, text: str, *, limit_s: float = WAIT_LIMIT_S) -> None:
         """Wait for a line of its log."""
         deadline = time.monotonic() + limit_s
-        while text not in self._log.read_text():
+        while text not in self.log():
             if time.monotonic() > deadline or self.process.poll() is not None:
                 raise AssertionError(f"not logged within {limit_s:.0f} s: {text}")
             time.sleep(0.05)  # a file offers nothing to wait for
 
+    def log(self) -> str:
+        """Return what it has logged so far."""
+        return self._log.read_text()
+
     def log_tail(self) -> str:
         """Return the last lines of its log."""
-        return "\n".join(self._log.read_text().splitlines()[-LOG_TAIL_LINES:])
+        return "\n".join(self.log().splitlines()[-LOG_TAIL_LINES:])
 
 
 def deploy(settings: Settings, **changes: Any) -> Settings:

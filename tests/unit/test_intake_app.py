@@ -193,6 +193,7 @@ def test_our_settings_become_fausts(tmp_path: Path) -> None:
         assert conf.producer_compression_type == "gzip"
         assert conf.stream_wait_empty is False
         assert conf.table_standby_replicas == 0
+        assert conf.consumer_group_instance_id == "worker-1"
         assert conf.datadir.is_dir()
 
     with_app(
@@ -200,15 +201,24 @@ def test_our_settings_become_fausts(tmp_path: Path) -> None:
         check,
         bootstrap="one:9092,two:9092",
         group="shop",
+        group_instance_id="worker-1",
         session_timeout_s=6,
         partitions=7,
         compression="gzip",
     )
 
 
+def test_a_worker_without_a_name_is_a_new_member(tmp_path: Path) -> None:
+    async def check(app: IntakeApp) -> None:
+        assert app.conf.consumer_group_instance_id is None  # an empty name would be one, of all
+
+    with_app(tmp_path, check)
+
+
 def test_a_long_session_makes_requests_wait_as_long(tmp_path: Path) -> None:
     # Faust refuses to start with a session longer than a request.
     async def check(app: IntakeApp) -> None:
         assert app.conf.broker_request_timeout == 300.0
+        assert app.conf.broker_heartbeat_interval == 3.0  # else a rebalance goes unheard for 60 s
 
     with_app(tmp_path, check, session_timeout_s=300, rebalance_limit_s=600)

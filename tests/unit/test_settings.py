@@ -97,6 +97,7 @@ def test_unknown_line_in_the_file_names_the_nearest(tmp_path: Path) -> None:
     [
         ("partitions", 0),
         ("partitions", "many"),
+        ("group_instance_id", "worker 1"),
         ("session_timeout_s", 5.9),
         ("pause_limit_s", 0),
         ("compression", "rar"),
