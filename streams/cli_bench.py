@@ -240,7 +240,7 @@ def soak(settings: Settings, minutes: float, events_per_s: float) -> None:
 
     \b
     Example:  headrace bench soak --minutes 5 > soak.json
-    Next:     headrace bench growth, for what a user and an item take
+    Next:     headrace bench recover, for what a crash costs
     """
     from headrace.streams.bench import soak as job
     from headrace.streams.bench.measuring import as_json, show
@@ -292,6 +292,48 @@ def rank(settings: Settings, up_to: int, repeats: int) -> None:
         rows = job.measure(settings, sizes=sizes, repeats=repeats, on_progress=advance)
     title = f"top {job.LENGTH} for {job.N_USERS} users"
     _tell(settings, "rank", title, rows, up_to=up_to)
+
+
+@bench.command()
+@click.option(
+    "--up-to",
+    default=1_000_000,
+    show_default=True,
+    type=click.IntRange(min=100),
+    help="Users' states in the changelog, of the largest size.",
+)
+@repeats_option
+@with_settings("session_timeout_s", "device")
+def recover(settings: Settings, up_to: int, repeats: int) -> None:
+    """Measure how soon a worker serves, and serves again.
+
+    From the start of an adapt worker until it is ready, by how many states it recovers. From a kill
+    -9 of one of two workers until every partition has lists again: where it is not restarted, is
+    restarted at once, and is a static member of the group besides (group_instance_id). On an
+    embedded broker, which has no static membership, or that of --bootstrap, in topics that start
+    with "bench-". On Linux.
+
+    \b
+    Example:  headrace bench recover --up-to 100000 --bootstrap 127.0.0.1:9092
+    Next:     headrace bench latency, for how soon a list follows its event
+    """
+    from headrace.streams.bench import recover as job
+    from headrace.streams.bench.measuring import as_json, fitting, show
+    from headrace.streams.progress import counted
+
+    sizes = job.sizes(fitting(up_to, bytes_each=job.STATE_BYTES, what="states"))
+    with _broker(settings) as (settings, embedded):
+        failovers = [each for each in job.FAILOVERS if not (each.is_static and embedded)]
+        n_steps = len(sizes) + repeats * (len(sizes) + len(failovers))
+        with counted(total=n_steps, label="steps") as advance:
+            tables = job.measure(
+                settings, sizes=sizes, failovers=failovers, repeats=repeats, on_progress=advance
+            )
+    for name, rows in tables.items():
+        show(f"recover: {name}", rows)
+    asked = {"up_to": up_to, "repeats": repeats, "session_timeout_s": settings.session_timeout_s}
+    as_told = {name: as_json(rows) for name, rows in tables.items()}
+    _tell_programs(settings, "recover", asked, tables=as_told)
 
 
 def _fitting(items: int, users: int) -> tuple[int, int]:

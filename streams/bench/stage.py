@@ -5,11 +5,11 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaProducer
 
@@ -25,6 +25,8 @@ from headrace.streams.scrape import Scrape, scrape
 from headrace.streams.settings import Settings
 from headrace.streams.topics import create_topics, users_changelog
 from headrace.streams.up import child_environment
+
+T = TypeVar("T")
 
 ROLE = ("-m", "headrace.streams")
 ADAPT_ROLE = (*ROLE, "adapt")
@@ -78,15 +80,21 @@ def worker(
 ) -> Iterator[Child]:
     """Run an adapt worker, whose group starts with the shop's states in its changelog."""
     create_topics(settings)
-    with outbox(settings.bootstrap, users_changelog(settings)) as changelog:
-        for user, state in states_of(shop.learner).items():
-            changelog.send(key=user, value=state.encode())
+    states = states_of(shop.learner).items()
+    write_states(settings, ((user, state.encode()) for user, state in states))
     with running(settings, arguments) as child:
         yield child
 
 
+def write_states(settings: Settings, states: Iterable[tuple[str, bytes]]) -> None:
+    """Write users' encoded states to the changelog of the group's adapt workers."""
+    with outbox(settings.bootstrap, users_changelog(settings)) as changelog:
+        for user, state in states:
+            changelog.send(key=user, value=state)
+
+
 @contextmanager
-def running(settings: Settings, arguments: Sequence[str]) -> Iterator[Child]:
+def running(settings: Settings, arguments: Sequence[str] = ADAPT_ROLE) -> Iterator[Child]:
     """Run a program of ours with these settings."""
     child = Child([sys.executable, *arguments], env=child_environment(settings))
     try:
@@ -96,17 +104,31 @@ def running(settings: Settings, arguments: Sequence[str]) -> Iterator[Child]:
 
 
 def wait_for(
-    port: int, child: Child, least: float, *, of: str = "events_total"
+    port: int, child: Child, least: float, *, of: str = "events_total", limit_s: float = LIMIT_S
 ) -> tuple[Scrape, float]:
     """Return a role's metrics, and when they were read, once one has grown so far.
 
     Raises:
         StreamsError: it does not get there; the text has its last lines.
     """
-    deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline and child.poll() is None:
+
+    def probe() -> tuple[Scrape, float] | None:
         metrics = scrape(port)
-        if metrics.get(of) >= least:
-            return metrics, time.monotonic()
+        return (metrics, time.monotonic()) if metrics.get(of) >= least else None
+
+    return wait_until(probe, child, limit_s=limit_s)
+
+
+def wait_until(probe: Callable[[], T | None], *children: Child, limit_s: float = LIMIT_S) -> T:
+    """Return what ``probe`` finds, once it finds anything.
+
+    Raises:
+        StreamsError: it finds nothing, or a role ended; the text has the last lines of each.
+    """
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline and all(child.poll() is None for child in children):
+        if (found := probe()) is not None:
+            return found
         time.sleep(POLL_S)
-    raise StreamsError(f"a role did not get through: {child.log_tail()}")
+    tails = "\n".join(child.log_tail() for child in children)
+    raise StreamsError(f"a role did not get through: {tails}")

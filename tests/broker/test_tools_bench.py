@@ -1,6 +1,8 @@
 """`headrace bench` on a real broker, at a size that takes seconds."""
 
-from headrace.streams.bench import pipeline, soak
+import pytest
+
+from headrace.streams.bench import pipeline, recover, soak
 from headrace.streams.bench.measuring import Figure
 from headrace.streams.settings import Settings
 
@@ -50,3 +52,26 @@ def test_a_soak_samples_both_roles_until_its_bounds_are_at_work(settings: Settin
         assert isinstance(items, float)
         assert users > 0
         assert 0 < items <= 16
+
+
+def test_a_killed_workers_partitions_are_served_again(
+    settings: Settings, request: pytest.FixtureRequest
+) -> None:
+    small = {"encoder_width": 8, "encoder_length": 8, "neighbours": 8}
+    is_kafka = request.config.getoption("--broker") == "kafka"  # else no static membership
+    failovers = recover.FAILOVERS[::2] if is_kafka else recover.FAILOVERS[:1]
+    steps: list[int] = []
+    tables = recover.measure(
+        settings.model_copy(update=small),
+        sizes=[0, 200],
+        failovers=failovers,
+        repeats=1,
+        on_progress=steps.append,
+    )
+    assert len(steps) == 2 + 2 + len(failovers)
+    assert [row["states"] for row in tables["start"]] == ["0", "200"]
+    assert [row["one of two killed"] for row in tables["failover"]] == [f.name for f in failovers]
+    taken_over = tables["failover"][0]["s until served again"]
+    assert isinstance(taken_over, Figure)
+    # The broker waits for a session that began with a heartbeat, of which it has five.
+    assert taken_over.median > settings.session_timeout_s / 2
