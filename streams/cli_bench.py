@@ -336,6 +336,54 @@ def recover(settings: Settings, up_to: int, repeats: int) -> None:
     _tell_programs(settings, "recover", asked, tables=as_told)
 
 
+@bench.command()
+@click.option(
+    "--events", default=10_000, show_default=True, type=click.IntRange(min=1_000), help="A run."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=2),
+    help="Largest number of adapt workers, from one by doubling.  [default: the cores]",
+)
+@users_option
+@items_option
+@repeats_option
+@with_settings("device")
+def scale(
+    settings: Settings, events: int, workers: int | None, users: int, items: int, repeats: int
+) -> None:
+    """Measure events a second of one adapt worker, of two, of four...
+
+    With the CPU time of an event in the workers, by part, and in the broker: an embedded one, or
+    that of --bootstrap, whose own time is not told. One compute thread a worker. On Linux.
+
+    \b
+    Example:  headrace bench scale --workers 4
+    Next:     headrace bench recover, for what a worker's end costs the others
+    """
+    from headrace.streams.bench import scale as job
+    from headrace.streams.progress import counted
+
+    items, users = _fitting(items, users)
+    sizes = job.sizes(workers)
+    with (
+        _broker(settings) as (settings, broker),
+        counted(total=repeats * len(sizes), label="runs") as advance,
+    ):
+        rows = job.measure(
+            settings,
+            workers=sizes,
+            n_events=events,
+            n_users=users,
+            n_items=items,
+            repeats=repeats,
+            broker=broker,
+            on_progress=advance,
+        )
+    title = f"{users:,} users, {items:,} items"
+    _tell(settings, "scale", title, rows, events=events, users=users, items=items)
+
+
 def _fitting(items: int, users: int) -> tuple[int, int]:
     """Return how many items and users fit into memory twice: here and in the worker."""
     from headrace.streams.bench.measuring import fitting

@@ -1,0 +1,163 @@
+"""Events a second of several adapt workers, and the CPU time of an event in each process.
+
+Each run has topics of its own: all workers share the partitions before the first event is written,
+so none begins with what was another's.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from headrace.streams.bench import stage
+from headrace.streams.bench.measuring import Figure, Row
+from headrace.streams.bench.recover import are_serving
+from headrace.streams.bench.shop import Shop, open_shop, states_of
+from headrace.streams.broker import free_port
+from headrace.streams.child import Child
+from headrace.streams.produce import publish_events
+from headrace.streams.scrape import scrape
+from headrace.streams.settings import Settings
+
+TO_US = 1e6
+
+
+class Counts(NamedTuple):
+    """What all workers together have done by a moment, in events and seconds."""
+
+    at_s: float
+    events: float
+    worker_cpu_s: float
+    compute_s: float  # of it, in the compute threads
+    adapt_s: float  # of that, in the model: fold, judge, adapt and rank
+    broker_cpu_s: float
+
+
+class Run(NamedTuple):
+    """One run: events a second, and microseconds an event."""
+
+    events_per_s: float
+    worker_us: float
+    adapt_us: float
+    states_us: float
+    client_us: float
+    broker_us: float
+
+
+def sizes(most: int | None) -> list[int]:
+    """Return the numbers of workers to measure: from one by doubling, at least two of them."""
+    most = most or max(2, len(os.sched_getaffinity(0)))
+    return [2**power for power in range(most.bit_length()) if 2**power <= most]
+
+
+def measure(
+    settings: Settings,
+    *,
+    workers: Sequence[int],
+    n_events: int,
+    n_users: int,
+    n_items: int,
+    repeats: int,
+    broker: Child | None,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> list[Row]:
+    """Return a row for each number of workers; ``on_progress`` is called once for each run.
+
+    The CPU time of a ``broker`` that is not given is told as zero. On Linux.
+
+    Raises:
+        StreamsError: a worker did not get through; the text has its last lines.
+    """
+    settings = settings.model_copy(
+        update={"partitions": max(settings.partitions, *workers), "threads": 1}
+    )
+    shop = open_shop(settings, n_items=n_items, n_users=n_users, n_events=n_events)
+    runs: dict[int, list[Run]] = {n: [] for n in workers}
+    for _ in range(repeats):
+        for n, found in runs.items():
+            found.append(_run(settings, shop, n, broker))
+            on_progress(1)
+    return [row_of(n, found, alone=runs[workers[0]]) for n, found in runs.items()]
+
+
+def row_of(n: int, runs: Sequence[Run], *, alone: Sequence[Run]) -> Row:
+    """Sum the runs of one number of workers up, beside those of the first number."""
+    events_per_s, worker, adapt, states, client, broker = (
+        Figure.of(found) for found in zip(*runs, strict=True)
+    )
+    return {
+        "workers": f"{n}",
+        "events/s": events_per_s,
+        "of one": events_per_s.median / Figure.of([run.events_per_s for run in alone]).median,
+        "worker us": worker,
+        "model us": adapt,
+        "states, lists us": states,
+        "client us": client,
+        "broker us": broker,
+    }
+
+
+def _run(settings: Settings, shop: Shop, n_workers: int, broker: Child | None) -> Run:
+    """Let so many workers carry all events; the clock runs from a tenth of them to nine tenths."""
+    ports = [free_port() for _ in range(n_workers)]
+    with stage.on_its_own(settings) as settings, ExitStack() as stack:
+        stage.announce(settings, shop)
+        states = states_of(shop.learner).items()
+        stage.write_states(settings, ((user, state.encode()) for user, state in states))
+        children = [
+            stack.enter_context(
+                stage.running(settings.model_copy(update={"adapt_port": port})),
+            )
+            for port in ports
+        ]
+
+        def are_ready() -> bool | None:
+            found = [scrape(port) for port in ports]
+            return are_serving(found, partitions=settings.partitions) or None
+
+        def reached(n: float) -> Callable[[], Counts | None]:
+            def probe() -> Counts | None:
+                counts = _counts(ports, children, broker)
+                return counts if counts.events >= n else None
+
+            return probe
+
+        stage.wait_until(are_ready, *children)
+        publish_events(settings, shop.events)
+        n_events = len(shop.events)
+        before = stage.wait_until(reached(0.1 * n_events), *children)
+        after = stage.wait_until(reached(0.9 * n_events), *children)
+    return between(before, after)
+
+
+def _counts(ports: Sequence[int], children: Sequence[Child], broker: Child | None) -> Counts:
+    found = [scrape(port) for port in ports]
+    return Counts(
+        time.monotonic(),
+        sum(each.get("events_total") for each in found),
+        sum(cpu_s(child.pid) for child in children),
+        sum(each.get("stage_duration_seconds_sum", "compute") for each in found),
+        sum(each.get("adapt_duration_seconds_sum") for each in found),
+        cpu_s(broker.pid) if broker else 0.0,
+    )
+
+
+def cpu_s(process: int) -> float:
+    """Return the CPU seconds of a process, all its threads and both modes."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime, stime
+
+
+def between(before: Counts, after: Counts) -> Run:
+    """Return what an event took between two moments.
+
+    Seconds in the compute thread are of the clock: where the cores are taken they hold waiting too,
+    and what is left for the client is too little by that.
+    """
+    seconds, events, worker, compute, adapt, broker = (
+        b - a for a, b in zip(before, after, strict=True)
+    )
+    parts = (worker, adapt, compute - adapt, worker - compute, broker)
+    return Run(events / seconds, *(TO_US * part / events for part in parts))
