@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
+from headrace.streams import metrics
 from headrace.streams.engine import Engine, UserResult, UserWork
 from headrace.streams.micro_batch import MicroBatch, StateKey, in_rounds
 from headrace.streams.state import UserState
@@ -25,6 +26,7 @@ class Computed:
 def compute(engine: Engine, states: UserStates, micro_batch: MicroBatch) -> Computed:
     """Process every user of the micro-batch and overlay their new states."""
     computed = Computed(started_s=time.monotonic())
+    cpu_s = time.thread_time()
     fresh: dict[StateKey, UserState] = {}
     for keys in in_rounds(micro_batch.users):
         work = [_work_of(key, states, micro_batch, computed) for key in keys]
@@ -32,6 +34,7 @@ def compute(engine: Engine, states: UserStates, micro_batch: MicroBatch) -> Comp
             fresh[key] = result.state
             _encode(key, result, computed)
     states.overlay(micro_batch, fresh)
+    metrics.CPU_SECONDS.labels("states").inc(time.thread_time() - cpu_s)
     computed.ended_s = time.monotonic()
     return computed
 

@@ -70,6 +70,11 @@ EVENT_TO_LIST_SECONDS = _histogram(
 ADAPT_SECONDS = _histogram(
     "adapt_duration_seconds", "Wall time of the inner loop and ranking of a micro-batch."
 )
+CPU_SECONDS = _counter(
+    "cpu_seconds_total",
+    "CPU time of the compute threads by part: fold, model (judge, adapt, rank), states (records).",
+    "part",
+)
 DELTAS_APPLIED = _counter("deltas_applied_total", "Deltas of item signals applied.")
 DELTA_AGE = _gauge("delta_age_seconds", "Age of the newest delta when it was applied.")
 CHECKPOINTS_REFUSED = _counter("checkpoints_refused_total", "Versions that failed a check.")

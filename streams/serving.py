@@ -192,6 +192,7 @@ class Serving:
         1. Fold the events into the states. 2. Judge them by what would have been shown. 3. Adapt
         and rank each user as they are now.
         """
+        started_s = time.thread_time()
         states = [one.state for one in work]
         events = [
             (owner, offset, event) for owner, one in enumerate(work) for offset, event in one.events
@@ -199,11 +200,15 @@ class Serving:
         folded = fold(
             states, events, live.vocabulary, history_length=self._settings.history_length
         )  # 1
+        folded_s = time.thread_time()
         ranks = self._judge(live, folded, states)  # 2
         judged: list[dict[str, int]] = [{} for _ in work]  # a user's last, for their list
         for row, owner in enumerate(folded.owners[folded.is_task] if ranks else ()):
             judged[owner] = {name: int(r[row]) for name, r in ranks.items() if r[row] < MISS}
-        return self._rank(live, work, folded.after, judged), ranks  # 3
+        results = self._rank(live, work, folded.after, judged)  # 3
+        metrics.CPU_SECONDS.labels("fold").inc(folded_s - started_s)
+        metrics.CPU_SECONDS.labels("model").inc(time.thread_time() - folded_s)
+        return results, ranks
 
     def _judge(self, live: Live, folded: Folded, states: Sequence[UserState]) -> Ranks:
         """Judge the events; nothing if none of them can be."""

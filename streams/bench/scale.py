@@ -22,6 +22,7 @@ from headrace.streams.scrape import scrape
 from headrace.streams.settings import Settings
 
 TO_US = 1e6
+PARTS = ("fold", "model", "states")  # as the worker's metric has them
 
 
 class Counts(NamedTuple):
@@ -29,21 +30,23 @@ class Counts(NamedTuple):
 
     at_s: float
     events: float
-    worker_cpu_s: float
-    compute_s: float  # of it, in the compute threads
-    adapt_s: float  # of that, in the model: fold, judge, adapt and rank
     broker_cpu_s: float
+    worker_cpu_s: float
+    fold_cpu_s: float  # of the worker's, as the three that follow
+    model_cpu_s: float  # judge, adapt and rank
+    states_cpu_s: float  # read, and encoded with the lists
 
 
 class Run(NamedTuple):
     """One run: events a second, and microseconds an event."""
 
     events_per_s: float
-    worker_us: float
-    adapt_us: float
-    states_us: float
-    client_us: float
     broker_us: float
+    worker_us: float
+    fold_us: float
+    model_us: float
+    states_us: float
+    client_us: float  # the rest: fetch, decode, coalesce, produce
 
 
 def sizes(most: int | None) -> list[int]:
@@ -84,18 +87,13 @@ def measure(
 
 def row_of(n: int, runs: Sequence[Run], *, alone: Sequence[Run]) -> Row:
     """Sum the runs of one number of workers up, beside those of the first number."""
-    events_per_s, worker, adapt, states, client, broker = (
-        Figure.of(found) for found in zip(*runs, strict=True)
-    )
+    events_per_s, *parts = (Figure.of(found) for found in zip(*runs, strict=True))
+    names = ("broker us", "worker us", "fold us", "model us", "states us", "client us")
     return {
         "workers": f"{n}",
         "events/s": events_per_s,
         "of one": events_per_s.median / Figure.of([run.events_per_s for run in alone]).median,
-        "worker us": worker,
-        "model us": adapt,
-        "states, lists us": states,
-        "client us": client,
-        "broker us": broker,
+        **dict(zip(names, parts, strict=True)),
     }
 
 
@@ -137,10 +135,9 @@ def _counts(ports: Sequence[int], children: Sequence[Child], broker: Child | Non
     return Counts(
         time.monotonic(),
         sum(each.get("events_total") for each in found),
-        sum(cpu_s(child.pid) for child in children),
-        sum(each.get("stage_duration_seconds_sum", "compute") for each in found),
-        sum(each.get("adapt_duration_seconds_sum") for each in found),
         cpu_s(broker.pid) if broker else 0.0,
+        sum(cpu_s(child.pid) for child in children),
+        *(sum(each.get("cpu_seconds_total", part) for each in found) for part in PARTS),
     )
 
 
@@ -151,13 +148,7 @@ def cpu_s(process: int) -> float:
 
 
 def between(before: Counts, after: Counts) -> Run:
-    """Return what an event took between two moments.
-
-    Seconds in the compute thread are of the clock: where the cores are taken they hold waiting too,
-    and what is left for the client is too little by that.
-    """
-    seconds, events, worker, compute, adapt, broker = (
-        b - a for a, b in zip(before, after, strict=True)
-    )
-    parts = (worker, adapt, compute - adapt, worker - compute, broker)
+    """Return what an event took between two moments."""
+    seconds, events, broker, worker, *parts = (b - a for a, b in zip(before, after, strict=True))
+    parts = [broker, worker, *parts, worker - sum(parts)]
     return Run(events / seconds, *(TO_US * part / events for part in parts))

@@ -93,7 +93,7 @@ def test_workers_that_scale_out_share_the_events_and_tell_their_parts(settings: 
     assert len(runs) == 2
     assert [one["workers"], two["workers"], one["of one"]] == ["1", "2", 1]
     for row in (one, two):
-        for name in ("events/s", "worker us", "model us", "states, lists us"):
+        for name in ("events/s", "worker us", "fold us", "model us", "states us"):
             figure = row[name]
             assert isinstance(figure, Figure)
             assert figure.median > 0

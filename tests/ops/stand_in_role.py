@@ -21,6 +21,7 @@ def main(contenders: list[str], *, is_ready: bool) -> None:
     metrics.DEAD_LETTERS.labels("undecodable").inc()
     metrics.CONTENT_REFUSED.labels("width").inc()
     metrics.STAGE_SECONDS.labels("compute").observe(0.01)
+    metrics.CPU_SECONDS.labels("model").inc(0.01)
     for contender in contenders:
         metrics.HIT_RATIO.labels(contender).set(0.1)
         metrics.NDCG.labels(contender).set(0.05)

@@ -11,20 +11,20 @@ from headrace.streams.bench.scale import Counts, Run
 
 
 def test_an_event_costs_what_grew_between_two_moments() -> None:
-    before = Counts(10.0, 100, 1.0, 0.5, 0.4, 2.0)
-    after = Counts(14.0, 1_100, 3.0, 2.1, 1.4, 2.5)
+    before = Counts(10.0, 100, 2.0, 1.0, 0.25, 0.5, 0.1)
+    after = Counts(14.0, 1_100, 2.5, 3.0, 0.5, 1.5, 0.4)
     run = scale.between(before, after)
     assert run.events_per_s == pytest.approx(250)
     assert run.worker_us == pytest.approx(2_000)
-    assert run.adapt_us == pytest.approx(1_000)
-    assert run.states_us == pytest.approx(600)
-    assert run.client_us == pytest.approx(400)
+    assert run.fold_us == pytest.approx(250)
+    assert run.model_us == pytest.approx(1_000)
+    assert run.states_us == pytest.approx(300)
+    assert run.client_us == pytest.approx(450)  # what is left of the worker's
     assert run.broker_us == pytest.approx(500)
-    assert run.adapt_us + run.states_us + run.client_us == pytest.approx(run.worker_us)
 
 
 def test_a_row_stands_beside_one_worker() -> None:
-    one, two = [Run(100, 1, 1, 1, 1, 1)] * 3, [Run(150, 9, 5, 3, 1, 2)] * 3
+    one, two = [Run(100, 1, 1, 1, 1, 1, 1)] * 3, [Run(150, 2, 9, 1, 5, 3, 1)] * 3
     row = scale.row_of(2, two, alone=one)
     assert (row["workers"], row["of one"]) == ("2", 1.5)
     assert row["model us"] == Figure(5, 5, 5)

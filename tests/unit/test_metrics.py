@@ -17,6 +17,7 @@ LABELS = {  # every label and why its values are few
     "CONTENT_REFUSED": ("reason",),  # width or kind
     "LAG": ("partition",),  # cleared when partitions move
     "STAGE_SECONDS": ("stage",),
+    "CPU_SECONDS": ("part",),  # three of them
     "HIT_RATIO": ("contender",),
     "NDCG": ("contender",),
 }
