@@ -125,8 +125,8 @@ def _run(settings: Settings, shop: Shop, n_workers: int, broker: Child | None) -
         stage.wait_until(are_ready, *children)
         publish_events(settings, shop.events)
         n_events = len(shop.events)
-        before = stage.wait_until(reached(0.1 * n_events), *children)
-        after = stage.wait_until(reached(0.9 * n_events), *children)
+        before = stage.wait_until(reached(0.1 * n_events), *children, poll_s=stage.RATE_POLL_S)
+        after = stage.wait_until(reached(0.9 * n_events), *children, poll_s=stage.RATE_POLL_S)
     return between(before, after)
 
 

@@ -31,6 +31,7 @@ T = TypeVar("T")
 ROLE = ("-m", "headrace.streams")
 ADAPT_ROLE = (*ROLE, "adapt")
 POLL_S = 0.02
+RATE_POLL_S = 0.25  # while a rate is measured: to answer takes a worker as long as some events
 LIMIT_S = 120.0  # for one run; a start with recovery takes some ten seconds
 STOP_LIMIT_S = 30.0
 
@@ -104,7 +105,13 @@ def running(settings: Settings, arguments: Sequence[str] = ADAPT_ROLE) -> Iterat
 
 
 def wait_for(
-    port: int, child: Child, least: float, *, of: str = "events_total", limit_s: float = LIMIT_S
+    port: int,
+    child: Child,
+    least: float,
+    *,
+    of: str = "events_total",
+    limit_s: float = LIMIT_S,
+    poll_s: float = POLL_S,
 ) -> tuple[Scrape, float]:
     """Return a role's metrics, and when they were read, once one has grown so far.
 
@@ -116,10 +123,15 @@ def wait_for(
         metrics = scrape(port)
         return (metrics, time.monotonic()) if metrics.get(of) >= least else None
 
-    return wait_until(probe, child, limit_s=limit_s)
+    return wait_until(probe, child, limit_s=limit_s, poll_s=poll_s)
 
 
-def wait_until(probe: Callable[[], T | None], *children: Child, limit_s: float = LIMIT_S) -> T:
+def wait_until(
+    probe: Callable[[], T | None],
+    *children: Child,
+    limit_s: float = LIMIT_S,
+    poll_s: float = POLL_S,
+) -> T:
     """Return what ``probe`` finds, once it finds anything.
 
     Raises:
@@ -129,6 +141,6 @@ def wait_until(probe: Callable[[], T | None], *children: Child, limit_s: float =
     while time.monotonic() < deadline and all(child.poll() is None for child in children):
         if (found := probe()) is not None:
             return found
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
     tails = "\n".join(child.log_tail() for child in children)
     raise StreamsError(f"a role did not get through: {tails}")
