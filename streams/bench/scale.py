@@ -17,6 +17,7 @@ from headrace.streams.bench.recover import are_serving
 from headrace.streams.bench.shop import Shop, open_shop, states_of
 from headrace.streams.broker import free_port
 from headrace.streams.child import Child
+from headrace.streams.errors import StreamsError
 from headrace.streams.produce import publish_events
 from headrace.streams.scrape import scrape
 from headrace.streams.settings import Settings
@@ -71,7 +72,8 @@ def measure(
     The CPU time of a ``broker`` that is not given is told as zero. On Linux.
 
     Raises:
-        StreamsError: a worker did not get through; the text has its last lines.
+        StreamsError: a worker did not get through; the text has its last lines. Or there are too
+            few events to be timed.
     """
     settings = settings.model_copy(
         update={"partitions": max(settings.partitions, *workers), "threads": 1}
@@ -125,8 +127,10 @@ def _run(settings: Settings, shop: Shop, n_workers: int, broker: Child | None) -
         stage.wait_until(are_ready, *children)
         publish_events(settings, shop.events)
         n_events = len(shop.events)
-        before = stage.wait_until(reached(0.1 * n_events), *children, poll_s=stage.RATE_POLL_S)
+        before = stage.wait_until(reached(0.1 * n_events), *children)
         after = stage.wait_until(reached(0.9 * n_events), *children, poll_s=stage.RATE_POLL_S)
+    if after.events == before.events:
+        raise StreamsError(f"{n_events:,} events are too few to be timed here: ask for more")
     return between(before, after)
 
 

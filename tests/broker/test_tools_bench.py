@@ -83,7 +83,7 @@ def test_workers_that_scale_out_share_the_events_and_tell_their_parts(settings: 
     one, two = scale.measure(
         settings.model_copy(update=small),
         workers=[1, 2],
-        n_events=1_000,
+        n_events=3_000,
         n_users=100,
         n_items=100,
         repeats=1,
