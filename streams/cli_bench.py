@@ -1,6 +1,6 @@
 """Commands that measure how fast this machine is with Headrace."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +198,7 @@ def growth(settings: Settings, up_to: int, repeats: int, plot: str | None) -> No
     from headrace.streams import plots
     from headrace.streams.bench import growth as job
     from headrace.streams.bench import plots as bench_plots
-    from headrace.streams.bench.measuring import as_json, fitting, show
+    from headrace.streams.bench.measuring import fitting
     from headrace.streams.progress import counted
 
     if plot:
@@ -209,11 +209,7 @@ def growth(settings: Settings, up_to: int, repeats: int, plot: str | None) -> No
     )
     with counted(total=sum(map(len, sizes.values())), label="sizes") as advance:
         tables = job.measure(settings, sizes=sizes, repeats=repeats, on_progress=advance)
-    for name, rows in tables.items():
-        show(f"growth: {name}", rows)
-    as_told = {name: as_json(rows) for name, rows in tables.items()}
-    asked = {"up_to": up_to, "repeats": repeats}
-    told = _tell_programs(settings, "growth", asked, tables=as_told)
+    told = _tell_tables(settings, "growth", tables, up_to=up_to, repeats=repeats)
     if plot:
         bench_plots.growth(told, plot)
 
@@ -318,7 +314,7 @@ def recover(settings: Settings, up_to: int, repeats: int) -> None:
     Next:     headrace bench latency, for how soon a list follows its event
     """
     from headrace.streams.bench import recover as job
-    from headrace.streams.bench.measuring import as_json, fitting, show
+    from headrace.streams.bench.measuring import fitting
     from headrace.streams.progress import counted
 
     sizes = job.sizes(fitting(up_to, bytes_each=job.STATE_BYTES, what="states"))
@@ -329,11 +325,10 @@ def recover(settings: Settings, up_to: int, repeats: int) -> None:
             tables = job.measure(
                 settings, sizes=sizes, failovers=failovers, repeats=repeats, on_progress=advance
             )
-    for name, rows in tables.items():
-        show(f"recover: {name}", rows)
-    asked = {"up_to": up_to, "repeats": repeats, "session_timeout_s": settings.session_timeout_s}
-    as_told = {name: as_json(rows) for name, rows in tables.items()}
-    _tell_programs(settings, "recover", asked, tables=as_told)
+    session_s = settings.session_timeout_s
+    _tell_tables(
+        settings, "recover", tables, up_to=up_to, repeats=repeats, session_timeout_s=session_s
+    )
 
 
 @bench.command()
@@ -423,6 +418,18 @@ def _tell(
 
     show(f"{name}: {title}", rows)
     return _tell_programs(settings, name, asked, rows=as_json(rows))
+
+
+def _tell_tables(
+    settings: Settings, name: str, tables: "Mapping[str, Sequence[Row]]", **asked: Any
+) -> dict[str, Any]:
+    """Do the same with several tables by name."""
+    from headrace.streams.bench.measuring import as_json, show
+
+    for title, rows in tables.items():
+        show(f"{name}: {title}", rows)
+    as_told = {title: as_json(rows) for title, rows in tables.items()}
+    return _tell_programs(settings, name, asked, tables=as_told)
 
 
 def _tell_programs(

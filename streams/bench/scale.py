@@ -14,7 +14,7 @@ from typing import NamedTuple
 from headrace.streams.bench import stage
 from headrace.streams.bench.measuring import Figure, Row
 from headrace.streams.bench.recover import are_serving
-from headrace.streams.bench.shop import Shop, open_shop, states_of
+from headrace.streams.bench.shop import Shop, open_shop
 from headrace.streams.broker import free_port
 from headrace.streams.child import Child
 from headrace.streams.errors import StreamsError
@@ -104,8 +104,7 @@ def _run(settings: Settings, shop: Shop, n_workers: int, broker: Child | None) -
     ports = [free_port() for _ in range(n_workers)]
     with stage.on_its_own(settings) as settings, ExitStack() as stack:
         stage.announce(settings, shop)
-        states = states_of(shop.learner).items()
-        stage.write_states(settings, ((user, state.encode()) for user, state in states))
+        stage.write_shop(settings, shop)
         children = [
             stack.enter_context(
                 stage.running(settings.model_copy(update={"adapt_port": port})),

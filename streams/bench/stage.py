@@ -81,10 +81,15 @@ def worker(
 ) -> Iterator[Child]:
     """Run an adapt worker, whose group starts with the shop's states in its changelog."""
     create_topics(settings)
-    states = states_of(shop.learner).items()
-    write_states(settings, ((user, state.encode()) for user, state in states))
+    write_shop(settings, shop)
     with running(settings, arguments) as child:
         yield child
+
+
+def write_shop(settings: Settings, shop: Shop) -> None:
+    """Write the states of the shop's users to the changelog of the group's adapt workers."""
+    states = states_of(shop.learner).items()
+    write_states(settings, ((user, state.encode()) for user, state in states))
 
 
 def write_states(settings: Settings, states: Iterable[tuple[str, bytes]]) -> None:
