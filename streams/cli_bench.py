@@ -121,13 +121,13 @@ def adapt(settings: Settings, items: int, up_to: int, repeats: int) -> None:
     Next:     headrace bench pipeline, for what Kafka adds
     """
     from headrace.streams.bench import adapt as job
-    from headrace.streams.bench.measuring import fitting
+    from headrace.streams.bench.measuring import fitting, sizes_up_to
     from headrace.streams.bench.shop import ITEM_BYTES
     from headrace.streams.progress import counted
 
     items = fitting(items, bytes_each=ITEM_BYTES, what="items")
     up_to = fitting(up_to, bytes_each=job.BATCH_USER_BYTES, what="users of a micro-batch")
-    sizes = [size for size in job.SIZES if size < up_to] + [up_to]
+    sizes = sizes_up_to(up_to, job.SIZES)
     with counted(total=len(sizes), label="sizes") as advance:
         rows = job.measure(
             settings, n_items=items, sizes=sizes, repeats=repeats, on_progress=advance

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from headrace.streams.bench import probes
-from headrace.streams.bench.measuring import Figure, Row
+from headrace.streams.bench.measuring import Figure, Row, sizes_up_to
 from headrace.streams.errors import StreamsError
 from headrace.streams.settings import Settings
 from headrace.streams.up import child_environment
@@ -23,8 +23,8 @@ ITEM_BYTES = 60_000  # rows of the learn role, twice of the adapt role, and a ve
 def sizes(*, users: int, items: int) -> dict[str, list[int]]:
     """Return what is measured up to so many users and items."""
     return {
-        "users": [size for size in SIZES if size < users] + [users],
-        "items": [size for size in SIZES if size < items] + [items],
+        "users": sizes_up_to(users, SIZES),
+        "items": sizes_up_to(items, SIZES),
         "history": list(HISTORIES),
     }
 

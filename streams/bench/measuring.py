@@ -76,6 +76,11 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
+def sizes_up_to(most: int, sizes: Sequence[int]) -> list[int]:
+    """Return the sizes below ``most``, and that."""
+    return [*(size for size in sizes if size < most), most]
+
+
 def fitting(asked: int, *, bytes_each: int, what: str, free: int | None = None) -> int:
     """Return how many of ``asked`` fit into three quarters of the memory that is free.
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from headrace.streams.bench.measuring import Figure, Row, fitting, seconds_of
+from headrace.streams.bench.measuring import Figure, Row, fitting, seconds_of, sizes_up_to
 from headrace.streams.errors import StreamsError
 from headrace.streams.learner import pick_device
 from headrace.streams.settings import Settings
@@ -85,7 +85,7 @@ def sizes(settings: Settings, up_to: int) -> list[int]:
     if pick_device(settings).startswith("cuda"):
         free, _ = torch.cuda.mem_get_info(pick_device(settings))
         up_to = fitting(up_to, bytes_each=item_bytes, what="items on the GPU", free=free)
-    return [size for size in SIZES if size < up_to] + [up_to]
+    return sizes_up_to(up_to, SIZES)
 
 
 def steps(sizes: list[int], repeats: int) -> int:

@@ -13,7 +13,7 @@ from itertools import chain, cycle
 from typing import NamedTuple
 
 from headrace.streams.bench import stage
-from headrace.streams.bench.measuring import Figure, Row, resident_bytes
+from headrace.streams.bench.measuring import Figure, Row, resident_bytes, sizes_up_to
 from headrace.streams.bench.shop import Shop, open_shop, states_of
 from headrace.streams.broker import free_port
 from headrace.streams.child import Child
@@ -54,7 +54,7 @@ FAILOVERS = (
 
 def sizes(up_to: int) -> list[int]:
     """Return how many states are recovered, up to the most asked for."""
-    return [0, *(size for size in SIZES if size < up_to), up_to]
+    return [0, *sizes_up_to(up_to, SIZES)]
 
 
 def measure(
