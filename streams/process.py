@@ -109,14 +109,19 @@ async def _tick_forever(role: Role) -> None:
 
 
 async def _stop(role: Role) -> None:
-    """Stop in order: 1. finish what is in flight. 2. Commit. 3. Leave the group."""
+    """Stop in order: 1. finish what is in flight. 2. Commit. 3. Leave the group.
+
+    With something still in flight, the process ends without leaving: others would start at once,
+    before what it has sent has arrived.
+    """
     metrics.READY.set(0)
     try:
         async with asyncio.timeout(DRAIN_LIMIT_S):
             await role.drain()  # 1
             await role.app.intake.commit()  # 2
     except TimeoutError:
-        logger.warning("stopped with work in flight; it will be replayed")
+        logger.warning("stopped with work in flight; it will be replayed when the session is over")
+        end_process(0)
     try:
         async with asyncio.timeout(STOP_LIMIT_S):
             await role.app.stop()  # 3

@@ -100,12 +100,17 @@ class FakeApp:
         self.log.append("left the group")
 
 
+async def _nothing() -> None:
+    """Be done at once."""
+
+
 def live(
     app: FakeApp,
     work: Callable[[], Awaitable[None]],
     *,
     monkeypatch: pytest.MonkeyPatch,
     readiness: Readiness | None = None,
+    in_flight: Callable[[], Awaitable[object]] = _nothing,
 ) -> list[int]:
     """Run a role and return the codes it ended itself with."""
     ended: list[int] = []
@@ -115,6 +120,7 @@ def live(
         raise EndedError
 
     async def drain() -> None:
+        await in_flight()
         app.log.append("drained")
 
     async def main() -> None:
@@ -152,6 +158,20 @@ def test_a_signal_drains_commits_and_leaves_the_group(
 
     assert live(app, work, monkeypatch=monkeypatch) == []
     assert app.log == ["drained", "committed", "left the group"]
+
+
+def test_with_work_in_flight_the_process_ends_without_leaving_the_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = FakeApp()
+
+    async def work() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(process, "DRAIN_LIMIT_S", 0.01)
+    assert live(app, work, monkeypatch=monkeypatch, in_flight=asyncio.Event().wait) == [0]
+    assert app.log == []
 
 
 def test_a_failure_ends_the_process_without_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
