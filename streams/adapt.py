@@ -7,6 +7,7 @@ from headrace.streams.engine import Engine
 from headrace.streams.faust_app import make_app
 from headrace.streams.guards import PauseGuard, Watchdog
 from headrace.streams.intake import IntakeOptions
+from headrace.streams.lease import Lease
 from headrace.streams.observe import observe_intake
 from headrace.streams.process import Readiness, Role, run_role
 from headrace.streams.settings import Settings
@@ -38,7 +39,10 @@ async def _run(settings: Settings, engine: Engine, readiness: Readiness) -> None
         dead_letters=settings.topic("dead-letters"),
     )
     guard = PauseGuard(settings.pause_limit_s)
-    delivery = Delivery(settings, app, engine, states=states, writer=writer, guard=guard)
+    lease = Lease(settings.session_timeout_s, ask=lambda oldest: app.intake.is_member(oldest))
+    delivery = Delivery(
+        settings, app, engine, states=states, writer=writer, guard=guard, lease=lease
+    )
     options.settle = delivery.settle
     app.take_batches(settings.topic("events"), delivery.take)
     await run_role(

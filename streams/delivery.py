@@ -8,9 +8,11 @@ A crash anywhere replays from the last commit; events that a state holds already
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from aiokafka.errors import InvalidTimestampError
 from faust.types.tuples import TP
 
 from headrace.streams.batches import RecordBatch
@@ -18,7 +20,8 @@ from headrace.streams.compute import Computed, compute
 from headrace.streams.engine import Engine
 from headrace.streams.faust_app import IntakeApp
 from headrace.streams.guards import PauseGuard
-from headrace.streams.micro_batch import MicroBatch
+from headrace.streams.lease import STALE_AFTER_S, Lease
+from headrace.streams.micro_batch import MicroBatch, StateKey
 from headrace.streams.observe import observe
 from headrace.streams.settings import Settings
 from headrace.streams.user_states import UserStates
@@ -26,6 +29,7 @@ from headrace.streams.writer import Writer
 
 logger = logging.getLogger(__name__)
 
+ATTEMPTS = 6  # each fails after STALE_AFTER_S only: together they outlast a leader's election
 IN_FLIGHT = 3  # one being computed, one being written, one to spare: more only adds latency
 
 
@@ -53,6 +57,7 @@ class Delivery:
         states: UserStates,
         writer: Writer,
         guard: PauseGuard,
+        lease: Lease,
     ) -> None:
         self._settings = settings
         self._app = app
@@ -60,6 +65,7 @@ class Delivery:
         self._states = states
         self._writer = writer
         self._guard = guard
+        self._lease = lease
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
         self._slots = asyncio.Semaphore(IN_FLIGHT)  # the back-pressure
@@ -167,23 +173,48 @@ class Delivery:
     async def _finish(self, micro_batch: MicroBatch, computed: Computed) -> None:
         """Write a computed micro-batch, then acknowledge it.
 
-        1. Check that this worker still owns its partitions, in this epoch, and was not paused.
-        2. Send lists, states, tombstones and dead letters. 3. Await the broker. 4. Take the states
-        over into the table. 5. Acknowledge. Revocation waits for the lock, so no write is under
+        1. Send lists, states, tombstones and dead letters, and await the broker. 2. Take the states
+        over into the table. 3. Acknowledge. Revocation waits for the lock, so no write is under
         way when the next owner starts to recover.
         """
         async with self._writing:
-            if self._owns(micro_batch):  # 1
-                self._guard.check()
-                evicted = self._states.overflow(computed.states)
-                await self._writer.write(micro_batch, computed, evicted)  # 2, 3
-                self._states.write(computed.states, evicted)  # 4
-                for batch in micro_batch.batches:  # 5
+            evicted = self._states.overflow(computed.states)
+            if await self._write(micro_batch, computed, evicted):  # 1
+                self._states.write(computed.states, evicted)  # 2
+                for batch in micro_batch.batches:  # 3
                     self._app.intake.acknowledge(batch.receipt)
                 observe(micro_batch, computed, now_s=time.monotonic(), now_ms=time.time() * 1000)
             else:
                 logger.info("dropped a stale micro-batch of %d records", micro_batch.n_records)
             self._states.release(micro_batch, computed.states)
+
+    async def _write(
+        self, micro_batch: MicroBatch, computed: Computed, evicted: Sequence[StateKey]
+    ) -> bool:
+        """Write, and return True; what was on its way for too long is written again.
+
+        1. Return False if this worker does not own the partitions any more, in this epoch. 2. End
+        the process if it was paused, or if the group has gone on without it. 3. Write.
+
+        Raises:
+            KafkaError: the broker did not take a record, or found every attempt too old.
+        """
+        n_left = ATTEMPTS
+        while self._owns(micro_batch):  # 1
+            self._guard.check()  # 2
+            stamp_ms = await self._lease.stamp_ms(micro_batch.batches[0])
+            try:
+                await self._writer.write(micro_batch, computed, evicted, stamp_ms=stamp_ms)  # 3
+                return True
+            except InvalidTimestampError:
+                n_left -= 1
+                if not n_left:
+                    raise
+                logger.warning(
+                    "writing again: it took the brokers %g s, or their clocks differ from ours",
+                    STALE_AFTER_S,
+                )
+        return False
 
     def _owns(self, micro_batch: MicroBatch) -> bool:
         return all(self._app.intake.is_current(batch.receipt) for batch in micro_batch.batches)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from aiokafka.errors import IllegalStateError
+from aiokafka.errors import CommitFailedError, IllegalStateError
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
 
@@ -82,6 +82,26 @@ class IntakeConsumer(driver.Consumer):
     def acknowledge(self, receipt: Receipt) -> None:
         """Say that the batch is done; harmless for a stale one."""
         receipt.acknowledged = True
+
+    async def is_member(self, oldest: RecordBatch) -> bool:
+        """Ask the coordinator whether it still counts us in: it takes commits from members only.
+
+        The offset it is given is where the oldest batch in work begins, so nothing moves.
+        """
+        is_member: bool = await self._thread.call_thread(
+            self._commit_again, oldest.tp, oldest.records[0].offset
+        )
+        return is_member
+
+    async def _commit_again(self, tp: TP, offset: int) -> bool:
+        consumer = self._thread._ensure_consumer()
+        generation = consumer._coordinator.generation
+        try:
+            await consumer.commit({self._new_topicpartition(tp.topic, tp.partition): offset})
+        except (CommitFailedError, IllegalStateError):
+            return False
+        # One that was expelled has no generation (-1), and an empty group takes its commit.
+        return bool(0 <= generation == consumer._coordinator.generation)
 
     def lag(self) -> dict[int, int]:
         """Return end offset less committed offset by partition, where the end is known."""

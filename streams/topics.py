@@ -11,6 +11,7 @@ from kafka.admin import ConfigResource
 
 from headrace.streams.clients import admin
 from headrace.streams.errors import StreamsError, TopicMismatchError
+from headrace.streams.lease import CLOCKS_DIFFER_S, STALE_AFTER_S
 from headrace.streams.settings import Settings
 
 KEPT = {"cleanup.policy": "delete"}
@@ -18,6 +19,12 @@ COMPACTED = {"cleanup.policy": "compact"}
 KEPT_6_H = KEPT | {
     "retention.ms": str(6 * 60 * 60 * 1000)
 }  # a model version carries all deltas before it
+# Whoever writes here holds a lease (lease.py): what was on its way for too long must not arrive.
+LEASED = COMPACTED | {
+    "message.timestamp.type": "CreateTime",
+    "message.timestamp.before.max.ms": str(int(STALE_AFTER_S * 1000)),
+    "message.timestamp.after.max.ms": str(int(CLOCKS_DIFFER_S * 1000)),
+}
 TOPIC_EXISTS = 36  # TOPIC_ALREADY_EXISTS, Kafka protocol
 
 
@@ -41,11 +48,11 @@ def topics_of(settings: Settings) -> list[Topic]:
     return [
         Topic(settings.topic("events"), by_user, KEPT),
         Topic(settings.topic("items"), 1, COMPACTED),
-        Topic(settings.topic("recommendations"), by_user, COMPACTED),
+        Topic(settings.topic("recommendations"), by_user, LEASED),
         Topic(settings.topic("models"), 1, COMPACTED),
         Topic(settings.topic("deltas"), 1, KEPT_6_H),
         Topic(settings.topic("dead-letters"), by_user, KEPT),
-        Topic(users_changelog(settings), by_user, COMPACTED),
+        Topic(users_changelog(settings), by_user, LEASED),
     ]
 
 

@@ -1,7 +1,6 @@
 """What the adapt role writes: lists, states, tombstones and dead letters, as bytes."""
 
 import asyncio
-import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
@@ -35,15 +34,21 @@ class Writer:
         return self._producer_of()
 
     async def write(
-        self, micro_batch: MicroBatch, computed: Computed, evicted: Iterable[StateKey]
+        self,
+        micro_batch: MicroBatch,
+        computed: Computed,
+        evicted: Iterable[StateKey],
+        *,
+        stamp_ms: int,
     ) -> None:
-        """Write everything a micro-batch led to.
+        """Write everything a micro-batch led to, as of ``stamp_ms`` (Unix).
 
         The partition is always that of the events, never a hash of the key: clients hash keys
         differently, and a state elsewhere than its events is lost at the next rebalance.
 
         Raises:
-            aiokafka.errors.KafkaError: the broker did not take a record.
+            InvalidTimestampError: it reached the broker too late; it may be written again.
+            KafkaError: the broker did not take a record.
         """
         records: dict[tuple[str, int], list[Record]] = defaultdict(list)
         for (partition, key), value in computed.lists.items():
@@ -55,20 +60,22 @@ class Writer:
         sent = [
             await self._producer.send_batch(batch, topic, partition=partition)
             for (topic, partition), rows in records.items()
-            for batch in self._batches(rows)
+            for batch in self._batches(rows, stamp_ms)
         ]
         sent += [await self._send_dead_letter(letter) for letter in micro_batch.dead_letters]
-        await asyncio.gather(*sent)
+        # Of all: one that is still on its way when another has failed could overtake the next try.
+        for answer in await asyncio.gather(*sent, return_exceptions=True):
+            if isinstance(answer, BaseException):
+                raise answer
 
-    def _batches(self, records: list[Record]) -> Iterator[Any]:
+    def _batches(self, records: list[Record], stamp_ms: int) -> Iterator[Any]:
         """Pack one partition's records: sent one by one, each takes five times as long."""
-        now_ms = int(time.time() * 1000)
         batch = self._producer.create_batch()
         for key, value in records:
-            if batch.append(timestamp=now_ms, key=key, value=value) is None:  # full
+            if batch.append(timestamp=stamp_ms, key=key, value=value) is None:  # full
                 yield batch
                 batch = self._producer.create_batch()
-                batch.append(timestamp=now_ms, key=key, value=value)  # the first always fits
+                batch.append(timestamp=stamp_ms, key=key, value=value)  # the first always fits
         yield batch
 
     async def _send_dead_letter(self, letter: DeadLetter) -> Awaitable[object]:

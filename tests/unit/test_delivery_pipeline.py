@@ -10,13 +10,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.errors import InvalidTimestampError
 from faust.types.tuples import TP
 
 from headrace.streams.batches import Receipt, RecordBatch
 from headrace.streams.compute import Computed
-from headrace.streams.delivery import IN_FLIGHT, Delivery, LostBatchError
+from headrace.streams.delivery import ATTEMPTS, IN_FLIGHT, Delivery, LostBatchError
 from headrace.streams.engine import UserResult, UserWork
 from headrace.streams.guards import PauseGuard
+from headrace.streams.lease import Lease
 from headrace.streams.micro_batch import MicroBatch, StateKey
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
@@ -51,18 +53,41 @@ class FakeWriter:
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     evicted: list[StateKey] = field(default_factory=list)
     error: Exception | None = None
+    n_too_late: int = 0  # writes that the broker refuses yet, as on their way for too long
+    stamps_ms: list[int] = field(default_factory=list)
 
     async def write(
-        self, micro_batch: MicroBatch, computed: Computed, evicted: Iterable[StateKey]
+        self,
+        micro_batch: MicroBatch,
+        computed: Computed,
+        evicted: Iterable[StateKey],
+        *,
+        stamp_ms: int,
     ) -> None:
+        self.stamps_ms.append(stamp_ms)
         self.begun.set()
         await self.gate.wait()
+        if self.n_too_late:
+            self.n_too_late -= 1
+            raise InvalidTimestampError
         if self.error:
             raise self.error
         offsets = [o for arrivals in micro_batch.users.values() for o, _ in arrivals.events]
         self.written.append(sorted(offsets))
         self.evicted.extend(evicted)
         assert set(computed.states) == set(micro_batch.users)
+
+
+@dataclass
+class FakeCoordinator:
+    """Stands for the group's: whether it counts us in, and which batches it was asked with."""
+
+    is_member: bool = True
+    asked_with: list[RecordBatch] = field(default_factory=list)
+
+    async def ask(self, oldest: RecordBatch) -> bool:
+        self.asked_with.append(oldest)
+        return self.is_member
 
 
 @dataclass
@@ -97,6 +122,7 @@ class Rig:
     table: OrderedDict[StateKey, bytes]
     ended: list[int]
     clock: list[float]
+    coordinator: FakeCoordinator
     _sequences: dict[tuple[int, TP], int] = field(default_factory=dict)
 
     def batch(self, *offsets: int, tp: TP = P0, user: str = "ann", epoch: int = 1) -> RecordBatch:
@@ -139,10 +165,20 @@ def run(check: Callable[[Rig], Awaitable[None]], **changes: Any) -> None:
         guard = PauseGuard(2.0, clock=lambda: clock[0], end=ended.append)
         states = UserStates(table, max_users=settings.max_users)
         anything: Any = writer
-        delivery = Delivery(settings, app, engine, states=states, writer=anything, guard=guard)
+        coordinator = FakeCoordinator()
+        lease = Lease(
+            settings.session_timeout_s,
+            ask=coordinator.ask,
+            clock=lambda: clock[0],
+            wall_clock=lambda: clock[0],
+            end=ended.append,
+        )
+        delivery = Delivery(
+            settings, app, engine, states=states, writer=anything, guard=guard, lease=lease
+        )
         for gate in (serving, writer.gate, engine.gate):
             gate.set()
-        rig = Rig(delivery, intake, writer, engine, serving, table, ended, clock)
+        rig = Rig(delivery, intake, writer, engine, serving, table, ended, clock, coordinator)
         work = asyncio.gather(delivery.submit_forever(), delivery.finish_forever())
         try:
             checking = asyncio.ensure_future(check(rig))
@@ -300,6 +336,62 @@ def test_a_paused_process_is_ended_before_it_writes() -> None:
         await rig.delivery.take(rig.batch(0, 1, 2, 3))
         await rig.until(lambda: bool(rig.writer.written))
         assert rig.ended == [75]
+
+    run(check)
+
+
+def test_a_worker_the_group_does_not_count_in_is_ended_before_it_writes() -> None:
+    async def check(rig: Rig) -> None:
+        rig.coordinator.is_member = False
+        batch = rig.batch(0, 1, 2, 3)
+        await rig.delivery.take(batch)
+        await rig.until(lambda: bool(rig.writer.written))
+        assert rig.ended == [75]
+        assert rig.coordinator.asked_with == [batch]
+
+    run(check)
+
+
+def test_what_was_on_its_way_for_too_long_is_written_again_with_a_new_stamp() -> None:
+    async def check(rig: Rig) -> None:
+        rig.writer.gate.clear()
+        rig.writer.n_too_late = 1
+        await rig.delivery.take(rig.batch(0, 1, 2, 3))
+        await rig.writer.begun.wait()
+        rig.clock[0] = 1.5
+        rig.writer.gate.set()
+        await rig.until(lambda: bool(rig.intake.acknowledged))
+        assert rig.writer.stamps_ms == [0, 1500]
+        assert rig.writer.written == [[0, 1, 2, 3]]
+
+    run(check)
+
+
+def test_what_never_arrives_in_time_ends_the_role() -> None:
+    async def check(rig: Rig) -> None:
+        rig.writer.n_too_late = ATTEMPTS
+        try:
+            await rig.delivery.take(rig.batch(0, 1, 2, 3))
+            await rig.until(lambda: False)
+        finally:
+            assert len(rig.writer.stamps_ms) == ATTEMPTS
+            assert (rig.intake.acknowledged, dict(rig.table)) == ([], {})
+
+    with pytest.raises(InvalidTimestampError):
+        run(check)
+
+
+def test_what_came_too_late_is_not_written_again_once_the_partitions_are_asked_for() -> None:
+    async def check(rig: Rig) -> None:
+        rig.writer.gate.clear()
+        rig.writer.n_too_late = 1
+        await rig.delivery.take(rig.batch(0, 1, 2, 3))
+        await rig.writer.begun.wait()
+        rig.intake.epoch = 2
+        rig.writer.gate.set()
+        await asyncio.wait_for(rig.delivery.settle(), LIMIT_S)
+        assert len(rig.writer.stamps_ms) == 1
+        assert (rig.intake.acknowledged, dict(rig.table)) == ([], {})
 
     run(check)
 

@@ -1,7 +1,6 @@
 """The writer: explicit partitions, dead letters as they came, and no unawaited send."""
 
 import asyncio
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +9,8 @@ import pytest
 from headrace.streams.compute import Computed
 from headrace.streams.micro_batch import DeadLetter, MicroBatch
 from headrace.streams.writer import LARGEST_DEAD_LETTER_BYTES, Writer
+
+STAMP_MS = 1_700_000_000_123
 
 
 @dataclass
@@ -22,7 +23,7 @@ class FakeBatch:
     def append(self, *, timestamp: int, key: bytes, value: bytes | None) -> object:
         if len(self.records) >= self.room:
             return None
-        assert abs(timestamp / 1000 - time.time()) < 60
+        assert timestamp == STAMP_MS
         self.records.append((key, value))
         return object()
 
@@ -32,8 +33,10 @@ class FakeProducer:
     """Stands for aiokafka's producer: sending returns a future of the broker's answer."""
 
     sent: list[tuple[Any, ...]] = field(default_factory=list)
-    error: Exception | None = None
+    errors: dict[str, Exception] = field(default_factory=dict)  # by topic
     room: int = 100
+    slow_topic: str | None = None
+    n_late: int = 0
 
     def create_batch(self) -> FakeBatch:
         return FakeBatch(self.room)
@@ -49,11 +52,17 @@ class FakeProducer:
     def _sent(self, record: tuple[Any, ...]) -> asyncio.Future[None]:
         self.sent.append(record)
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self.error:
-            answer.set_exception(self.error)
+        if record[0] in self.errors:
+            answer.set_exception(self.errors[record[0]])
+        elif self.slow_topic == record[0]:
+            asyncio.get_running_loop().call_soon(self._answer_late, answer)
         else:
             answer.set_result(None)
         return answer
+
+    def _answer_late(self, answer: asyncio.Future[None]) -> None:
+        self.n_late += 1
+        answer.set_result(None)
 
 
 def write(producer: FakeProducer, letters: list[DeadLetter]) -> list[tuple[Any, ...]]:
@@ -61,7 +70,7 @@ def write(producer: FakeProducer, letters: list[DeadLetter]) -> list[tuple[Any, 
     users = {(3, b"ann"): b"1", (0, b"cid"): b"2", (3, b"dee"): b"3"}
     computed = Computed(lists=users, states=dict.fromkeys(users, b"state"))
     micro_batch = MicroBatch(opened_s=0.0, dead_letters=letters)
-    asyncio.run(writer.write(micro_batch, computed, evicted=[(1, b"bob")]))
+    asyncio.run(writer.write(micro_batch, computed, evicted=[(1, b"bob")], stamp_ms=STAMP_MS))
     return producer.sent
 
 
@@ -98,4 +107,11 @@ def test_a_dead_letter_that_would_not_fit_goes_without_its_value() -> None:
 
 def test_a_record_that_the_broker_refuses_is_an_error() -> None:
     with pytest.raises(OSError, match="refused"):
-        write(FakeProducer(error=OSError("refused")), [])
+        write(FakeProducer(errors={"changelog": OSError("refused")}), [])
+
+
+def test_a_write_that_failed_in_part_ends_when_all_of_it_is_answered() -> None:
+    producer = FakeProducer(errors={"lists": OSError("refused")}, slow_topic="changelog")
+    with pytest.raises(OSError, match="refused"):
+        write(producer, [])
+    assert producer.n_late == 3

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import IllegalStateError
+from aiokafka.errors import CommitFailedError, IllegalStateError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types.tuples import TP
 
@@ -50,6 +50,19 @@ class FakeKafka:
     commits: dict[TP, int] = field(default_factory=dict)
     positions: dict[TP, int] = field(default_factory=dict)
     fetched_ends: dict[TP, int] = field(default_factory=dict)
+    generation: int = 7
+    refusal: Exception | None = None
+    generation_after: int = 7  # a commit: the heartbeats go on meanwhile
+
+    @property
+    def _coordinator(self) -> "FakeKafka":
+        return self
+
+    async def commit(self, offsets: dict[TopicPartition, int]) -> None:
+        if self.refusal:
+            raise self.refusal
+        self.commits |= {TP(*tp): offset for tp, offset in offsets.items()}
+        self.generation = self.generation_after
 
     async def committed(self, tp: TopicPartition) -> int | None:
         return self.commits.get(TP(*tp))
@@ -337,6 +350,37 @@ def test_partitions_are_given_up_after_the_running_write_and_its_commit(tmp_path
         rig.consumer._on_partitions_revoked = revoked
         await rig.consumer.on_partitions_revoked({P0})
         assert order == ["settled", "committed 2", "given up"]
+
+    with_rig(tmp_path, check)
+
+
+def test_a_member_is_one_whose_commit_the_coordinator_takes(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        await rig.consumer.perform_seek()
+        first, second = await rig.poll({P0: records(P0, 4, 5, 6)})
+        rig.consumer.acknowledge(first.batch.receipt)
+        assert await rig.consumer.is_member(second.batch)
+        assert rig.kafka.commits == {P0: 6}  # no further than what is acknowledged
+        rig.kafka.refusal = CommitFailedError("the group has rebalanced")
+        assert not await rig.consumer.is_member(second.batch)
+        rig.kafka.refusal = IllegalStateError("the partition is not assigned")
+        assert not await rig.consumer.is_member(second.batch)
+        rig.kafka.refusal = OSError("whatever else it is")
+        with pytest.raises(OSError, match="whatever"):
+            await rig.consumer.is_member(second.batch)
+
+    with_rig(tmp_path, check)
+
+
+@pytest.mark.parametrize(("before", "after"), [(-1, -1), (7, -1), (7, 8)])
+def test_a_commit_outside_the_generation_makes_no_member(
+    before: int, after: int, tmp_path: Path
+) -> None:
+    async def check(rig: Rig) -> None:
+        await rig.consumer.perform_seek()
+        (message,) = await rig.poll({P0: records(P0, 0, 1)})
+        rig.kafka.generation, rig.kafka.generation_after = before, after
+        assert not await rig.consumer.is_member(message.batch)
 
     with_rig(tmp_path, check)
 
