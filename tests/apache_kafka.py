@@ -1,4 +1,4 @@
-"""One node of Apache Kafka for the tests: jars from Maven, kept in .kafka/, no Docker."""
+"""Nodes of Apache Kafka for the tests: jars from Maven, kept in .kafka/, no Docker."""
 
 import os
 import shutil
@@ -11,8 +11,8 @@ from headrace.streams.broker import HOST, free_port, wait_until_ready
 from headrace.streams.child import Child
 from headrace.streams.errors import BrokerUnreachableError
 
-HERE = Path(__file__).parent / "kafka"
-CACHE = Path(__file__).parents[2] / ".kafka"
+HERE = Path(__file__).parent / "kafka_node"
+CACHE = Path(__file__).parents[1] / ".kafka"
 DOWNLOAD_LIMIT_S = 240.0  # 43 MB once; 3 s from a warm Maven cache
 FORMAT_LIMIT_S = 60.0  # a JVM's start
 START_LIMIT_S = 90.0  # 3 s alone, seen to take 25 s on a loaded machine
@@ -23,28 +23,49 @@ JVM = ["-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
 
 @contextmanager
 def apache_kafka(folder: Path) -> Iterator[tuple[str, Child]]:
-    """Yield the address and the process of a broker whose data live in ``folder``.
-
-    1. Get the jars. 2. Format the storage. 3. Start. 4. Wait for a metadata answer.
-    """
-    jars = f"{_jars()}/*"  # 1
-    port, controller_port = free_port(), free_port()
+    """Yield the address and the process of a broker whose data live in ``folder``."""
+    port = free_port()
     properties = folder / "server.properties"
-    properties.write_text(
-        (HERE / "server.properties")
-        .read_text()
-        .format(port=port, controller_port=controller_port, data=folder / "data")
+    fill(
+        properties,
+        "server.properties",
+        port=port,
+        controller_port=free_port(),
+        data=folder / "data",
     )
-    storage_tool = ["java", "-cp", jars, "kafka.tools.StorageTool"]
-    cluster = _run([*storage_tool, "random-uuid"], FORMAT_LIMIT_S).split()[-1]
-    _run([*storage_tool, "format", "-t", cluster, "-c", str(properties)], FORMAT_LIMIT_S)  # 2
-    log4j = f"-Dlog4j2.configurationFile={HERE / 'log4j2.yaml'}"
-    child = Child(["java", *JVM, "-cp", jars, log4j, "kafka.Kafka", str(properties)])  # 3
+    format_storage(properties, new_cluster_id())
+    child = start_node(properties)
     try:
-        wait_until_ready(f"{HOST}:{port}", child, limit_s=START_LIMIT_S)  # 4
+        wait_until_ready(f"{HOST}:{port}", child, limit_s=START_LIMIT_S)
         yield f"{HOST}:{port}", child
     finally:
         child.stop(limit_s=STOP_LIMIT_S)
+
+
+def fill(properties: Path, template: str, **values: object) -> None:
+    """Write a node's properties from a template of this project."""
+    properties.write_text((HERE / template).read_text().format(**values))
+
+
+def new_cluster_id() -> str:
+    """Return an id that all nodes of a cluster are formatted with."""
+    return _run([*_java(), "kafka.tools.StorageTool", "random-uuid"], FORMAT_LIMIT_S).split()[-1]
+
+
+def format_storage(properties: Path, cluster_id: str) -> None:
+    """Prepare the data folder of a node."""
+    format_ = ["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)]
+    _run([*_java(), *format_], FORMAT_LIMIT_S)
+
+
+def start_node(properties: Path) -> Child:
+    """Start a node; it answers some seconds later."""
+    log4j = f"-Dlog4j2.configurationFile={HERE / 'log4j2.yaml'}"
+    return Child([*_java(), *JVM, log4j, "kafka.Kafka", str(properties)])
+
+
+def _java() -> list[str]:
+    return ["java", "-cp", f"{_jars()}/*"]
 
 
 def _jars() -> Path:
