@@ -5,6 +5,7 @@ committed offsets repairs. Nothing is committed on the way out.
 """
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -33,7 +34,7 @@ def end_process(code: int) -> NoReturn:
 
 
 class PauseGuard:
-    """Ends a process that stood still for longer than ``limit_s``.
+    """Ends a process that stood still for longer than ``limit_s``, from its first tick on.
 
     After such a pause another worker may own the partitions, and the prefetched records would be
     applied to states that are no longer the newest. The gap is that of a ticker: a stalled broker
@@ -50,7 +51,7 @@ class PauseGuard:
         self._limit_s = limit_s
         self._clock = clock
         self._end = end
-        self._ticked_at = clock()
+        self._ticked_at = math.inf
 
     def check(self) -> None:
         """End the process if the last tick is too long ago."""

@@ -93,11 +93,13 @@ async def _tick_forever(role: Role) -> None:
     Raises:
         RuntimeError: Faust has crashed.
     """
-    ticks = 0
+    ticks, has_served = 0, False
     while True:
-        role.guard.tick()
-        role.readiness.ticked_at_s = now_s()
         is_serving = role.app.serving.is_set()
+        has_served |= is_serving
+        if has_served:  # a slow start is no pause: nothing is there yet that could be stale
+            role.guard.tick()
+        role.readiness.ticked_at_s = now_s()
         role.watchdog.tick(is_serving=is_serving)
         metrics.READY.set(role.readiness())
         if role.app.crashed:

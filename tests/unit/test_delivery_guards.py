@@ -35,6 +35,10 @@ class Clock:
 def test_a_gap_between_ticks_beyond_the_limit_ends_the_process() -> None:
     clock, ended = Clock(), list[int]()
     guard = PauseGuard(2.0, clock=clock, end=ended.append)
+    clock.now = 90.0
+    guard.check()  # it has not begun
+    clock.now = 100.0
+    guard.tick()
     clock.now = 102.0
     guard.tick()  # just within the limit
     clock.now = 103.9
@@ -111,6 +115,8 @@ def live(
     monkeypatch: pytest.MonkeyPatch,
     readiness: Readiness | None = None,
     in_flight: Callable[[], Awaitable[object]] = _nothing,
+    guard: PauseGuard | None = None,
+    watchdog: Any = None,
 ) -> list[int]:
     """Run a role and return the codes it ended itself with."""
     ended: list[int] = []
@@ -130,8 +136,8 @@ def live(
             work=[work()],  # type: ignore[list-item] # a coroutine of any kind will do
             drain=drain,
             update_gauges=lambda: None,
-            guard=PauseGuard(LIMIT_S),
-            watchdog=Watchdog(LIMIT_S),
+            guard=guard or PauseGuard(LIMIT_S),
+            watchdog=watchdog or Watchdog(LIMIT_S),
             readiness=readiness or Readiness(),
         )
         async with asyncio.timeout(LIMIT_S):
@@ -172,6 +178,35 @@ def test_with_work_in_flight_the_process_ends_without_leaving_the_group(
     monkeypatch.setattr(process, "DRAIN_LIMIT_S", 0.01)
     assert live(app, work, monkeypatch=monkeypatch, in_flight=asyncio.Event().wait) == [0]
     assert app.log == []
+
+
+def test_a_slow_start_is_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, clock, gaps_s = FakeApp(), Clock(), list[float]()
+
+    class SlowTicks:
+        """Ten seconds pass with every tick; the role serves with the third."""
+
+        n_ticks = 0
+
+        def tick(self, *, is_serving: bool) -> None:
+            self.n_ticks += 1
+            assert is_serving == (self.n_ticks > 3)
+            if self.n_ticks == 3:
+                app.serving.set()
+            clock.now += 10.0
+
+    def end(_: int) -> None:
+        gaps_s.append(clock.now)
+        raise EndedError
+
+    async def work() -> None:
+        app.serving.clear()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(process, "TICK_S", 0.0)
+    guard = PauseGuard(2.0, clock=clock, end=end)
+    live(app, work, monkeypatch=monkeypatch, guard=guard, watchdog=SlowTicks())
+    assert gaps_s == [100.0 + 4 * 10.0]  # the fourth tick began it, the fifth found the gap
 
 
 def test_a_failure_ends_the_process_without_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:

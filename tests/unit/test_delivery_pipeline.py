@@ -123,6 +123,7 @@ class Rig:
     ended: list[int]
     clock: list[float]
     coordinator: FakeCoordinator
+    guard: PauseGuard
     _sequences: dict[tuple[int, TP], int] = field(default_factory=dict)
 
     def batch(self, *offsets: int, tp: TP = P0, user: str = "ann", epoch: int = 1) -> RecordBatch:
@@ -178,7 +179,9 @@ def run(check: Callable[[Rig], Awaitable[None]], **changes: Any) -> None:
         )
         for gate in (serving, writer.gate, engine.gate):
             gate.set()
-        rig = Rig(delivery, intake, writer, engine, serving, table, ended, clock, coordinator)
+        rig = Rig(
+            delivery, intake, writer, engine, serving, table, ended, clock, coordinator, guard
+        )
         work = asyncio.gather(delivery.submit_forever(), delivery.finish_forever())
         try:
             checking = asyncio.ensure_future(check(rig))
@@ -332,6 +335,7 @@ def test_a_failed_write_acknowledges_nothing_and_ends_the_role() -> None:
 
 def test_a_paused_process_is_ended_before_it_writes() -> None:
     async def check(rig: Rig) -> None:
+        rig.guard.tick()
         rig.clock[0] = 2.5
         await rig.delivery.take(rig.batch(0, 1, 2, 3))
         await rig.until(lambda: bool(rig.writer.written))
