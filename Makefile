@@ -2,8 +2,11 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
+SCHEDULES ?= 3
+SECONDS ?= 20
+SEED ?= 0
 
-.PHONY: help demo test test-kafka lint types clean
+.PHONY: help demo test test-kafka test-faults lint types clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -23,6 +26,11 @@ test: $(READY)  ## unit, operations and broker tests; the embedded broker is sta
 
 test-kafka: $(READY)  ## the broker tests again, against Apache Kafka (needs Java 17 and Maven, no Docker)
 	$(BIN)/python -m pytest tests/broker --broker kafka
+
+# In a namespace of its own, so that an ordinary user may mount the small disk that is filled.
+test-faults: $(READY)  ## play SCHEDULES=3 of SECONDS=20, from SEED=0 on, of faults; three Kafka brokers
+	unshare --map-root-user --mount $(BIN)/python -m pytest tests/faults \
+	  --schedules $(SCHEDULES) --seconds $(SECONDS) --seed $(SEED) $(if $(SEEN),--seen $(SEEN))
 
 lint: $(READY)  ## style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
