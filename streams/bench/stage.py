@@ -34,6 +34,7 @@ POLL_S = 0.02
 RATE_POLL_S = 0.25  # while a rate is measured: to answer takes a worker as long as some events
 LIMIT_S = 120.0  # for one run; a start with recovery takes some ten seconds
 STOP_LIMIT_S = 30.0
+DRAINED_AFTER = 1_000  # states: brokers refuse one that waits for long behind others (lease.py)
 
 
 @contextmanager
@@ -95,8 +96,10 @@ def write_shop(settings: Settings, shop: Shop) -> None:
 def write_states(settings: Settings, states: Iterable[tuple[str, bytes]]) -> None:
     """Write users' encoded states to the changelog of the group's adapt workers."""
     with outbox(settings.bootstrap, users_changelog(settings)) as changelog:
-        for user, state in states:
+        for number, (user, state) in enumerate(states):
             changelog.send(key=user, value=state)
+            if number % DRAINED_AFTER == 0:
+                changelog.drain()
 
 
 @contextmanager
