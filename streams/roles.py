@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from headrace.streams import adapt, http, learn
 from headrace.streams.broadcast import Broadcast
@@ -30,23 +32,25 @@ def start_logging(settings: Settings) -> None:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
 
 
-def require_broker(settings: Settings) -> None:
-    """End with a line that says what to do if no broker answers; a supervisor tries again.
-
-    Raises:
-        StreamsError: a topic is missing.
-    """
+@contextmanager
+def ended_without_broker() -> Iterator[None]:
+    """End with a line that says what to do if no broker answers; a supervisor tries again."""
     try:
-        require_topics(settings)
+        yield
     except BrokerUnreachableError as exc:
         logger.error("ended: %s", exc)
         sys.exit(EXIT_UNAVAILABLE)
 
 
+@ended_without_broker()
 def run_adapt(settings: Settings) -> None:
-    """Run an adapt worker until it is told to stop."""
+    """Run an adapt worker until it is told to stop.
+
+    Raises:
+        StreamsError: a topic is missing, or does not fit.
+    """
     start_logging(settings)
-    require_broker(settings)
+    require_topics(settings)
     serving = Serving(settings, device=pick_device(settings))
     readiness = Readiness(is_model_ready=serving.is_ready)
     server = http.serve(
@@ -62,10 +66,15 @@ def run_adapt(settings: Settings) -> None:
         server.close()
 
 
+@ended_without_broker()
 def run_learn(settings: Settings) -> None:
-    """Run the learn role until it is told to stop."""
+    """Run the learn role until it is told to stop.
+
+    Raises:
+        StreamsError: a topic is missing, or does not fit, or no version can be read.
+    """
     start_logging(settings)
-    require_broker(settings)
+    require_topics(settings)
     readiness = Readiness()
     server = http.serve(
         settings.http_host, settings.learn_port, is_live=readiness.is_live, is_ready=readiness
