@@ -29,7 +29,6 @@ class Network:
         # An event is set while the worker's bytes pass. Only the loop touches them.
         self._passes: defaultdict[str, asyncio.Event] = defaultdict(_set_event)
         self._servers: list[asyncio.Server] = []
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -79,12 +78,12 @@ class Network:
                 its_reader, its_writer = await asyncio.open_connection(HOST, target)
                 ways = [(reader, its_writer), (its_reader, writer)]
                 pumps = {asyncio.create_task(self._pump(name, *way)) for way in ways}
-                self._tasks |= pumps
-                # The end of one way is the end of both: a broker or a worker went.
+                # The end of one way is the end of both, a broker or a worker went; but not even
+                # that passes a cut.
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+                await self._passes[name].wait()
                 for pump in pumps:
                     pump.cancel()
-                self._tasks -= pumps
                 its_writer.close()
         writer.close()
 
