@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SCHEDULES ?= 3
 SECONDS ?= 20
-SEED ?= 0
+SEED ?= 19
 
 .PHONY: help demo test test-kafka test-faults lint types clean
 
@@ -28,7 +28,8 @@ test-kafka: $(READY)  ## the broker tests again, against Apache Kafka (needs Jav
 	$(BIN)/python -m pytest tests/broker --broker kafka
 
 # In a namespace of its own, so that an ordinary user may mount the small disk that is filled.
-test-faults: $(READY)  ## play SCHEDULES=3 of SECONDS=20, from SEED=0 on, of faults; three Kafka brokers
+# Seeds 19, 20 and 21 bring every fault in 20 seconds each.
+test-faults: $(READY)  ## play SCHEDULES=3 of faults, SECONDS=20 each, from SEED=19 on (as test-kafka)
 	unshare --map-root-user --mount $(BIN)/python -m pytest tests/faults \
 	  --schedules $(SCHEDULES) --seconds $(SECONDS) --seed $(SEED) $(if $(SEEN),--seen $(SEEN))
 

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 EXIT_UNAVAILABLE: Final = 69  # EX_UNAVAILABLE: no broker answers at the start
 EXIT_FAILED: Final = 70  # EX_SOFTWARE: an exception that is not a bad record
-EXIT_PAUSED: Final = 75  # EX_TEMPFAIL: this process stood still and may have been replaced
+EXIT_PAUSED: Final = 75  # EX_TEMPFAIL: stood still or was cut off, and may have been replaced
 EXIT_STUCK: Final = 76  # a rebalance or recovery did not end
 
 # Stands still neither in SIGSTOP nor in a suspended machine, where the system has such a clock.
