@@ -124,6 +124,9 @@ async def _stop(role: Role) -> None:
     except TimeoutError:
         logger.warning("stopped with work in flight; it will be replayed when the session is over")
         end_process(0)
+    except Exception:
+        logger.exception("ended: the role failed as it stopped")
+        end_process(EXIT_FAILED)
     try:
         async with asyncio.timeout(STOP_LIMIT_S):
             await role.app.stop()  # 3

@@ -180,6 +180,22 @@ def test_with_work_in_flight_the_process_ends_without_leaving_the_group(
     assert app.log == []
 
 
+def test_a_failure_in_the_last_work_ends_the_process_as_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = FakeApp()
+
+    async def work() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.Event().wait()
+
+    async def full_disk() -> None:
+        raise OSError("no space left on device")
+
+    assert live(app, work, monkeypatch=monkeypatch, in_flight=full_disk) == [EXIT_FAILED]
+    assert app.log == []
+
+
 def test_a_slow_start_is_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     app, clock, gaps_s = FakeApp(), Clock(), list[float]()
 
