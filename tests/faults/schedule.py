@@ -30,8 +30,10 @@ class Kind:
 KINDS = (
     Kind("kill", ROLES, (0.0, 3.0)),  # kill -9
     Kind("leave", ROLES, (0.0, 5.0)),  # SIGTERM
-    Kind("pause", ROLES, (SESSION_S + 1, SESSION_S + 5)),  # SIGSTOP, for longer than the session
-    Kind("cut", ROLES, (1.0, SESSION_S + 6)),  # no byte passes between the worker and any broker
+    # SIGSTOP; for longer than the session.
+    Kind("pause", ROLES, (SESSION_S + 1, SESSION_S + 9)),
+    # No byte passes between the worker and any broker; for long enough that its successor writes.
+    Kind("cut", ROLES, (1.0, SESSION_S + 14)),
     Kind("join", (JOINER,), (8.0, 20.0)),  # a third worker comes, and leaves again
     Kind("kill_broker", NODES, (1.0, 6.0)),
     Kind("restart_broker", NODES, (0.0, 3.0)),

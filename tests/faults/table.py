@@ -8,8 +8,8 @@ from typing import Any
 NAMES = {
     "kill": "`kill -9` of a worker",
     "leave": "SIGTERM of a worker",
-    "pause": "SIGSTOP of a worker for 7 to 11 s, its session being 6 s",
-    "cut": "network cut between a worker and all brokers, for 1 to 12 s",
+    "pause": "SIGSTOP of a worker for 7 to 15 s, its session being 6 s",
+    "cut": "network cut between a worker and all brokers, for 1 to 20 s",
     "join": "a third worker joins, and leaves",
     "kill_broker": "`kill -9` of a broker",
     "restart_broker": "SIGTERM of a broker",
