@@ -44,7 +44,8 @@ class IntakeOptions:
     topics: frozenset[str]
     batch_records: int
     position_of: Callable[[TP], int | None] = lambda _: None
-    """Where to start reading at every assignment; ``None`` means at the committed offset."""
+    """Where to start reading at the latest, at every assignment: at the committed offset if that
+    is earlier, or if this is ``None``."""
     settle: Callable[[], Awaitable[None]] = _nothing_to_settle
     """Awaited before partitions are given up: what is being written must have ended."""
 
@@ -154,10 +155,10 @@ class IntakeConsumer(driver.Consumer):
         """Seek in the consumer thread; return the committed offsets that were used."""
         consumer = self._thread._ensure_consumer()
         committed: dict[TP, int | None] = {}
-        for tp, offset in wanted.items():
+        for tp, latest in wanted.items():
             aiokafka_tp = self._new_topicpartition(tp.topic, tp.partition)
-            if offset is None:
-                offset = committed[tp] = await consumer.committed(aiokafka_tp)
+            committed[tp] = await consumer.committed(aiokafka_tp)
+            offset = min((o for o in (committed[tp], latest) if o is not None), default=0)
             if offset:
                 consumer.seek(aiokafka_tp, offset)
             else:

@@ -4,7 +4,8 @@
 
 An event is learned exactly once in effect: the state that is saved with a version names the
 offsets it belongs to, a restart goes on from there, and Kafka's committed offsets only follow, so
-that lag can be seen. Undecodable records are left to the adapt role, which sets them aside.
+that lag can be seen. What lies between is read again and passed over. Undecodable records are left
+to the adapt role, which sets them aside.
 """
 
 import asyncio
@@ -67,10 +68,14 @@ class Learning:
         self._chunks: asyncio.Queue[Chunk] = asyncio.Queue(WAITING_CHUNKS)
         self._taken = dict(positions)  # offsets below are learned or waiting to be
         self._positions = positions  # offsets below are learned; the compute thread's
+        self._saved = dict(positions)  # offsets below are in a version
         self._unsaved: list[Receipt] = []
 
     def position_of(self, tp: TP) -> int:
-        """Return where to read from, at every assignment: committed offsets do not count."""
+        """Return where to read on at the latest: a later offset may be committed than is learned.
+
+        From an earlier one we read again, or it would stay behind until the next event comes.
+        """
         return self._taken.get(tp.partition, 0)
 
     async def take(self, batch: RecordBatch) -> None:
@@ -100,6 +105,7 @@ class Learning:
             rehearse = not self._chunks.full()
             learned = await loop.run_in_executor(self._thread, self._learn, chunks, rehearse)
             self._unsaved += [chunk.receipt for chunk in chunks]
+            self.acknowledge(self._saved)
             self._observe(learned)
 
     def _learn(self, chunks: list[Chunk], rehearse: bool) -> Learned:
@@ -107,12 +113,14 @@ class Learning:
         events = [event for chunk in chunks for event in chunk.events]
         learned = self._learner.learn(events, rehearse=rehearse)
         for chunk in chunks:
-            self._positions[chunk.tp.partition] = chunk.next_offset
+            learned_to = self._positions.get(chunk.tp.partition, 0)
+            self._positions[chunk.tp.partition] = max(learned_to, chunk.next_offset)
         metrics.OUTER_LOOP_SECONDS.observe(time.perf_counter() - started_s)
         return learned
 
     def acknowledge(self, positions: Positions) -> None:
         """Acknowledge the batches below offsets that are saved."""
+        self._saved = positions
         still: list[Receipt] = []
         for receipt in self._unsaved:
             if receipt.next_offset <= positions.get(receipt.tp.partition, 0):

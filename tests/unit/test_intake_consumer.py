@@ -233,13 +233,19 @@ def test_reading_starts_at_the_commit_or_at_the_beginning(
     with_rig(tmp_path, check, commits={} if committed is None else {P0: committed})
 
 
-def test_a_position_given_by_the_role_overrides_the_commit(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("committed", "latest", "start"),
+    [(7, 3, 3), (7, 7, 7), (7, 9, 7), (7, None, 7), (None, 3, 3), (None, 0, 0), (7, 0, 0)],
+)
+def test_reading_starts_at_the_commit_or_earlier_where_the_role_says_so(
+    committed: int | None, latest: int | None, start: int, tmp_path: Path
+) -> None:
     async def check(rig: Rig) -> None:
         await rig.consumer.perform_seek()
-        assert rig.kafka.positions == {P0: 3, P1: 9}
+        assert rig.kafka.positions[P0] == start
 
-    given = {P0: 3, P1: None}
-    with_rig(tmp_path, check, commits={P0: 7, P1: 9}, position_of=given.__getitem__)
+    commits = {} if committed is None else {P0: committed}
+    with_rig(tmp_path, check, commits=commits, position_of=lambda _: latest)
 
 
 def test_records_of_a_partition_without_a_position_are_read_again(tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""The learn role's pipeline: each event is learned once, and committed offsets catch up."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from faust.types.tuples import TP
+
+from headrace.streams.batches import Receipt, RecordBatch
+from headrace.streams.learn import Learning
+from headrace.streams.learner import Learned
+from headrace.streams.learner_state import Positions
+from headrace.streams.settings import Settings
+from headrace.streams.wire import Event, encode
+
+P0 = TP("headrace.events", 0)
+LIMIT_S = 10.0
+
+
+@dataclass
+class FakeLearner:
+    """Remembers the offsets it was given, and how often it was looked at afterwards."""
+
+    offsets: list[int] = field(default_factory=list)
+    n_observed: int = 0
+    outer_loop: Any = field(default_factory=lambda: SimpleNamespace(n_replay=0))
+
+    @property
+    def vocabulary(self) -> Any:
+        self.n_observed += 1
+        return SimpleNamespace(n_items=0)
+
+    def learn(self, events: list[tuple[str, int, Event]], *, rehearse: bool) -> Learned:  # noqa: ARG002
+        self.offsets += [offset for _, offset, _ in events]
+        return Learned(len(events), 0, 0.0)
+
+
+@dataclass
+class Rig:
+    """The pipeline between fakes."""
+
+    learning: Learning
+    learner: FakeLearner
+    positions: Positions
+    acknowledged: list[tuple[int, int]]  # epoch, next offset
+
+    async def take(self, *offsets: int, epoch: int = 1) -> None:
+        """Hand over a batch and wait until it has been through."""
+        records = [
+            SimpleNamespace(
+                offset=offset,
+                key=None,
+                timestamp=1_000,
+                value=encode(Event(user="ann", item=f"i{offset}", time_ms=offset)),
+            )
+            for offset in offsets
+        ]
+        n_before = self.learner.n_observed
+        await self.learning.take(RecordBatch(records, Receipt(P0, offsets[-1] + 1, epoch, 0)))
+        async with asyncio.timeout(LIMIT_S):
+            while self.learner.n_observed == n_before:
+                await asyncio.sleep(0.001)
+
+
+def run(check: Callable[[Rig], Awaitable[None]], *, saved: Positions | None = None) -> None:
+    """Run ``check`` beside a pipeline that goes on from a version with these offsets."""
+
+    async def main() -> None:
+        learner, acknowledged = FakeLearner(), list[tuple[int, int]]()
+        intake = SimpleNamespace(
+            acknowledge=lambda receipt: acknowledged.append((receipt.epoch, receipt.next_offset))
+        )
+        app: Any = SimpleNamespace(intake=intake)
+        anything: Any = learner
+        positions = Positions(saved or {})
+        with ThreadPoolExecutor(1) as thread:
+            learning = Learning(Settings(), app, anything, thread, positions)
+            work = asyncio.ensure_future(learning.learn_forever())
+            await check(Rig(learning, learner, positions, acknowledged))
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def test_a_batch_is_acknowledged_once_a_version_holds_it() -> None:
+    async def check(rig: Rig) -> None:
+        await rig.take(0, 1)
+        await rig.take(2, 3)
+        assert (rig.learner.offsets, rig.positions) == ([0, 1, 2, 3], {0: 4})
+        rig.learning.acknowledge({0: 2})
+        assert rig.acknowledged == [(1, 2)]
+        rig.learning.acknowledge({0: 4})
+        assert rig.acknowledged == [(1, 2), (1, 4)]
+
+    run(check)
+
+
+def test_what_is_read_again_is_passed_over_and_acknowledged_without_another_version() -> None:
+    async def check(rig: Rig) -> None:
+        await rig.take(0, 1, 2, 3)
+        rig.learning.acknowledge({0: 4})
+        # The commit was lost with the membership of the group, and no event comes after.
+        await rig.take(0, 1, epoch=2)
+        await rig.take(2, 3, epoch=2)
+        assert rig.learner.offsets == [0, 1, 2, 3]
+        assert rig.positions == {0: 4}  # they never go back
+        assert rig.acknowledged == [(1, 4), (2, 2), (2, 4)]
+
+    run(check)
+
+
+def test_after_a_restart_what_the_version_holds_is_acknowledged_as_it_is_read_again() -> None:
+    async def check(rig: Rig) -> None:
+        assert rig.learning.position_of(P0) == 4
+        await rig.take(2, 3)
+        assert rig.acknowledged == [(1, 4)]
+        await rig.take(4, 5)
+        assert (rig.learner.offsets, rig.positions) == ([4, 5], {0: 6})
+        assert rig.acknowledged == [(1, 4)]  # the rest is for the next version
+
+    run(check, saved={0: 4})
