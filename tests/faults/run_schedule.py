@@ -1,4 +1,4 @@
-"""One schedule, played: roles, a publisher and faults, then quiet, then a reference run."""
+"""One schedule, played: roles, a publisher and faults, then quiet; and a run without faults."""
 
 import heapq
 import shutil
@@ -12,10 +12,10 @@ from cluster import Cluster
 from confluent_kafka import Producer
 from ledger import Ledger
 from network import Network
-from schedule import ADAPT, JOINER, LEARN, NODES, Fault
+from schedule import ADAPT, JOINER, LEARN, NODES, SESSION_S, Fault
 from supervisor import Deployment
-from topics_read import read_all
-from verdict import is_drained
+from topics_read import ends_of, read_all
+from verdict import is_drained, lags
 
 from headrace.streams.settings import Settings
 from headrace.streams.topics import create_topics
@@ -23,17 +23,36 @@ from headrace.streams.topics import create_topics
 EVENTS_PER_S = 100
 TICK_S = 0.1
 READY_LIMIT_S = 240.0  # compiling, once after a change, beside others on a busy machine
-DRAIN_LIMIT_S = (
-    180.0  # two watchdogs (a rebalance that hangs ends after a minute), and their starts
-)
+DRAIN_LIMIT_S = 300.0  # two watchdogs (a rebalance that hangs ends after a minute), and starts
 DRAINED_POLL_S = 1.0
+COPY_LIMIT_S = 60.0
 ROLES = (*ADAPT, JOINER, LEARN)
 
 Action = tuple[float, int, Callable[[], None]]  # when, a number that breaks ties, what
 
 
+def small_settings(bootstrap: str, name: str, store: Path) -> Settings:
+    """Return the settings of a deployment with a small model, and versions every two seconds."""
+    return Settings(
+        bootstrap=bootstrap,
+        topic_prefix=name,
+        group=name,
+        replication=3,
+        session_timeout_s=SESSION_S,
+        model_store=str(store),
+        version_interval_s=2.0,  # a version arrives during every fault
+        history_length=20,  # histories are cut, too
+        adapt_port=0,
+        learn_port=0,
+        encoder_width=8,
+        encoder_length=8,
+        neighbours=16,
+        replay_tasks=256,
+    )
+
+
 class Play:
-    """Plays a schedule on a cluster, for the length of a ``with`` block."""
+    """Plays a schedule against a deployment on a cluster."""
 
     def __init__(
         self,
@@ -76,13 +95,21 @@ class Play:
             self._deployment.tend()
             self._cluster.tend()
             time.sleep(TICK_S)  # the pace of the publisher and of the supervisor
-        self._ledger.close()
-
-    def drain(self) -> None:
-        """Let everything recover, and wait until every event is committed by both roles."""
         self._cluster.mend()
-        wait_until_drained(self._direct, self._deployment)
-        self._deployment.stop()
+        self._ledger.flush()
+
+    def drain(self, *others: tuple[Settings, Deployment]) -> None:
+        """Let everything recover, wait until every event is committed by both roles, and stop."""
+        runs = ((self._direct, self._deployment), *others)
+        deadline = time.monotonic() + DRAIN_LIMIT_S
+        while not all(is_drained(direct) for direct, _ in runs):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not drained in time: {[lags(direct) for direct, _ in runs]}")
+            for _, deployment in runs:
+                deployment.tend()
+            time.sleep(DRAINED_POLL_S)  # committed offsets offer nothing to wait for
+        for _, deployment in runs:
+            deployment.stop()
 
     def _at(self, at_s: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._actions, (at_s, len(self._actions), action))
@@ -119,29 +146,19 @@ class Play:
             filler.write(bytes(shutil.disk_usage(self._filler.parent).free + 1))
 
 
-def wait_until_drained(direct: Settings, deployment: Deployment) -> None:
-    """Wait until both groups have committed all there is; failed roles are started again."""
-    deadline = time.monotonic() + DRAIN_LIMIT_S
-    while not is_drained(direct):
-        assert time.monotonic() < deadline, "not drained in time"
-        deployment.tend()
-        time.sleep(DRAINED_POLL_S)  # committed offsets offer nothing to wait for
-
-
-def run_reference(settings: Settings, reference: Settings, folder: Path) -> None:
-    """Run both roles on a copy of the events, with nothing in their way."""
-    create_topics(reference)
-    producer = Producer({"bootstrap.servers": reference.bootstrap, "enable.idempotence": True})
+def copy_events(settings: Settings, other: Settings) -> None:
+    """Let a deployment have the same events at the same offsets."""
+    create_topics(other)
+    producer = Producer({"bootstrap.servers": other.bootstrap, "enable.idempotence": True})
     for record in read_all(settings, settings.topic("events")):
         producer.produce(
-            reference.topic("events"),
+            other.topic("events"),
             partition=record.partition(),
             key=record.key(),
             value=record.value(),
             timestamp=record.timestamp()[1],
         )
         producer.poll(0)
-    producer.flush()
-    with Deployment(reference, folder, (ADAPT[0], LEARN)) as deployment:
-        wait_until_drained(reference, deployment)
-        deployment.stop()
+    left = producer.flush(COPY_LIMIT_S)
+    assert not left, f"{left} events were not copied"
+    assert ends_of(settings) == ends_of(other)

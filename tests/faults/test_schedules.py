@@ -10,11 +10,11 @@ import pytest
 from cluster import Cluster
 from ledger import Ledger
 from network import Network
-from run_schedule import ROLES, Play, run_reference
-from schedule import SESSION_S, Fault, draw
+from run_schedule import ROLES, Play, copy_events, small_settings
+from schedule import ADAPT, LEARN, SESSION_S, Fault, draw
 from supervisor import Deployment
 from topics_read import read_all
-from verdict import judge
+from verdict import compare_runs, judge
 
 from headrace.streams.settings import Settings
 from headrace.streams.topics import create_topics
@@ -48,7 +48,7 @@ def test_a_schedule_of_faults_leaves_no_difference(
     seconds = request.config.getoption("--seconds")
     faults = draw(seed, seconds=seconds)
     print(f"schedule of seed {seed}:", *faults, sep="\n  ")
-    settings = _settings(cluster.proxied, f"seed-{seed}", store)
+    settings = small_settings(cluster.proxied, f"seed-{seed}", store)
     direct = settings.model_copy(update={"bootstrap": cluster.bootstrap})
     create_topics(direct)
     ledger = Ledger(direct, cluster.bootstrap, seed=seed)
@@ -60,12 +60,13 @@ def test_a_schedule_of_faults_leaves_no_difference(
         stages.end("start")
         play.play(faults, seconds=seconds)
         stages.end("play")
-        play.drain()
+        reference = small_settings(cluster.bootstrap, f"calm-{seed}", tmp_path / "calm-models")
+        copy_events(direct, reference)
+        with Deployment(reference, tmp_path / "calm", (ADAPT[0], LEARN)) as calm:
+            play.drain((reference, calm))
         stages.end("drain")
-        reference = _settings(cluster.bootstrap, f"reference-{seed}", tmp_path / "reference-models")
-        run_reference(direct, reference, tmp_path / "reference")
-        stages.end("reference")
-        verdict = judge(direct, reference, ledger)
+        verdict = judge(direct, ledger)
+        compare_runs(verdict, direct, reference)
         stages.end("verdict")
         seen = {
             "seed": seed,
@@ -105,23 +106,4 @@ def _met_by_a_version(faults: list[Fault], settings: Settings, *, began_ms: int)
             0 <= ms - began_ms - 1000 * fault.at_s <= 1000 * (fault.lasts_s + SESSION_S)
             for ms in announced_ms
         )
-    )
-
-
-def _settings(bootstrap: str, name: str, store: Path) -> Settings:
-    return Settings(
-        bootstrap=bootstrap,
-        topic_prefix=name,
-        group=name,
-        replication=3,
-        session_timeout_s=SESSION_S,
-        model_store=str(store),
-        version_interval_s=2.0,  # a version arrives during every fault
-        history_length=20,  # histories are cut, too
-        adapt_port=0,
-        learn_port=0,
-        encoder_width=8,
-        encoder_length=8,
-        neighbours=16,
-        replay_tasks=256,
     )

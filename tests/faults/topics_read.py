@@ -1,12 +1,22 @@
 """What lies on the topics of a deployment: read whole, without a group, past every broker fault."""
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 
 from headrace.streams.settings import Settings
+
+Answer = TypeVar("Answer")
 
 READ_LIMIT_S = 60.0
 POLL_S = 0.2  # a poll for many records takes as long, whatever comes
@@ -26,17 +36,31 @@ def read_all(settings: Settings, topic: str) -> list[Any]:
     try:
         partitions = consumer.list_topics(topic, READ_LIMIT_S).topics[topic].partitions
         consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in partitions])
-        records, n_ended = [], 0
+        records: list[Any] = []
+        ended: set[int] = set()
         deadline = time.monotonic() + READ_LIMIT_S
-        while n_ended < len(partitions):
+        while len(ended) < len(partitions):
             assert time.monotonic() < deadline, f"{topic} could not be read to its end"
-            polled = consumer.consume(10_000, POLL_S)
-            ended = [record for record in polled if record.error()]
-            n_ended += len(ended)
-            records += [record for record in polled if not record.error()]
+            for record in consumer.consume(10_000, POLL_S):
+                if record.error() is None:
+                    records.append(record)
+                elif record.error().code() == KafkaError._PARTITION_EOF:
+                    ended.add(record.partition())  # other errors are tried again by the client
         return records
     finally:
         consumer.close()
+
+
+def patiently(ask: Callable[[], Answer]) -> Answer:
+    """Ask a broker again for as long as another is about to lead."""
+    deadline = time.monotonic() + READ_LIMIT_S
+    while True:
+        try:
+            return ask()
+        except KafkaException:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_S)  # an election offers nothing to wait for
 
 
 def ends_of(settings: Settings) -> dict[int, int]:
@@ -45,7 +69,9 @@ def ends_of(settings: Settings) -> dict[int, int]:
     consumer = Consumer({"bootstrap.servers": settings.bootstrap, "group.id": "reader"})
     try:
         return {
-            p: consumer.get_watermark_offsets(TopicPartition(topic, p), READ_LIMIT_S)[1]
+            p: patiently(
+                lambda p=p: consumer.get_watermark_offsets(TopicPartition(topic, p), READ_LIMIT_S)
+            )[1]
             for p in range(settings.partitions)
         }
     finally:
@@ -57,6 +83,9 @@ def committed(settings: Settings, role: str) -> dict[int, int]:
     group = f"{settings.group}-{role}"
     wanted = [TopicPartition(settings.topic("events"), p) for p in range(settings.partitions)]
     admin = AdminClient({"bootstrap.servers": settings.bootstrap, "log_level": 0})
-    answer = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, wanted)])
-    found = answer[group].result(READ_LIMIT_S).topic_partitions
-    return {tp.partition: max(tp.offset, 0) for tp in found}
+
+    def ask() -> Any:
+        answer = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, wanted)])
+        return answer[group].result(READ_LIMIT_S).topic_partitions
+
+    return {tp.partition: max(tp.offset, 0) for tp in patiently(ask)}

@@ -1,11 +1,11 @@
 """The verdict on a schedule: what the ledger and an uninterrupted reference run say it must be."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ledger import Ledger, Place
+from ledger import NUMBER, Ledger
 from topics_read import committed, ends_of, read_all
 
 from headrace.streams.learner import Learner
@@ -30,10 +30,18 @@ def fold_of(state: UserState) -> Fold:
     )
 
 
+def lags(settings: Settings) -> dict[str, dict[int, int]]:
+    """Return how many events of each partition either group has not committed."""
+    ends = ends_of(settings)
+    return {
+        role: {p: ends[p] - offset for p, offset in committed(settings, role).items()}
+        for role in ("adapt", "learn")
+    }
+
+
 def is_drained(settings: Settings) -> bool:
     """Return whether both groups have committed the end of every partition."""
-    ends = ends_of(settings)
-    return all(committed(settings, role) == ends for role in ("adapt", "learn"))
+    return not any(any(lag.values()) for lag in lags(settings).values())
 
 
 @dataclass
@@ -56,62 +64,68 @@ class Verdict:
             self.differences.append(f"{len(wrong)} of {len(expected)} {what} differ: {shown}")
 
 
-def judge(settings: Settings, reference: Settings, ledger: Ledger) -> Verdict:
-    """Compare a drained deployment with its ledger and with the reference."""
+def judge(settings: Settings, ledger: Ledger) -> Verdict:
+    """Compare a drained deployment with its ledger."""
     verdict = Verdict()
     events = read_all(settings, settings.topic("events"))
-    placed = {_place(record): record.value() or b"" for record in events}
-    verdict.compare("events on the topic", placed, ledger.events)
+    numbers = [_number(record) for record in events]
+    verdict.compare(
+        "events, how often on the topic", Counter(numbers), dict.fromkeys(ledger.events, 1)
+    )
+    verdict.compare("events as sent", {_number(r): r.value() or b"" for r in events}, ledger.events)
     ends = ends_of(settings)
     for role in ("adapt", "learn"):
         verdict.compare(f"offsets committed by {role}", committed(settings, role), ends)
-    states = _states(settings, verdict)
-    verdict.compare("states of the reference run", states, _states(reference, Verdict()))
-    verdict.compare("states by the ledger", states, _folded(events, ledger, settings))
+    _judge_states(verdict, settings, events, ledger)
     _judge_lists(verdict, settings, events, ledger)
-    _judge_dead_letters(verdict, settings, ledger)
-    found, expected = _learned(settings), _learned(reference)
-    for what in expected:
-        verdict.compare(what, found[what], expected[what])
+    _judge_dead_letters(verdict, settings, events, ledger)
     return verdict
 
 
-def _place(record: Any) -> Place:
-    return record.partition(), record.offset()
+def compare_runs(verdict: Verdict, settings: Settings, reference: Settings) -> None:
+    """Compare a drained deployment, state by state, with one that nothing was in the way of."""
+    states, expected_states = (dict(_written_states(each)) for each in (settings, reference))
+    verdict.compare("states of the reference run", states, expected_states)
+    found, expected = _learned(settings), _learned(reference)
+    for what in expected:
+        verdict.compare(what, found[what], expected[what])
 
 
-def _states(settings: Settings, verdict: Verdict) -> dict[StateKey, Fold]:
-    """Return the last state of each user in the changelog: that is what compaction keeps."""
-    states: dict[StateKey, Fold] = {}
-    went_back: dict[StateKey, Fold] = {}
+def _number(record: Any) -> int:
+    return int(dict(record.headers())[NUMBER])
+
+
+def _written_states(settings: Settings) -> Iterator[tuple[StateKey, Fold]]:
+    """Yield the states in the changelog in order: of each user, compaction keeps the last."""
     for record in read_all(settings, users_changelog(settings)):
-        key = record.partition(), record.key()
-        fold = fold_of(UserState.decode(record.value()))
-        before = states.get(key)
-        if before is not None:
-            verdict.notes["states written again"] += before == fold
-            if before[0] > fold[0]:
-                went_back[key] = fold
-        states[key] = fold
-    verdict.compare("states that went back, if for a while", went_back, {})
-    return states
+        yield (record.partition(), record.key()), fold_of(UserState.decode(record.value()))
 
 
-def _folded(events: list[Any], ledger: Ledger, settings: Settings) -> dict[StateKey, Fold]:
-    """Fold the ledgered events by hand, user by user."""
-    states: defaultdict[StateKey, UserState] = defaultdict(UserState)
+def _judge_states(verdict: Verdict, settings: Settings, events: list[Any], ledger: Ledger) -> None:
+    """Check that each state is the fold of the user's events, and never went back to an older."""
+    folded: defaultdict[StateKey, UserState] = defaultdict(UserState)
     for record in events:
-        if _place(record) not in ledger.bad:
+        if _number(record) not in ledger.bad:
             event = decode_event(record.value(), key=record.key(), record_time_ms=0)
-            states[record.partition(), record.key()].apply(
+            folded[record.partition(), record.key()].apply(
                 event, offset=record.offset(), history_length=settings.history_length
             )
-    return {key: fold_of(state) for key, state in states.items()}
+    written: dict[StateKey, Fold] = {}
+    went_back: dict[StateKey, Fold] = {}
+    for key, fold in _written_states(settings):
+        if key in written:
+            verdict.notes["states written again"] += written[key] == fold
+            if written[key][0] > fold[0]:  # the offset of the last event
+                went_back[key] = fold
+        written[key] = fold
+    expected = {key: fold_of(state) for key, state in folded.items()}
+    verdict.compare("states by the ledger", written, expected)
+    verdict.compare("states that went back, if for a while", went_back, {})
 
 
 def _judge_lists(verdict: Verdict, settings: Settings, events: list[Any], ledger: Ledger) -> None:
     """Check that each user's last list answers the last event, and was made after it."""
-    last = {(r.partition(), r.key()): r for r in events if _place(r) not in ledger.bad}
+    last = {(r.partition(), r.key()): r for r in events if _number(r) not in ledger.bad}
     expected = {key: (record.offset(), True, True) for key, record in last.items()}
     found = {}
     for record in read_all(settings, settings.topic("recommendations")):
@@ -122,13 +136,16 @@ def _judge_lists(verdict: Verdict, settings: Settings, events: list[Any], ledger
     verdict.compare("last lists", found, expected)
 
 
-def _judge_dead_letters(verdict: Verdict, settings: Settings, ledger: Ledger) -> None:
-    letters: Counter[Place] = Counter()
+def _judge_dead_letters(
+    verdict: Verdict, settings: Settings, events: list[Any], ledger: Ledger
+) -> None:
+    bad = {(r.partition(), r.offset()) for r in events if _number(r) in ledger.bad}
+    letters: Counter[tuple[int, int]] = Counter()
     for record in read_all(settings, settings.topic("dead-letters")):
         headers = dict(record.headers())
         letters[int(headers["headrace.partition"]), int(headers["headrace.offset"])] += 1
     verdict.notes["dead letters written again"] += letters.total() - len(letters)
-    verdict.compare("dead letters", dict.fromkeys(letters, 1), dict.fromkeys(ledger.bad, 1))
+    verdict.compare("dead letters", dict.fromkeys(letters, 1), dict.fromkeys(bad, 1))
 
 
 def _learned(settings: Settings) -> dict[str, dict[Any, Any]]:
