@@ -1,11 +1,13 @@
 """The adapt role: events in, each user's state and refreshed list out."""
 
 import asyncio
+import time
+from collections.abc import Callable
 
 from headrace.streams.delivery import Delivery
 from headrace.streams.engine import Engine
 from headrace.streams.faust_app import make_app
-from headrace.streams.guards import PauseGuard, Watchdog
+from headrace.streams.guards import PauseGuard, Watchdog, end_process, now_s
 from headrace.streams.intake import IntakeOptions
 from headrace.streams.lease import Lease
 from headrace.streams.observe import observe_intake
@@ -26,6 +28,19 @@ def run(settings: Settings, engine: Engine, *, readiness: Readiness | None = Non
 
 
 async def _run(settings: Settings, engine: Engine, readiness: Readiness) -> None:
+    await run_role(make_role(settings, engine, readiness))
+
+
+def make_role(
+    settings: Settings,
+    engine: Engine,
+    readiness: Readiness,
+    *,
+    clock: Callable[[], float] = now_s,
+    wall_clock: Callable[[], float] = time.time,
+    end: Callable[[int], object] = end_process,
+) -> Role:
+    """Wire the role's parts, inside a running event loop; ``clock`` and ``end`` are its guards'."""
     options = IntakeOptions(
         topics=frozenset({settings.topic("events")}), batch_records=settings.micro_batch_events
     )
@@ -38,21 +53,25 @@ async def _run(settings: Settings, engine: Engine, readiness: Readiness) -> None
         changelog=table.changelog_topic_name,
         dead_letters=settings.topic("dead-letters"),
     )
-    guard = PauseGuard(settings.pause_limit_s)
-    lease = Lease(settings.session_timeout_s, ask=lambda oldest: app.intake.is_member(oldest))
+    guard = PauseGuard(settings.pause_limit_s, clock=clock, end=end)
+    lease = Lease(
+        settings.session_timeout_s,
+        ask=lambda oldest: app.intake.is_member(oldest),
+        clock=clock,
+        wall_clock=wall_clock,
+        end=end,
+    )
     delivery = Delivery(
         settings, app, engine, states=states, writer=writer, guard=guard, lease=lease
     )
     options.settle = delivery.settle
     app.take_batches(settings.topic("events"), delivery.take)
-    await run_role(
-        Role(
-            app=app,
-            work=[delivery.submit_forever(), delivery.finish_forever()],
-            drain=delivery.drain,
-            update_gauges=lambda: observe_intake(app.intake, n_users=len(states)),
-            guard=guard,
-            watchdog=Watchdog(settings.rebalance_limit_s),
-            readiness=readiness,
-        )
+    return Role(
+        app=app,
+        work=[delivery.submit_forever(), delivery.finish_forever()],
+        drain=delivery.drain,
+        update_gauges=lambda: observe_intake(app.intake, n_users=len(states)),
+        guard=guard,
+        watchdog=Watchdog(settings.rebalance_limit_s, clock=clock, end=end),
+        readiness=readiness,
     )
