@@ -5,8 +5,10 @@ READY := .venv/.ready
 SCHEDULES ?= 3
 SECONDS ?= 20
 SEED ?= 19
+ORDERS ?= 2000
+FIRST_SEED ?= 0
 
-.PHONY: help demo test test-kafka test-faults lint types clean
+.PHONY: help demo test test-orders test-kafka test-faults lint types clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -23,6 +25,9 @@ demo: $(READY)  ## real purchases through a real broker, live on one screen (abo
 
 test: $(READY)  ## unit, operations and broker tests; the embedded broker is started by the tests
 	$(BIN)/python -m pytest
+
+test-orders: $(READY)  ## play ORDERS=2000 random orders of events, from FIRST_SEED=0 on, without a broker
+	$(BIN)/python -m pytest tests/simulation --timeout 0 --orders $(ORDERS) --first-seed $(FIRST_SEED)
 
 test-kafka: $(READY)  ## the broker tests again, against Apache Kafka (needs Java 17 and Maven, no Docker)
 	$(BIN)/python -m pytest tests/broker --broker kafka

@@ -1,0 +1,167 @@
+"""The rules alone, without Faust and without time: fold, watermark, overlay and recovery.
+
+Acknowledged in any order, delivered again from any commit, recovered from a changelog in which old
+records arrive late: each guard is judged by itself here, where none stands before it.
+"""
+
+import random
+from collections import OrderedDict
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from faust.types.tuples import TP
+from guards_off import (
+    WATERMARK,
+    Off,
+    accept,
+    read_table_only,
+    read_without_offset,
+)
+from simulated_worker import Folding
+
+from headrace.streams.batches import Receipt, RecordBatch, Watermarks
+from headrace.streams.compute import Computed, compute
+from headrace.streams.faust_app import StateStore
+from headrace.streams.micro_batch import MicroBatch, StateKey
+from headrace.streams.state import UserState
+from headrace.streams.user_states import UserStates
+from headrace.streams.wire import Event, encode
+
+EVENTS = TP("headrace.events", 0)
+N_RECORDS = 12
+USERS = ("ann", "bob")
+N_MOVES = 25
+SCHEDULES = 1_000
+IN_FLIGHT = 3
+
+LOG = [
+    SimpleNamespace(
+        topic=EVENTS.topic,
+        partition=0,
+        offset=offset,
+        timestamp=1_000,
+        key=None,
+        value=encode(Event(user=USERS[offset % 3 == 0], item=f"i{offset}", time_ms=offset)),
+    )
+    for offset in range(N_RECORDS)
+]
+EXPECTED = {
+    (0, user.encode()): [f"i{o}" for o in range(N_RECORDS) if USERS[o % 3 == 0] == user]
+    for user in USERS
+}
+
+
+class Rules:
+    """One worker after another on one partition. Each public method is a move."""
+
+    def __init__(self) -> None:
+        self.changelog: list[tuple[StateKey, bytes]] = []
+        self.committed = 0
+        self.begin()
+
+    def begin(self, _: int = 0) -> None:
+        """Recover, and read on from the commit: after a crash, or elsewhere."""
+        store = StateStore.__new__(StateStore)
+        store.__post_init__()
+        recovered = [
+            SimpleNamespace(topic="users", partition=0, offset=at, key=key[1], value=value)
+            for at, (key, value) in enumerate(self.changelog)
+        ]
+        batch = SimpleNamespace(records=recovered)
+        event = SimpleNamespace(message=SimpleNamespace(batch=batch))
+        store.apply_changelog_batch([event], None, None)
+        self.table: OrderedDict[StateKey, bytes] = store.data
+        self.states = UserStates(self.table, max_users=10)
+        self.watermarks = Watermarks()
+        self.position = self.committed
+        self.jobs: list[tuple[MicroBatch, Computed]] = []
+        self.written: list[Receipt] = []
+
+    def deliver(self, n: int = 3) -> None:
+        """Deliver some records and compute with them."""
+        records = LOG[self.position : self.position + 1 + n % 3]
+        if not records or len(self.jobs) == IN_FLIGHT:
+            return
+        self.position += len(records)
+        receipt = self.watermarks.deliver(EVENTS, self.position, epoch=1)
+        micro_batch = MicroBatch(0.0)
+        micro_batch.add(RecordBatch(records, receipt), now_ms=0)
+        self.jobs.append((micro_batch, compute(Folding(), self.states, micro_batch)))
+
+    def write(self, at: int = 0) -> None:
+        """Write a micro-batch; those that share no user may overtake one another."""
+        at %= len(self.jobs) or 1
+        earlier = {key for _, computed in self.jobs[:at] for key in computed.states}
+        if self.jobs and not earlier.intersection(self.jobs[at][1].states):
+            micro_batch, computed = self.jobs.pop(at)
+            self.changelog += computed.states.items()
+            self.states.write(computed.states, ())
+            self.states.release(micro_batch, computed.states)
+            self.written += [batch.receipt for batch in micro_batch.batches]
+
+    def acknowledge(self, at: int = 0) -> None:
+        """Acknowledge one of those written, in any order."""
+        if self.written:
+            self.written.pop(at % len(self.written)).acknowledged = True
+
+    def arrive_late(self, at: int) -> None:
+        """Let a state that was written before arrive once more, behind newer ones."""
+        if self.changelog:
+            self.changelog.append(self.changelog[at % len(self.changelog)])
+
+    def commit(self, _: int = 0) -> None:
+        """Commit, and check that all below is written."""
+        for tp in self.watermarks.partitions():
+            self.committed = self.watermarks.take(tp) or self.committed
+        newest = dict.fromkeys(EXPECTED, -1)
+        for key, value in self.changelog:
+            newest[key] = max(newest[key], UserState.decode(value).last_offset)
+        for key, items in EXPECTED.items():
+            below = [int(item[1:]) for item in items if int(item[1:]) < self.committed]
+            assert newest[key] >= max(below, default=-1), f"{self.committed} passes an event"
+
+    def finish(self) -> None:
+        """Let everything run, then compare with an uninterrupted fold."""
+        while self.committed < N_RECORDS:
+            for move in (self.deliver, self.write, self.acknowledge, self.commit):
+                move()
+        self.begin()
+        found = {key: UserState.decode(value).items for key, value in self.table.items()}
+        assert found == EXPECTED
+
+
+def play(seed: int) -> None:
+    """Play the schedule of a seed."""
+    chance, rules = random.Random(seed), Rules()
+    moves: list[Any] = [rules.deliver, rules.write, rules.acknowledge, rules.commit]
+    often = [*moves, *moves, rules.begin, rules.arrive_late]
+    for _ in range(N_MOVES):
+        chance.choice(often)(chance.randrange(6))
+    rules.finish()
+
+
+def play_all() -> None:
+    """Play the schedules of all seeds."""
+    for seed in range(SCHEDULES):
+        play(seed)
+
+
+def test_no_order_of_the_rules_loses_or_doubles_anything() -> None:
+    play_all()
+
+
+@pytest.mark.parametrize(
+    "off",
+    [
+        pytest.param(WATERMARK, id="a commit passes no gap"),
+        pytest.param([(StateStore, "_is_newer", accept)], id="recovery keeps the larger offset"),
+        pytest.param([(UserStates, "read", read_table_only)], id="states in flight are seen"),
+        pytest.param([(UserStates, "read", read_without_offset)], id="what is in is not applied"),
+    ],
+)
+def test_a_rule_that_is_off_is_missed(off: list[Off], monkeypatch: pytest.MonkeyPatch) -> None:
+    for one in off:
+        monkeypatch.setattr(*one)
+    with pytest.raises(AssertionError):
+        play_all()
