@@ -13,6 +13,7 @@ from headrace.model.content import Content
 from headrace.model.item_regression import PairCounts
 from headrace.model.recommender import Recommender
 from headrace.model.vocabulary import Vocabulary
+from headrace.streams import schema
 from headrace.streams.errors import CheckpointError
 from headrace.streams.learner import Learner
 from headrace.streams.publication import under, unpack_model
@@ -29,6 +30,7 @@ def pack_learner(learner: Learner, positions: Positions) -> bytes:
     arrays |= {f"pairs.{k}": a for k, a in learner.pairs.state().items()}
     arrays["users"] = np.frombuffer(users, np.uint8)
     fields = {
+        "v": schema.LEARNER.version,
         "positions": {str(partition): offset for partition, offset in positions.items()},
         "n_events": learner.n_events,
         "categories": learner.categories.names(),
@@ -47,7 +49,7 @@ def restore(learner: Learner, model_blob: bytes, learner_blob: bytes) -> Positio
         model_blob, max_items=learner.settings.max_items, device=str(learner.recommender.device)
     )
     _check_shape(learner, recommender, vocabulary)
-    arrays, fields = unpack(learner_blob)
+    arrays, fields = unpack(learner_blob, schema.LEARNER)
     learner.recommender, learner.vocabulary = recommender, vocabulary
     learner.outer_loop = learner.new_outer_loop()
     try:

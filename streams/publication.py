@@ -21,6 +21,7 @@ from headrace.model.item_regression import Coefficients
 from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.signals import ItemSignals
 from headrace.model.vocabulary import Vocabulary
+from headrace.streams import schema
 from headrace.streams.delta_check import (
     check_content,
     check_regression,
@@ -30,7 +31,6 @@ from headrace.streams.delta_check import (
 )
 from headrace.streams.errors import CheckpointError, MalformedRecordError
 from headrace.streams.store import Arrays, StoredFile, pack, unpack
-from headrace.streams.wire import SCHEMA_VERSION
 
 ANNOUNCEMENT_KEY = b"announced"  # one key: the compacted topic keeps the latest announcement
 FRAGMENT_BYTES = 500_000  # half the broker's default limit of a record
@@ -53,7 +53,7 @@ class Announcement:
 
     def encode(self) -> bytes:
         """Write the announcement."""
-        packed: bytes = msgpack.packb({"v": SCHEMA_VERSION} | asdict(self))
+        packed: bytes = msgpack.packb({"v": schema.ANNOUNCEMENT.version} | asdict(self))
         return packed
 
     @classmethod
@@ -61,9 +61,9 @@ class Announcement:
         """Read an announcement.
 
         Raises:
-            MalformedRecordError: it is none of ours.
+            MalformedRecordError: it is none of ours, or of a schema that is not read.
         """
-        return _read(value, _ANNOUNCEMENT, "an announcement")
+        return _read(value, _ANNOUNCEMENT, schema.ANNOUNCEMENT)
 
 
 # -------------------------------------------------------------------------------------- versions
@@ -83,6 +83,7 @@ def pack_model(
     arrays |= _arrays_of(recommender.meta.state_dict(), "meta.")
     config = recommender.meta.config.to_dict()
     fields = {
+        "v": schema.MODEL.version,
         "config": config,
         "ids": vocabulary.ids,
         "neighbours": recommender.signals.neighbours,
@@ -95,9 +96,10 @@ def unpack_model(blob: bytes, *, max_items: int, device: str) -> tuple[Recommend
     """Read what serving needs.
 
     Raises:
-        CheckpointError: the bytes are no such checkpoint, or do not fit together.
+        CheckpointError: the bytes are no such checkpoint, of a schema that is not read, or do not
+            fit together.
     """
-    arrays, fields = unpack(blob)
+    arrays, fields = unpack(blob, schema.MODEL)
     try:
         meta = MetaParameters(
             ModelConfig(**fields["config"]), capacity=len(arrays["meta.encoder.bias"])
@@ -126,7 +128,7 @@ def pack_delta(recommender: Recommender, new_items: list[tuple[int, str]]) -> by
     arrays |= {f"regression.{k}": a for k, a in recommender.coefficients.take_delta().items()}
     arrays |= {f"content.{k}": a for k, a in recommender.signals.content.take_delta().items()}
     arrays |= _arrays_of(recommender.meta.small_state(), "meta.")
-    return zlib.compress(pack(arrays, {"new_items": new_items}), 1)
+    return zlib.compress(pack(arrays, {"v": schema.DELTA.version, "new_items": new_items}), 1)
 
 
 def apply_delta(blob: bytes, recommender: Recommender, vocabulary: Vocabulary) -> None:
@@ -139,7 +141,7 @@ def apply_delta(blob: bytes, recommender: Recommender, vocabulary: Vocabulary) -
     """
     signals = recommender.signals
     try:  # 1
-        arrays, fields = unpack(_decompress(blob))
+        arrays, fields = unpack(_decompress(blob), schema.DELTA)
         small, changed = _tensors_of(arrays, "meta."), under(arrays, "signals.")
         content, fitted = under(arrays, "content."), under(arrays, "regression.")
         room = max(vocabulary.max_items, len(vocabulary))
@@ -185,7 +187,7 @@ class Fragment:
 
     def encode(self) -> bytes:
         """Write the fragment."""
-        packed: bytes = msgpack.packb({"v": SCHEMA_VERSION} | asdict(self))
+        packed: bytes = msgpack.packb({"v": schema.DELTA.version} | asdict(self))
         return packed
 
     @classmethod
@@ -193,25 +195,28 @@ class Fragment:
         """Read a fragment.
 
         Raises:
-            MalformedRecordError: it is none of ours.
+            MalformedRecordError: it is none of ours, or of a schema that is not read.
         """
-        return _read(value, _FRAGMENT, "a delta")
+        return _read(value, _FRAGMENT, schema.DELTA)
 
 
 _ANNOUNCEMENT = TypeAdapter(Announcement)
 _FRAGMENT = TypeAdapter(Fragment)
 
 
-def _read(value: bytes, kind: TypeAdapter[T], name: str) -> T:
+def _read(value: bytes, kind: TypeAdapter[T], of: schema.Schema) -> T:
     """Read a record of ours, every field of its type and within its bounds."""
     try:
-        return kind.validate_python(msgpack.unpackb(value))
+        fields = msgpack.unpackb(value)
+        if isinstance(fields, dict) and (why := of.refusal(fields.get("v"))):
+            raise MalformedRecordError("unknown_schema", why)
+        return kind.validate_python(fields)
     except ValidationError as exc:
         first = exc.errors()[0]
         why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise MalformedRecordError("undecodable", f"not {name}: {why}") from exc
+        raise MalformedRecordError("undecodable", f"no {of.name}: {why}") from exc
     except (ValueError, TypeError, msgpack.UnpackException) as exc:
-        raise MalformedRecordError("undecodable", f"not {name}: {exc}") from exc
+        raise MalformedRecordError("undecodable", f"no {of.name}: {exc}") from exc
 
 
 def split(blob: bytes, *, epoch: int, sequence: int, published_ms: int) -> Iterator[Fragment]:

@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.model.features import features_of
+from headrace.streams import schema
 from headrace.streams.wire import Event
-
-STATE_VERSION = 2  # 2 added the features
 
 # Shown or undone, not engaged with: the event is applied, but it is no interaction.
 NOT_ENGAGED = frozenset({"impression", "return"})
@@ -56,7 +55,7 @@ class UserState:
         packed: bytes = msgpack.packb(
             [
                 self.last_offset,
-                STATE_VERSION,
+                schema.STATE.version,
                 self.n_events,
                 self.n_repeats,
                 self.items,
@@ -74,12 +73,12 @@ class UserState:
         """Read a state back.
 
         Raises:
-            ValueError: the bytes are not a state, or of a newer version.
+            ValueError: the bytes are not a state, or of a version that is not read.
         """
         try:
             offset, version, *fields = msgpack.unpackb(value)
-            if version > STATE_VERSION:
-                raise ValueError(f"state version {version} is newer than {STATE_VERSION}: upgrade")
+            if why := schema.STATE.refusal(version):
+                raise ValueError(why)
             n_events, n_repeats, items, actions, times_ms, gradients, n_judged, *later = fields
         except (TypeError, ValueError, msgpack.UnpackException) as exc:
             raise ValueError(f"not a user's state: {exc}") from exc

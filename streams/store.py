@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from headrace.streams.errors import CheckpointError
+from headrace.streams.schema import Schema
 
 Arrays = dict[str, npt.NDArray[Any]]
 _JSON = "__json__"  # safetensors' own metadata cannot be read back from bytes
@@ -42,17 +43,19 @@ def pack(arrays: Mapping[str, npt.NDArray[Any]], fields: Mapping[str, Any]) -> b
     return blob
 
 
-def unpack(blob: bytes) -> tuple[Arrays, dict[str, Any]]:
-    """Read a blob back.
+def unpack(blob: bytes, kind: Schema) -> tuple[Arrays, dict[str, Any]]:
+    """Read a blob back. One without a schema version is of the first: 0.1.0 wrote none.
 
     Raises:
-        CheckpointError: the bytes are not such a blob.
+        CheckpointError: the bytes are not such a blob, or of a schema that is not read.
     """
     try:
         arrays: Arrays = load(blob)
         fields = json.loads(arrays.pop(_JSON).tobytes())
     except (SafetensorError, KeyError, ValueError) as exc:
         raise CheckpointError(f"not a checkpoint of ours: {exc}") from exc
+    if why := kind.refusal(fields.get("v", 1)):
+        raise CheckpointError(why)
     return arrays, fields
 
 

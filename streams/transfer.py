@@ -8,6 +8,8 @@ a catalogue, items here start from the embeddings of items there with like conte
 import fsspec
 import torch
 
+from headrace.model.config import ModelConfig
+from headrace.streams import schema
 from headrace.streams.errors import CheckpointError
 from headrace.streams.inheritance import Inheritance
 from headrace.streams.learner import Learner
@@ -25,15 +27,16 @@ def start_from(learner: Learner, url: str) -> dict[str, torch.Tensor]:
     """
     try:
         with fsspec.open(url, "rb") as file:
-            arrays, fields = unpack(file.read())
+            arrays, fields = unpack(file.read(), schema.MODEL)
     except (OSError, ValueError) as exc:
         raise CheckpointError(f"{url} cannot be read: {exc}") from exc
     asked = learner.recommender.meta.config.to_dict()
-    stored = fields.get("config", {})
+    # What is configurable since the file was written is at its default there.
+    stored = ModelConfig().to_dict() | fields.get("config", {})
     differences = [
-        f"{name} is {stored.get(name)}, the settings ask for {asked[name]}"
+        f"{name} is {stored[name]}, the settings ask for {asked[name]}"
         for name in asked
-        if stored.get(name) != asked[name]
+        if stored[name] != asked[name]
     ]
     if differences:
         raise CheckpointError(f"{url} does not fit: {'; '.join(differences)}")

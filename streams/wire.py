@@ -13,9 +13,9 @@ from typing import Any
 
 import msgpack
 
+from headrace.streams import schema
 from headrace.streams.errors import MalformedRecordError
 
-SCHEMA_VERSION = 1
 MAX_ID_BYTES = 256  # longer ids are almost always a whole payload in the wrong field
 MAX_VALUE_BYTES = 1_000_000  # the broker's own default limit (message.max.bytes)
 MAX_TIME_MS = 253_402_300_799_999  # 9999-12-31, the last instant most clients can print
@@ -101,7 +101,7 @@ def decode_event(value: bytes | None, *, key: bytes | None, record_time_ms: int)
     Raises:
         MalformedRecordError: the record can never be applied.
     """
-    fields = _decode_map(value)
+    fields = _decode_map(value, schema.EVENT)
     if "user" not in fields and key:
         fields["user"] = _text_of_key(key)
     context = fields.get("context") or {}
@@ -126,7 +126,7 @@ def decode_item(value: bytes | None, *, key: bytes | None) -> Item:
     """
     if value is None and key:
         return Item(item=_id_of({"item": _text_of_key(key)}, "item"), active=False)
-    fields = _decode_map(value)
+    fields = _decode_map(value, schema.ITEM)
     if "item" not in fields and key:
         fields["item"] = _text_of_key(key)
     active = fields.get("active", True)
@@ -149,7 +149,7 @@ def decode_recommendation(value: bytes | None) -> Recommendation:
     Raises:
         MalformedRecordError: the record is not a list of ours.
     """
-    fields = _decode_map(value)
+    fields = _decode_map(value, schema.LIST)
     try:
         return Recommendation(
             user=fields["user"],
@@ -169,7 +169,7 @@ def decode_recommendation(value: bytes | None) -> Recommendation:
         raise MalformedRecordError("missing_field", f"not a recommendation: {exc}") from exc
 
 
-def _decode_map(value: bytes | None) -> dict[str, Any]:
+def _decode_map(value: bytes | None, kind: schema.Schema) -> dict[str, Any]:
     if not value:
         raise MalformedRecordError("empty", "the record has no value")
     if len(value) > MAX_VALUE_BYTES:
@@ -187,9 +187,8 @@ def _decode_map(value: bytes | None) -> dict[str, Any]:
         raise MalformedRecordError("undecodable", f"neither msgpack nor JSON: {exc}") from exc
     if not isinstance(fields, dict):
         raise MalformedRecordError("wrong_type", f"a map is expected, not {type(fields).__name__}")
-    version = fields.get("v", SCHEMA_VERSION)
-    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
-        raise MalformedRecordError("unknown_schema", f"v={version!r}, known up to {SCHEMA_VERSION}")
+    if why := kind.refusal(fields.get("v", kind.version)):
+        raise MalformedRecordError("unknown_schema", why)
     return fields
 
 
@@ -278,10 +277,13 @@ def _vectors_of(value: object) -> dict[str, tuple[float, ...]]:
 
 # ------------------------------------------------------------------------------------- encoding
 
+_SCHEMAS = {Event: schema.EVENT, Item: schema.ITEM, Recommendation: schema.LIST}
+
 
 def encode(record: Event | Item | Recommendation) -> bytes:
     """Write one record as a msgpack map with its schema version."""
-    fields = {"v": SCHEMA_VERSION} | {n: v for n, v in _fields(record).items() if v is not None}
+    version = _SCHEMAS[type(record)].version
+    fields = {"v": version} | {n: v for n, v in _fields(record).items() if v is not None}
     packed: bytes = msgpack.packb(fields, default=_fields)
     return packed
 

@@ -11,6 +11,7 @@ import torch
 from stream_samples import drawn, event, folded, learned, small
 
 from headrace.model.vocabulary import Vocabulary
+from headrace.streams import schema
 from headrace.streams.errors import CheckpointError
 from headrace.streams.learn import CatalogueReader
 from headrace.streams.learner import Learner
@@ -204,7 +205,8 @@ def test_a_delta_whose_content_does_not_fit_is_refused_whole(
     recommender, vocabulary = unpack_model(
         pack_model(learner.recommender, learner.vocabulary), max_items=16, device="cpu"
     )
-    arrays, fields = unpack(zlib.decompress(pack_delta(learner.recommender, learner.new_items)))
+    delta = pack_delta(learner.recommender, learner.new_items)
+    arrays, fields = unpack(zlib.decompress(delta), schema.DELTA)
     changed = pack(arrays | {f"content.{name}": value}, fields)
     with pytest.raises(CheckpointError, match="content"):
         apply_delta(zlib.compress(changed), recommender, Vocabulary(16))

@@ -11,7 +11,7 @@ from stream_samples import drawn, learned
 
 from headrace.model.recommender import Recommender
 from headrace.model.vocabulary import Vocabulary
-from headrace.streams import publication
+from headrace.streams import publication, schema
 from headrace.streams.errors import CheckpointError
 from headrace.streams.publication import apply_delta, pack_delta, pack_model, unpack_model
 from headrace.streams.store import Arrays, pack, unpack
@@ -142,7 +142,7 @@ DAMAGES: dict[str, Damage] = {
 def test_a_delta_with_one_damage_leaves_everything_as_it_was(
     damage: Damage, published: tuple[bytes, bytes], worker: Worker
 ) -> None:
-    arrays, fields = unpack(zlib.decompress(published[1]))
+    arrays, fields = unpack(zlib.decompress(published[1]), schema.DELTA)
     damage(arrays, fields)
     assert refused(zlib.compress(pack(arrays, fields)), worker).startswith("a delta does not fit")
 
@@ -150,7 +150,7 @@ def test_a_delta_with_one_damage_leaves_everything_as_it_was(
 def test_the_same_delta_without_damage_is_taken_over(
     published: tuple[bytes, bytes], worker: Worker
 ) -> None:
-    arrays, fields = unpack(zlib.decompress(published[1]))
+    arrays, fields = unpack(zlib.decompress(published[1]), schema.DELTA)
     apply_delta(zlib.compress(pack(arrays, fields)), *worker)
     recommender, vocabulary = worker
     items = arrays["signals.items"]

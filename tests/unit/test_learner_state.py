@@ -7,6 +7,7 @@ import pytest
 import torch
 from stream_samples import PlainLearner, batches, drawn, learned, small
 
+from headrace.streams import schema
 from headrace.streams.errors import CheckpointError
 from headrace.streams.learner import Learner
 from headrace.streams.learner_state import pack_learner, restore
@@ -80,7 +81,7 @@ def test_the_optimisers_go_on_too() -> None:
     # whose moments were lost would end elsewhere.
     learner = learned(STREAM[:HALF])
     model, state = checkpoint(learner)
-    arrays, fields = unpack(state)
+    arrays, fields = unpack(state, schema.LEARNER)
     forgetful = {k: a for k, a in arrays.items() if not k.startswith(("loop.scorer", "loop.enc"))}
     assert len(forgetful) < len(arrays)
     resumed = go_on(restored((model, pack(forgetful, fields))))
@@ -128,7 +129,7 @@ def test_a_model_of_another_shape_is_refused_and_the_text_says_what_differs(
 @pytest.mark.parametrize("lost", ["users", "loop.n_tasks"])
 def test_a_state_that_lacks_a_part_is_refused(lost: str) -> None:
     model, state = checkpoint(learned(STREAM[:HALF]))
-    arrays, fields = unpack(state)
+    arrays, fields = unpack(state, schema.LEARNER)
     del arrays[lost]
     with pytest.raises(CheckpointError, match="does not fit"):
         restored((model, pack(arrays, fields)))

@@ -9,6 +9,7 @@ from stream_samples import batches, copies, drawn, folded, learned
 from headrace import streams
 from headrace.model.recommender import Recommender
 from headrace.model.vocabulary import Vocabulary
+from headrace.streams import schema
 from headrace.streams.errors import CheckpointError, MalformedRecordError
 from headrace.streams.learner import Learner
 from headrace.streams.prequential import gradient_sums
@@ -215,7 +216,7 @@ def test_a_delta_of_a_model_of_another_shape_is_refused() -> None:
 
 def test_a_version_whose_parts_do_not_fit_is_refused() -> None:
     learner = learned(STREAM)
-    arrays, fields = unpack(pack_model(learner.recommender, learner.vocabulary))
+    arrays, fields = unpack(pack_model(learner.recommender, learner.vocabulary), schema.MODEL)
     config = fields["config"]
     no_array = {name: array for name, array in arrays.items() if name != "signals.filled"}
     for blob in (
@@ -230,7 +231,7 @@ def test_a_version_whose_parts_do_not_fit_is_refused() -> None:
 
 def test_a_version_from_before_actions_were_told_apart_is_refused_by_what_it_lacks() -> None:
     learner = learned(STREAM)
-    arrays, fields = unpack(pack_model(learner.recommender, learner.vocabulary))
+    arrays, fields = unpack(pack_model(learner.recommender, learner.vocabulary), schema.MODEL)
     old = {name: array for name, array in arrays.items() if not name.startswith("meta.targets.")}
     with pytest.raises(CheckpointError, match=r"does not fit: .*\s.*targets\.linear"):
         unpack_model(pack(old, fields), max_items=100, device="cpu")

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.streams.state import STATE_VERSION, UserState, offset_of
+from headrace.streams.schema import STATE
+from headrace.streams.state import UserState, offset_of
 from headrace.streams.wire import Event
 
 HISTORY = 5
@@ -137,9 +138,9 @@ def test_offset_is_read_without_the_rest(offset: int) -> None:
 
 def test_newer_version_is_refused_by_name() -> None:
     fields = msgpack.unpackb(UserState().encode())
-    fields[1] = STATE_VERSION + 1
+    fields[1] = STATE.version + 1
     fields.append("something this version does not know")
-    with pytest.raises(ValueError, match=f"version {STATE_VERSION + 1} is newer"):
+    with pytest.raises(ValueError, match=f"state of schema version {STATE.version + 1}, newer"):
         UserState.decode(msgpack.packb(fields))
 
 

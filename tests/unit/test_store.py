@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from headrace.streams import schema
 from headrace.streams.errors import CheckpointError
 from headrace.streams.store import ModelStore, pack, unpack
 
@@ -101,7 +102,7 @@ def test_pruning_a_store_with_room_removes_nothing(url: str) -> None:
 def test_arrays_and_fields_come_back_as_they_were() -> None:
     whole = np.arange(6, dtype=np.int32).reshape(2, 3)
     arrays = {"flat": whole, "turned": whole.T, "scalar": np.array(1.5), "none": np.zeros((0, 4))}
-    back, fields = unpack(pack(arrays, {"ids": ["tea", "Ä", ""]}))
+    back, fields = unpack(pack(arrays, {"ids": ["tea", "Ä", ""]}), schema.MODEL)
     assert fields == {"ids": ["tea", "Ä", ""]}
     assert back.keys() == arrays.keys()
     for name, array in arrays.items():
@@ -112,4 +113,4 @@ def test_arrays_and_fields_come_back_as_they_were() -> None:
 @pytest.mark.parametrize("blob", [b"", b"no safetensors", pack({"a": np.ones(3)}, {})[:-1]])
 def test_foreign_and_cut_bytes_are_no_checkpoint(blob: bytes) -> None:
     with pytest.raises(CheckpointError, match="not a checkpoint"):
-        unpack(blob)
+        unpack(blob, schema.MODEL)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from stream_samples import drawn, learned, small
 
+from headrace.streams import schema
 from headrace.streams.errors import CheckpointError
 from headrace.streams.evaluate import evaluate
 from headrace.streams.learner import Learner
@@ -60,7 +61,7 @@ def test_the_scale_of_the_inputs_stays_that_of_the_weights(model: Path) -> None:
 def test_a_model_from_before_actions_were_told_apart_tells_none_apart(
     model: Path, tmp_path: Path
 ) -> None:
-    arrays, fields = unpack(model.read_bytes())
+    arrays, fields = unpack(model.read_bytes(), schema.MODEL)
     old = {name: array for name, array in arrays.items() if not name.startswith("meta.targets.")}
     path = tmp_path / "old.safetensors"
     path.write_bytes(pack(old, fields))
