@@ -43,6 +43,9 @@ def _histogram(
 # ------------------------------------------------------------------------------------ both roles
 EVENTS = _counter("events_total", "Events applied to state.")
 REPLAYED = _counter("replayed_events_total", "Events skipped because the state held them already.")
+FORGOTTEN = _counter(
+    "forgotten_total", "Users forgotten, once in each partition where an event asked for it."
+)
 DEAD_LETTERS = _counter("dead_letters_total", "Records set aside.", "reason")
 LAG = _gauge("consumer_lag_events", "End offset less committed offset.", "partition")
 USERS = _gauge("users", "Users held in state.")

@@ -10,7 +10,9 @@ def observe(micro_batch: MicroBatch, computed: Computed, *, now_s: float, now_ms
     """Count a micro-batch once the broker has acknowledged everything it wrote."""
     metrics.EVENTS.inc(computed.n_applied)
     metrics.REPLAYED.inc(computed.n_replayed)
-    metrics.LISTS.inc(len(computed.lists))
+    listed = [key for key, value in computed.lists.items() if value is not None]
+    metrics.LISTS.inc(len(listed))
+    metrics.FORGOTTEN.inc(sum(value is None for value in computed.states.values()))
     for letter in micro_batch.dead_letters:
         metrics.DEAD_LETTERS.labels(letter.reason).inc()
     metrics.MICRO_BATCH_EVENTS.observe(micro_batch.n_records)
@@ -21,7 +23,7 @@ def observe(micro_batch: MicroBatch, computed: Computed, *, now_s: float, now_ms
         ("write", now_s - computed.ended_s),
     ):
         metrics.STAGE_SECONDS.labels(stage).observe(seconds)
-    for key in computed.lists:
+    for key in listed:
         age_ms = now_ms - micro_batch.users[key].oldest_record_ms
         metrics.EVENT_TO_LIST_SECONDS.observe(max(age_ms, 0) / 1000)
 

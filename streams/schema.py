@@ -39,7 +39,7 @@ class Schema:
         return ""
 
 
-EVENT = Schema("event", 1)
+EVENT = Schema("event", 2)  # 2 added what asks to forget a user, without an item
 ITEM = Schema("item", 1)
 LIST = Schema("list", 1)
 STATE = Schema("state", 2)  # 2 added the features

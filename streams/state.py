@@ -4,6 +4,7 @@ The state is a fold over the user's events. Each user lives in one partition, so
 last event folded makes a replay harmless: an event at or below it is already in.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgpack
@@ -12,10 +13,10 @@ import numpy.typing as npt
 
 from headrace.model.features import features_of
 from headrace.streams import schema
-from headrace.streams.wire import Event
+from headrace.streams.wire import FORGET, Event
 
 # Shown or undone, not engaged with: the event is applied, but it is no interaction.
-NOT_ENGAGED = frozenset({"impression", "return"})
+NOT_ENGAGED = frozenset({"impression", "return", FORGET})
 
 
 @dataclass(slots=True)
@@ -90,6 +91,21 @@ class UserState:
                 np.frombuffer(gradients, np.float32).reshape(len(state.n_judged), -1).copy()
             )
         return state
+
+
+def since_forgotten(
+    state: UserState, events: Sequence[tuple[int, Event]]
+) -> tuple[UserState, Sequence[tuple[int, Event]]]:
+    """Return a state and the (offset, event) pairs that are still to be applied to it.
+
+    Those given, unless one of the events, which are new to the state and in order, asks to forget
+    the user: then a new state that holds this event's offset only, and the events after it.
+    """
+    for at in reversed(range(len(events))):
+        offset, event = events[at]
+        if event.action == FORGET:
+            return UserState(offset), events[at + 1 :]
+    return state, events
 
 
 def offset_of(value: bytes) -> int:

@@ -2,8 +2,8 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
-from itertools import islice
+from collections.abc import Iterable, Mapping
+from itertools import chain, islice
 
 from headrace.streams.micro_batch import StateKey
 from headrace.streams.state import UserState
@@ -49,17 +49,18 @@ class UserStates:
                 if entry is not None and entry[0] is owner:
                     del self._overlay[key]
 
-    def overflow(self, incoming: Collection[StateKey]) -> list[StateKey]:
+    def overflow(self, incoming: Mapping[StateKey, bytes | None]) -> list[StateKey]:
         """Return the least recently written users to evict so that ``incoming`` fit."""
-        n_new = sum(key not in self._table for key in incoming)
+        n_new = sum(value is not None and key not in self._table for key, value in incoming.items())
         excess = len(self._table) + n_new - self._max_users
         at_most = max(min(excess, n_new + EVICTED_AT_ONCE), 0)
         return list(islice((key for key in self._table if key not in incoming), at_most))
 
-    def write(self, encoded: Mapping[StateKey, bytes], evicted: Iterable[StateKey]) -> None:
-        """Take over states whose changelog records the broker has acknowledged."""
-        for key, value in encoded.items():
-            self._table[key] = value
-            self._table.move_to_end(key)
-        for key in evicted:
-            self._table.pop(key, None)
+    def write(self, encoded: Mapping[StateKey, bytes | None], evicted: Iterable[StateKey]) -> None:
+        """Take over states whose changelog records the broker has acknowledged; None drops one."""
+        for key, value in chain(encoded.items(), ((key, None) for key in evicted)):
+            if value is None:
+                self._table.pop(key, None)
+            else:
+                self._table[key] = value
+                self._table.move_to_end(key)

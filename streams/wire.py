@@ -16,6 +16,7 @@ import msgpack
 from headrace.streams import schema
 from headrace.streams.errors import MalformedRecordError
 
+FORGET = "forget"  # the action of an event that asks to forget its user; it needs no item
 MAX_ID_BYTES = 256  # longer ids are almost always a whole payload in the wrong field
 MAX_VALUE_BYTES = 1_000_000  # the broker's own default limit (message.max.bytes)
 MAX_TIME_MS = 253_402_300_799_999  # 9999-12-31, the last instant most clients can print
@@ -25,10 +26,10 @@ MAX_VECTOR_WIDTH = 8192
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One interaction: a user did something to an item."""
+    """One interaction: a user did something to an item. Or one asks to be forgotten."""
 
     user: str
-    item: str
+    item: str  # empty with ``FORGET``
     time_ms: int
     action: str = "click"
     event_id: str | None = None
@@ -107,11 +108,12 @@ def decode_event(value: bytes | None, *, key: bytes | None, record_time_ms: int)
     context = fields.get("context") or {}
     if not isinstance(context, dict):
         raise MalformedRecordError("wrong_type", "context must be a map")
+    action = _action_of(fields.get("action", "click"))
     return Event(
         user=_id_of(fields, "user"),
-        item=_id_of(fields, "item"),
+        item="" if action == FORGET else _id_of(fields, "item"),
         time_ms=_time_of(fields.get("time_ms", record_time_ms)),
-        action=_action_of(fields.get("action", "click")),
+        action=action,
         event_id=_optional_text(fields, "event_id"),
         rec_id=_optional_text(fields, "rec_id"),
         context=context,
@@ -282,10 +284,17 @@ _SCHEMAS = {Event: schema.EVENT, Item: schema.ITEM, Recommendation: schema.LIST}
 
 def encode(record: Event | Item | Recommendation) -> bytes:
     """Write one record as a msgpack map with its schema version."""
-    version = _SCHEMAS[type(record)].version
-    fields = {"v": version} | {n: v for n, v in _fields(record).items() if v is not None}
+    version = {"v": _version_of(record)}
+    fields = version | {n: v for n, v in _fields(record).items() if v is not None}
     packed: bytes = msgpack.packb(fields, default=_fields)
     return packed
+
+
+def _version_of(record: Event | Item | Recommendation) -> int:
+    """Return the first version that has all of the record: the release before may read it too."""
+    if isinstance(record, Event) and record.action != FORGET:
+        return 1
+    return _SCHEMAS[type(record)].version
 
 
 def _fields(record: Any) -> dict[str, Any]:

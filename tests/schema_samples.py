@@ -16,7 +16,7 @@ from headrace.streams.publication import Announcement, pack_delta, pack_model, s
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
 from headrace.streams.store import StoredFile
-from headrace.streams.wire import Event, Item, Reason, Recommendation, Source, encode
+from headrace.streams.wire import FORGET, Event, Item, Reason, Recommendation, Source, encode
 
 FIXTURES = Path(__file__).parent / "fixtures"
 START_MS = 1_700_000_000_000
@@ -32,6 +32,7 @@ EVENT = Event(
     rec_id="ann-0-6",
     context={"country": "de", "party": 3},
 )
+ASKS = Event(user="ann", item="", action=FORGET, time_ms=START_MS)
 ITEM = Item(
     item="tea",
     title="Green tea",
@@ -123,7 +124,7 @@ def written() -> dict[str, bytes]:
     delta = pack_delta(shop.recommender, [(12, "new")])
     (fragment,) = split(delta, epoch=START_MS, sequence=3, published_ms=START_MS + 750)
     return {
-        "event": encode(EVENT),
+        "event": encode(ASKS),
         "item": encode(ITEM),
         "list": encode(LIST),
         "state": STATE.encode(),

@@ -190,9 +190,11 @@ def test_the_least_recently_written_users_make_room() -> None:
     states.write({key("ann"): b"1", key("bob"): b"1", key("cem"): b"1"}, evicted=[])
     states.write({key("ann"): b"2"}, evicted=[])
     # Now in order of writing: bob, cem, ann. dan and eve are new, cem is being written.
-    assert states.overflow([key("dan")]) == [key("bob")]
-    assert states.overflow([key("dan"), key("eve"), key("cem")]) == [key("bob"), key("ann")]
-    assert states.overflow([key("ann")]) == []
+    assert states.overflow({key("dan"): b"1"}) == [key("bob")]
+    coming = dict.fromkeys([key("dan"), key("eve"), key("cem")], b"1")
+    assert states.overflow(coming) == [key("bob"), key("ann")]
+    assert states.overflow({key("ann"): b"3"}) == []
+    assert states.overflow({key("fay"): None}) == []  # forgotten, not coming
     states.write({key("dan"): b"1"}, evicted=[key("bob")])
     assert len(states) == 3
     assert states.read(key("bob")).last_offset == -1

@@ -206,7 +206,7 @@ def test_what_is_no_map_is_refused(value: bytes | None, reason: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"v": 2}, "unknown_schema"),
+        ({"v": 3}, "unknown_schema"),
         ({"v": 0}, "unknown_schema"),
         ({"v": "1"}, "unknown_schema"),
         ({"user": ""}, "missing_field"),
