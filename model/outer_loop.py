@@ -175,6 +175,11 @@ class OuterLoop:
         self.start_anew(indexes)
         self._forget_replay()
 
+    def forget_owner(self, owner: int) -> None:
+        """Rehearse a user's tasks no more, nor learn from those that no step was taken for yet."""
+        self._lists.drop(owner)
+        self._sequences.drop(owner)
+
     def start_anew(self, indexes: npt.NDArray[np.integer]) -> None:
         """Let indexes that nobody took an item of be as new: other items are to have them."""
         encoder = self.meta.encoder
@@ -242,13 +247,16 @@ class OuterLoop:
         self.meta.n_items.fill_(n_items)
         self.meta.residual.copy_(torch.from_numpy(self._residual.logs()))
 
-    def learn(self, tasks: Tasks, *, n_items: int, rehearse: bool = True) -> float:
+    def learn(
+        self, tasks: Tasks, *, n_items: int, rehearse: bool = True, owners: Longs | None = None
+    ) -> float:
         """Take the steps that new tasks make due: each on ``batch_tasks``, new and rehearsed.
 
         ``n_items`` is how many item indexes are in use. Without ``rehearse`` fewer steps are due.
+        ``owners`` are (B,) numbers of the tasks' users, to forget them by.
         Returns the mean query loss in nats before each step, NaN if there was none.
         """
-        self._keep(tasks)
+        self._keep(tasks, np.zeros(len(tasks), np.int64) if owners is None else owners)
         self.n_tasks += len(tasks)
         self._n_due += len(tasks)
         n_new = max(1, self.config.batch_tasks // (1 + self.config.replay_batches * rehearse))
@@ -260,8 +268,8 @@ class OuterLoop:
 
     def _settle(self, n_items: int) -> None:
         """Take a step on what none was due for yet: a checkpoint must not owe any."""
-        if self._n_due:
-            self._n_due = 0
+        n_due, self._n_due = self._n_due, 0
+        if n_due and self._sequences.filled:  # a user who was forgotten may have owed them all
             self._step(n_items)
 
     def _step(self, n_items: int) -> float:
@@ -270,7 +278,7 @@ class OuterLoop:
         self._descend(self._draw_sequences(n_items))
         return self._descend(self._draw_lists()) if self._lists.filled else float("nan")
 
-    def _keep(self, tasks: Tasks) -> None:
+    def _keep(self, tasks: Tasks, owners: Longs) -> None:
         """Put tasks into the replay; half precision, for the inputs are most of it."""
         h, length = tasks.histories, self.meta.config.length
         self._sequences.add(
@@ -281,7 +289,8 @@ class OuterLoop:
                 h.features,
                 tasks.targets,
                 tasks.actions,
-            ]
+            ],
+            owners,
         )
         self.meta.targets.count(_tensor(tasks.actions).to(self.recommender.device))
         hit = tasks.positions >= 0
@@ -294,7 +303,8 @@ class OuterLoop:
                 np.pad(tasks.inputs[hit], (*pad, (0, 0))).astype(np.float16),
                 *(a[hit] for a in (tasks.context, tasks.positions, tasks.actions)),
                 *(a[hit] for a in (tasks.gradient_sums, tasks.gradient_counts, tasks.shares)),
-            ]
+            ],
+            owners[hit],
         )
 
     def _standardise(self) -> None:

@@ -132,6 +132,7 @@ class Learning:
     def _observe(self, learned: Learned) -> None:
         metrics.EVENTS.inc(learned.n_events)
         metrics.TASKS.inc(learned.n_tasks)
+        metrics.FORGOTTEN.inc(learned.n_forgotten)
         metrics.REPLAY_TASKS.set(self._learner.outer_loop.n_replay)
         metrics.ITEMS.set(self._learner.vocabulary.n_items)
         if learned.n_tasks and learned.query_loss == learned.query_loss:  # not NaN

@@ -17,12 +17,13 @@ from headrace.model.item_regression import FIT_EVENTS, Coefficients, PairCounts
 from headrace.model.losses import Ranks
 from headrace.model.outer_loop import OuterLoop, OuterLoopConfig, Tasks
 from headrace.model.recommender import MetaParameters, Recommender
-from headrace.model.signals import ALL_TIME, Ints, ItemSignals
+from headrace.model.signals import ALL_TIME, Ints, ItemSignals, Longs
 from headrace.model.vocabulary import ItemIndex, Vocabulary
 from headrace.streams.actions import weights_of
 from headrace.streams.catalogue import Catalogue
 from headrace.streams.categories import Categories
 from headrace.streams.content import HashedWords, pick_embedder
+from headrace.streams.forgetting import Forgetting, owner_of
 from headrace.streams.inheritance import Inheritance
 from headrace.streams.prequential import Folded, fold, judge
 from headrace.streams.settings import Settings
@@ -39,6 +40,7 @@ class Learned(NamedTuple):
     n_events: int  # new to their users' states
     n_tasks: int
     query_loss: float  # nats, NaN without tasks
+    n_forgotten: int = 0  # users
 
 
 def model_config(settings: Settings) -> ModelConfig:
@@ -86,6 +88,7 @@ class Learner:
         self.outer_loop = self.new_outer_loop()
         self.pairs = PairCounts()
         self.users: OrderedDict[str, UserState] = OrderedDict()  # least recent first
+        self.forgetting = Forgetting(self)
         self.n_events = 0
         self._n_unfitted = 0  # events since items were fitted anew
         self.new_items: list[tuple[int, str]] = []  # admitted since the last delta
@@ -144,14 +147,19 @@ class Learner:
     def learn(self, events: Sequence[tuple[str, int, Event]], *, rehearse: bool = True) -> Learned:
         """Learn from (user key, offset, event) triples, new to the users' states and in order.
 
-        1. Admit items. 2. Fold the events, keeping each history before. 3. Judge the tasks among
-        them, by what is served: the scorer must learn how far to trust an encoder of the last
-        version. 4. Count all in the item signals. 5. Step the outer loop.
+        1. Forget users who ask for it. 2. Admit items. 3. Fold the events, keeping each history
+        before. 4. Judge the tasks among them, by what is served: the scorer must learn how far to
+        trust an encoder of the last version. 5. Count all in the item signals. 6. Step the outer
+        loop.
         """
-        self.admit([event for _, _, event in events])  # 1
-        states, folded = self.fold(events)  # 2
-        judged = judge(self.published, folded, states)  # 3
-        return self.absorb(folded, judged.tasks if judged else None, rehearse=rehearse)  # 4, 5
+        n_forgotten, events = self.forgetting.take_out(events)  # 1
+        self.admit([event for _, _, event in events])  # 2
+        states, folded = self.fold(events)  # 3
+        judged = judge(self.published, folded, states)  # 4
+        owners = np.array([owner_of(key) for key, _, _ in events], np.int64)[folded.is_task]
+        tasks = judged.tasks if judged else None
+        learned = self.absorb(folded, tasks, rehearse=rehearse, owners=owners)  # 5, 6
+        return learned._replace(n_forgotten=n_forgotten)
 
     def absorb(
         self,
@@ -160,6 +168,7 @@ class Learner:
         *,
         is_counted: bool = False,
         rehearse: bool = True,
+        owners: Longs | None = None,
     ) -> Learned:
         """Count folded events, unless they are, and step the outer loop on the tasks among them."""
         if not is_counted:
@@ -169,7 +178,9 @@ class Learner:
         self._n_unfitted += len(folded.targets)
         if tasks is None:
             return Learned(len(folded.targets), 0, float("nan"))
-        loss = self.outer_loop.learn(tasks, n_items=len(self.vocabulary), rehearse=rehearse)
+        loss = self.outer_loop.learn(
+            tasks, n_items=len(self.vocabulary), rehearse=rehearse, owners=owners
+        )
         return Learned(len(folded.targets), len(tasks), loss)
 
     def count(self, folded: Folded, rows: slice) -> None:
@@ -324,18 +335,38 @@ class Learner:
             self.signals.arrays.dirty_items[index] = True
 
     def make_room(self) -> bool:
-        """Evict the least popular items of a full vocabulary; True if replicas must reload."""
+        """Evict items that only forgotten users took, and the least popular of a full vocabulary.
+
+        True if replicas must reload.
+        """
+        has_evicted = self._evict_given_up()
         if self.vocabulary.n_items < self.vocabulary.max_items:
-            return self.signals.rebase()
+            return self.signals.rebase() or has_evicted
         n = max(1, int(EVICT_SHARE * self.vocabulary.max_items))
         slow = self.signals.popularity_now(len(self.vocabulary))[:, 1]
         gone = np.argsort(slow, kind="stable")[:n]
-        self.signals.forget(gone)
         self.outer_loop.forget(gone, n_items=len(self.vocabulary))
+        self._evict(gone)
+        return True
+
+    def _evict_given_up(self) -> bool:
+        """Evict items that only forgotten users took; those of the catalogue come back as new."""
+        gone = self.forgetting.given_up()
+        if not len(gone):
+            return False
+        items = [self.vocabulary.ids[index] for index in gone]
+        self.outer_loop.start_anew(gone)  # nothing that is rehearsed names them
+        self._evict(gone)
+        self._unplaced.update((item, None) for item in items if self.catalogue.source_of(item))
+        self.place()
+        return True
+
+    def _evict(self, gone: Longs) -> None:
+        """Free the indexes of items, and what is counted for them: replicas must reload."""
+        self.signals.forget(gone)
         self.pairs.forget(gone)
         self.recommender.coefficients.forget(gone)
         self.vocabulary.evict(gone.tolist())
         self.new_items = []  # replicas reload; told later, an evicted one would come back to them
         self.signals.refresh_popular(len(self.vocabulary))
         self.signals.rebase()
-        return True

@@ -33,6 +33,7 @@ def pack_learner(learner: Learner, positions: Positions) -> bytes:
         "v": schema.LEARNER.version,
         "positions": {str(partition): offset for partition, offset in positions.items()},
         "n_events": learner.n_events,
+        "versions_due": learner.forgetting.versions_due,
         "categories": learner.categories.names(),
         "content": [learner.catalogue.space, learner.catalogue.n_arrived],
     }
@@ -61,6 +62,7 @@ def restore(learner: Learner, model_blob: bytes, learner_blob: bytes) -> Positio
             (key, UserState.decode(state)) for key, state in msgpack.unpackb(arrays["users"])
         )
         learner.n_events = fields["n_events"]
+        learner.forgetting.versions_due = fields.get("versions_due", 0)  # none in version 1
         learner.categories.restore(fields["categories"])
         if not learner.catalogue.restore(*fields["content"]):
             learner.signals.content = Content()  # of another space; the records are read again

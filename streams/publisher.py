@@ -98,9 +98,10 @@ class Publisher:
 
     def _is_due(self) -> bool:
         n_new = self._learner.n_events - self._published_events
+        has_news = n_new > 0 or self._learner.forgetting.versions_due > 0
         waited_s = time.monotonic() - self._published_at_s
         return n_new >= self._settings.version_events or (
-            n_new > 0 and waited_s >= self._settings.version_interval_s
+            has_news and waited_s >= self._settings.version_interval_s
         )
 
     async def publish_version(self, send: Send, guard: PauseGuard) -> Positions:
@@ -134,6 +135,7 @@ class Publisher:
         if learner.make_room():
             self._open_epoch()
         learner.forget_users()
+        learner.forgetting.versions_due = max(0, learner.forgetting.versions_due - 1)
         learner.publish_version()
         positions = dict(self._positions)
         return (

@@ -1,0 +1,186 @@
+"""Forgetting in the learn role: what is gone at once, with the next version, and what stays."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from stream_samples import PlainLearner, Triple, batches, drawn, event, learned, small
+
+from headrace.model.outer_loop import OuterLoop
+from headrace.model.signals import ALL_TIME
+from headrace.streams.forgetting import owner_of
+from headrace.streams.learner import Learner
+from headrace.streams.learner_state import pack_learner, restore
+from headrace.streams.publication import pack_model
+from headrace.streams.wire import FORGET, Event, Item
+
+STREAM = drawn(200)
+ONLY = "only-anns-item"
+
+
+def asks(user: str, offset: int) -> Triple:
+    """Return an event that asks to forget its user."""
+    return user, offset, Event(user=user, item="", action=FORGET, time_ms=0)
+
+
+def visits(user: str, *items: str, first: int = 0) -> list[Triple]:
+    """Return a user's events, a minute apart."""
+    return [(user, first + at, event(user, item, first + at)) for at, item in enumerate(items)]
+
+
+def with_ann(stream: Sequence[Triple]) -> list[Triple]:
+    """Return the stream and what ann did among it: items of all, and one of her own."""
+    half = len(stream) // 2
+    return [
+        *stream[:half],
+        *visits("ann", "item-0", ONLY, "item-1", ONLY, "item-2", first=1_000),
+        *stream[half:],
+    ]
+
+
+def files(learner: Learner) -> bytes:
+    """Return both files of a version, one behind the other."""
+    return pack_model(learner.recommender, learner.vocabulary) + pack_learner(learner, {})
+
+
+def next_version(learner: Learner) -> bytes:
+    """Do what a version does, and return its files."""
+    learner.make_room()
+    learner.publish_version()
+    return files(learner)
+
+
+def owners_of(loop: OuterLoop) -> set[int]:
+    """Return whose tasks are kept for rehearsal."""
+    return {
+        int(owner) for replay in (loop._lists, loop._sequences) for owner in replay._owners if owner
+    }
+
+
+def test_later_versions_hold_neither_the_user_nor_an_item_only_they_took() -> None:
+    learner = learned(with_ann(STREAM))
+    before = files(learner)
+    assert b"ann" in before
+    assert ONLY.encode() in before
+    learner.learn([asks("ann", 2_000)])
+    after = next_version(learner)
+    assert b"ann" not in after
+    assert ONLY.encode() not in after
+    assert b"item-0" in after  # others took it
+
+
+def test_nothing_of_the_user_is_rehearsed_or_owed() -> None:
+    learner = learned(with_ann(STREAM))
+    assert owner_of("ann") in owners_of(learner.outer_loop)
+    n_tasks = learner.outer_loop.n_replay
+    learner.learn([asks("ann", 2_000)])
+    assert owner_of("ann") not in owners_of(learner.outer_loop)
+    assert learner.outer_loop.n_replay == n_tasks - 5  # none of ann's visits repeats the last item
+    assert {owner_of(f"user-{i}") for i in range(7)} <= owners_of(learner.outer_loop)
+    gone = learner.vocabulary.index(ONLY)
+    histories, *_, targets, _ = learner.outer_loop._sequences._columns
+    assert gone not in histories[: learner.outer_loop.n_replay]
+    assert gone not in targets[: learner.outer_loop.n_replay]
+
+
+def test_who_owed_all_that_was_due_can_be_forgotten_before_the_version() -> None:
+    learner = Learner(small())
+    learner.learn(visits("ann", "tea", "milk", "soap"))
+    learner.learn([asks("ann", 3)])
+    learner.publish_version()
+    assert learner.outer_loop.n_replay == 0
+
+
+def test_what_the_user_did_before_asking_in_the_same_batch_is_not_learned_from() -> None:
+    learner = Learner(small())
+    step = learner.learn(
+        [*visits("ann", "tea", ONLY), asks("ann", 2), *visits("ann", "milk", first=3)]
+    )
+    assert (step.n_events, step.n_forgotten) == (1, 1)
+    assert learner.vocabulary.ids == ["milk"]
+    assert (learner.users["ann"].items, learner.users["ann"].n_events) == (["milk"], 1)
+
+
+def test_others_and_what_is_counted_stay() -> None:
+    learner = learned(with_ann(STREAM))
+    learner.learn([asks("ann", 2_000)])
+    next_version(learner)
+    assert set(learner.users) == {f"user-{i}" for i in range(7)}
+    index = learner.vocabulary.index("item-0")
+    taken = sum(e.item == "item-0" for _, _, e in with_ann(STREAM))
+    assert learner.signals.arrays.popularity[index, ALL_TIME] == taken  # ann's once among them
+
+
+def test_an_item_that_somebody_took_meanwhile_stays() -> None:
+    learner = learned(with_ann(STREAM))
+    learner.learn([asks("ann", 2_000)])
+    learner.learn(visits("bob", ONLY, first=3_000))
+    assert ONLY.encode() in next_version(learner)
+
+
+def test_an_item_that_only_forgotten_users_took_goes_with_the_last_of_them() -> None:
+    learner = learned([*visits("ann", ONLY, "tea"), *visits("bob", ONLY), *visits("cem", "tea")])
+    learner.learn([asks("ann", 5), asks("bob", 6)])
+    after = next_version(learner)
+    assert ONLY.encode() not in after
+    assert b"tea" in after
+
+
+def test_an_item_of_the_catalogue_comes_back_as_one_that_nobody_took() -> None:
+    learner = learned(with_ann(STREAM))
+    learner.note(Item(item=ONLY, vectors={"image": (1.0, 0.5)}))
+    learner.place()
+    learner.learn([asks("ann", 2_000)])
+    assert ONLY.encode() in next_version(learner)
+    index = learner.vocabulary.index(ONLY)
+    assert learner.signals.arrays.popularity[index].tolist() == [0, 0, 0, 0]
+    assert learner.signals.arrays.filled[index] == 0
+    assert index not in learner.signals.arrays.ids[: len(learner.vocabulary)]
+
+
+def test_replicas_reload_only_if_an_item_went() -> None:
+    learner = learned(with_ann(STREAM))
+    learner.learn([asks("user-0", 2_000)])
+    assert not learner.make_room()
+    learner.learn([asks("ann", 2_001)])
+    assert learner.make_room()
+    assert not learner.make_room()
+
+
+@pytest.mark.parametrize("cut", [0, 60, 103, 150])
+def test_a_learner_that_replays_from_an_older_version_forgets_again(cut: int) -> None:
+    stream = [*with_ann(STREAM), asks("ann", 2_000), *visits("user-1", "item-3", first=3_000)]
+    learner = learned(stream[:cut])
+    resumed = PlainLearner(small())
+    model = pack_model(learner.recommender, learner.vocabulary)
+    restore(resumed, model, pack_learner(learner, {}))
+    for batch in batches(stream[cut:], 16):
+        resumed.learn(batch)
+    after = next_version(resumed)
+    assert b"ann" not in after
+    assert ONLY.encode() not in after
+    assert set(resumed.users) == {f"user-{i}" for i in range(7)}
+
+
+def test_versions_stay_due_until_no_older_one_is_kept_over_a_restart_too() -> None:
+    learner = learned(with_ann(STREAM), versions_kept=3)
+    assert learner.forgetting.versions_due == 0
+    learner.learn([asks("ann", 2_000)])
+    assert learner.forgetting.versions_due == 3
+    learner.forgetting.versions_due -= 1  # one was published
+    resumed = PlainLearner(small(versions_kept=3))
+    model = pack_model(learner.recommender, learner.vocabulary)
+    restore(resumed, model, pack_learner(learner, {}))
+    assert resumed.forgetting.versions_due == 2
+
+
+def test_many_who_ask_at_once_are_all_forgotten() -> None:
+    learner = learned(STREAM)
+    learner.learn([asks(f"user-{i}", 2_000 + i) for i in range(7)])
+    assert not learner.users
+    assert learner.outer_loop.n_replay == 0
+    next_version(learner)
+    assert learner.vocabulary.n_items == 0  # nobody else took any
+    learner.learn(visits("bob", "tea", "milk", first=3_000))  # and it goes on
+    assert np.isfinite(learner.signals.arrays.popularity).all()
+    next_version(learner)
