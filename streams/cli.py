@@ -75,6 +75,7 @@ for command in (
     cli_tools.replay,
     cli_tools.consume,
     cli_tools.dead_letters,
+    cli_tools.forget,
     cli_roles.evaluate,
     cli_bench.bench,
     cli_roles.demo,

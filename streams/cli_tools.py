@@ -176,6 +176,33 @@ def consume(
         click.echo("no lists yet: they need events, and both roles running", err=True)
 
 
+@click.command()
+@click.argument("users", nargs=-1, required=True, metavar="USER...")
+@with_settings("topic_prefix")
+def forget(settings: Settings, users: tuple[str, ...]) -> None:
+    """Forget users: their states, lists and histories.
+
+    Publishes an event with the action "forget" for each; your own programs may, in the partition
+    of the user's other events. It takes effect in the order of the events: who acts later is a new
+    user. Both roles must be of this release, and running. What they cannot delete is printed:
+    see to it yourself.
+
+    \b
+    Example:  headrace forget 42
+    Next:     headrace consume --user 42, which finds no list
+    """
+    from headrace.streams.forget import ask_to_forget, kept_for
+
+    n_partitions = ask_to_forget(settings, users)
+    click.echo(f"asked to forget {', '.join(users)} in {n_partitions} partitions")
+    click.echo("at once, where adapt runs: no state, no list; compaction removes what was written")
+    within_s = settings.versions_kept * settings.version_interval_s
+    click.echo(f"within {within_s:.0f} s, where learn runs: in no model version that is kept")
+    click.echo("yours to see to, for it holds what these users sent:")
+    for topic, kept in kept_for(settings).items():
+        click.echo(f"  {topic} keeps records {kept} (retention.ms)")
+
+
 @click.command("dead-letters")
 @with_settings("topic_prefix")
 def dead_letters(settings: Settings) -> None:

@@ -112,9 +112,15 @@ class Outbox:
         self._topic = topic
         self._unconfirmed: deque[Any] = deque()
 
-    def send(self, *, key: str, value: bytes) -> None:
-        """Send one record; wait for the oldest when many are under way."""
-        self._unconfirmed.append(self._client.send(self._topic, key=key.encode(), value=value))
+    def partitions(self) -> list[int]:
+        """Return the topic's partitions."""
+        return sorted(self._client.partitions_for(self._topic))
+
+    def send(self, *, key: str, value: bytes, partition: int | None = None) -> None:
+        """Send one record, to a partition if given; wait for the oldest when many are under way."""
+        self._unconfirmed.append(
+            self._client.send(self._topic, key=key.encode(), value=value, partition=partition)
+        )
         if len(self._unconfirmed) > MAX_UNCONFIRMED:
             self._unconfirmed.popleft().get(SEND_LIMIT_S)
 

@@ -23,7 +23,14 @@ from kafka import KafkaProducer
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
 from headrace.streams.topics import create_topics, users_changelog
-from headrace.streams.wire import Event, Recommendation, decode_event, decode_recommendation, encode
+from headrace.streams.wire import (
+    FORGET,
+    Event,
+    Recommendation,
+    decode_event,
+    decode_recommendation,
+    encode,
+)
 
 WORKER = Path(__file__).parent / "worker.py"
 WAIT_LIMIT_S = 60.0  # two session time-outs, two joins and a busy machine
@@ -190,23 +197,27 @@ class Watcher:
     # --------------------------------------------------------------------------- expectations
 
     def expected(self) -> dict[StateKey, UserState]:
-        """Fold the events topic: what every state must be in the end."""
+        """Fold the events topic: what every state must be in the end, none of those forgotten."""
         states: dict[StateKey, UserState] = {}
         for record in self.events:
             event = decode_event(record.value(), key=record.key(), record_time_ms=0)
-            state = states.setdefault((record.partition(), event.user.encode()), UserState())
+            key = record.partition(), event.user.encode()
+            if event.action == FORGET:
+                states.pop(key, None)
+                continue
+            state = states.setdefault(key, UserState())
             state.apply(event, offset=record.offset(), history_length=self.settings.history_length)
         return states
 
     def written(self) -> dict[StateKey, UserState]:
-        """Return the last state written for every user."""
-        return {
-            (r.partition(), r.key()): UserState.decode(r.value()) for r in self.states if r.value()
-        }
+        """Return the last state written for every user, none after a tombstone."""
+        last = {(r.partition(), r.key()): r.value() for r in self.states}
+        return {key: UserState.decode(value) for key, value in last.items() if value}
 
     def last_lists(self) -> dict[StateKey, Recommendation]:
-        """Return the last list written for every user."""
-        return {(r.partition(), r.key()): decode_recommendation(r.value()) for r in self.lists}
+        """Return the last list written for every user, none after a tombstone."""
+        last = {(r.partition(), r.key()): r.value() for r in self.lists}
+        return {key: decode_recommendation(value) for key, value in last.items() if value}
 
     def until_answered(self, n_events: int) -> None:
         """Read on until every user's last event so far is in a written state and a list."""
@@ -215,7 +226,7 @@ class Watcher:
 
         def is_answered() -> bool:
             written, lists = self.written(), self.last_lists()
-            return all(
+            return written.keys() | lists.keys() <= wanted.keys() and all(
                 key in written
                 and key in lists
                 and written[key].last_offset >= offset
@@ -229,6 +240,7 @@ class Watcher:
         """Compare every state and last list with the fold, user by user."""
         expected, written, lists = self.expected(), self.written(), self.last_lists()
         assert written == expected
+        assert lists.keys() == expected.keys()
         for key, state in expected.items():
             assert lists[key].items == tuple(reversed(state.items[-5:]))
             assert lists[key].source.partition == key[0]
@@ -237,10 +249,11 @@ class Watcher:
         """Check the changelog in its own order: older after newer is a stale write."""
         last: dict[StateKey, int] = {}
         for record in self.states:
-            key, offset = (
-                (record.partition(), record.key()),
-                UserState.decode(record.value()).last_offset,
-            )
+            key = record.partition(), record.key()
+            if record.value() is None:  # forgotten: what comes later is of a new user
+                last.pop(key, None)
+                continue
+            offset = UserState.decode(record.value()).last_offset
             assert offset >= last.get(key, -1), f"stale write for {key} at {record.offset()}"
             last[key] = offset
 

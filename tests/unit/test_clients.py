@@ -75,10 +75,13 @@ class FakeProducer:
         self.sent: list[Acknowledgement] = []
         self._failing = failing
 
-    def send(self, _: str, *, key: bytes, value: bytes) -> Acknowledgement:
+    def send(
+        self, _: str, *, key: bytes, value: bytes, partition: int | None = None
+    ) -> Acknowledgement:
         """Take a record."""
         assert key
         assert value
+        assert partition is None
         error = OSError("lost") if len(self.sent) == self._failing else None
         self.sent.append(Acknowledgement(error))
         return self.sent[-1]
