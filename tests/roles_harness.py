@@ -48,10 +48,14 @@ class RoleProcess:
         environment = os.environ | environment_of(self._settings)
         return Child([sys.executable, "-m", "headrace.streams", self.role], env=environment)
 
-    def kill_and_restart(self) -> None:
-        """End it as a power failure would, and start it again."""
+    def kill(self) -> None:
+        """End it as a power failure would."""
         os.kill(self.child.pid, signal.SIGKILL)
         self.child.stop(limit_s=STOP_LIMIT_S)
+
+    def kill_and_restart(self) -> None:
+        """End it as a power failure would, and start it again."""
+        self.kill()
         self.child = self._start()
 
     def metrics(self) -> Scrape:

@@ -13,6 +13,7 @@ from headrace.streams.child import Child
 from headrace.streams.settings import Settings
 
 BROKER = pytest.StashKey[Child]()
+KAFKA_DATA = pytest.StashKey[Path]()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -30,11 +31,18 @@ def bootstrap(
         if request.config.getoption("--broker") == "kafka":
             folder = tmp_path_factory.mktemp("kafka")
             address, child = stack.enter_context(apache_kafka(folder))
+            request.config.stash[KAFKA_DATA] = folder / "data"
         else:
             broker = stack.enter_context(EmbeddedBroker())
             address, child = broker.bootstrap, broker.child
         request.config.stash[BROKER] = child
         yield address
+
+
+@pytest.fixture
+def kafka_data(bootstrap: str, request: pytest.FixtureRequest) -> Path:  # noqa: ARG001 - started
+    """Return the folder of Apache Kafka's logs, one folder a partition in it."""
+    return request.config.stash[KAFKA_DATA]
 
 
 @pytest.fixture
