@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +44,13 @@ class Worker:
     """One adapt worker in its own process."""
 
     def __init__(
-        self, settings: Settings, log: Path, *, slow_s: float = 0.0, slow_calls: int = 0
+        self,
+        settings: Settings,
+        log: Path,
+        *,
+        slow_s: float = 0.0,
+        slow_calls: int = 0,
+        environment: Mapping[str, str] = os.environ,
     ) -> None:
         self._log = log
         fields = settings.model_dump(include=set(settings.model_fields_set))
@@ -59,7 +65,7 @@ class Worker:
                     f"slow_calls={slow_calls}",
                 ],
                 stderr=stderr,
-                env={name: value for name, value in os.environ.items() if "HEADRACE" not in name},
+                env={name: value for name, value in environment.items() if "HEADRACE" not in name},
             )
 
     def kill(self) -> None:
@@ -116,10 +122,10 @@ class Fleet:
     folder: Path
     workers: list[Worker] = field(default_factory=list)
 
-    def start(self, *, slow_s: float = 0.0, slow_calls: int = 0) -> Worker:
-        """Start another worker."""
+    def start(self, **options: Any) -> Worker:
+        """Start another worker; the options are its own."""
         log = self.folder / f"worker-{len(self.workers)}.log"
-        self.workers.append(Worker(self.settings, log, slow_s=slow_s, slow_calls=slow_calls))
+        self.workers.append(Worker(self.settings, log, **options))
         return self.workers[-1]
 
     def __enter__(self) -> Self:

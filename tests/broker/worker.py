@@ -55,6 +55,7 @@ def main() -> None:
     logging.basicConfig(
         level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
     )
+    logging.info("runs %s", adapt.__file__)
     fields = dict(argument.split("=", 1) for argument in sys.argv[1:])
     slow_s, slow_calls = float(fields.pop("slow_s", "0")), int(fields.pop("slow_calls", "0"))
     settings = load(fields)
