@@ -178,29 +178,28 @@ def consume(
 
 @click.command()
 @click.argument("users", nargs=-1, required=True, metavar="USER...")
-@with_settings("topic_prefix")
+@with_settings("topic_prefix", "group")
 def forget(settings: Settings, users: tuple[str, ...]) -> None:
     """Forget users: their states, lists and histories.
 
     Publishes an event with the action "forget" for each; your own programs may, in the partition
     of the user's other events. It takes effect in the order of the events: who acts later is a new
-    user. Both roles must be of this release, and running. What they cannot delete is printed:
-    see to it yourself.
+    user. Both roles must be running, all of them at this release or a later one. What is printed
+    says until when which topics hold records of users: the last two are yours to see to.
 
     \b
     Example:  headrace forget 42
     Next:     headrace consume --user 42, which finds no list
     """
-    from headrace.streams.forget import ask_to_forget, kept_for
+    from headrace.streams.forget import ask_to_forget, how_long
 
     n_partitions = ask_to_forget(settings, users)
     click.echo(f"asked to forget {', '.join(users)} in {n_partitions} partitions")
-    click.echo("at once, where adapt runs: no state, no list; compaction removes what was written")
     within_s = settings.versions_kept * settings.version_interval_s
-    click.echo(f"within {within_s:.0f} s, where learn runs: in no model version that is kept")
-    click.echo("yours to see to, for it holds what these users sent:")
-    for topic, kept in kept_for(settings).items():
-        click.echo(f"  {topic} keeps records {kept} (retention.ms)")
+    click.echo(f"in no model version that is kept: {within_s:.0f} s after learn has read it")
+    click.echo("records of them, once adapt has read it, are on")
+    for topic, limit in how_long(settings).items():
+        click.echo(f"  {topic:40} {limit}")
 
 
 @click.command("dead-letters")

@@ -7,9 +7,11 @@ from kafka.admin import ConfigResource
 
 from headrace.streams.clients import admin, outbox
 from headrace.streams.settings import Settings
+from headrace.streams.topics import users_changelog
 from headrace.streams.wire import FORGET, Event, decode_event, encode
 
 _UNITS = (("days", 86_400_000), ("hours", 3_600_000), ("minutes", 60_000), ("seconds", 1_000))
+_LONGEST_MS = 2**63 - 1  # the brokers' way of saying never
 
 
 def ask_to_forget(settings: Settings, users: Sequence[str]) -> int:
@@ -34,20 +36,24 @@ def ask_to_forget(settings: Settings, users: Sequence[str]) -> int:
     return len(partitions)
 
 
-def kept_for(settings: Settings) -> dict[str, str]:
-    """Return how long each topic keeps records of a user that no role can delete."""
-    names = [settings.topic(name) for name in ("events", "dead-letters")]
+def how_long(settings: Settings) -> dict[str, str]:
+    """Return until when the topics that hold records of users do so, in words."""
+    compacted = [users_changelog(settings), settings.topic("recommendations")]
+    kept = [settings.topic("events"), settings.topic("dead-letters")]
     with admin(settings.bootstrap) as client:
-        resources = [ConfigResource("TOPIC", name) for name in names]
+        resources = [ConfigResource("TOPIC", name) for name in (*compacted, *kept)]
         found = client.describe_configs(resources, config_filter="all")["topic"]
-    return {name: _in_words(found.get(name, {}).get("retention.ms", {})) for name in names}
+    limits = dict.fromkeys(compacted, "max.compaction.lag.ms") | dict.fromkeys(kept, "retention.ms")
+    return {
+        topic: f"{_in_words(found.get(topic, {}).get(limit, {}).get('value'))} ({limit})"
+        for topic, limit in limits.items()
+    }
 
 
-def _in_words(config: dict[str, str | None]) -> str:
-    value = config.get("value")
+def _in_words(value: str | None) -> str:
     if value is None:
-        return "as long as the broker's retention says"
-    if int(value) < 0:
-        return "for ever"
-    unit, size = next((each for each in _UNITS if int(value) >= each[1]), _UNITS[-1])
-    return f"for {int(value) / size:g} {unit}"
+        return "as its broker is set"
+    if not 0 <= int(value) < _LONGEST_MS:
+        return "without limit"
+    unit, size = next((each for each in _UNITS if int(value) >= 2 * each[1]), _UNITS[-1])
+    return f"{int(value) / size:g} {unit}"

@@ -4,7 +4,7 @@ Topics by user have PARTITIONS partitions, and so has the changelog of the adapt
 user's state lives in the partition its events come from. What everyone reads has one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kafka.admin import ConfigResource
@@ -16,6 +16,9 @@ from headrace.streams.settings import Settings
 
 KEPT = {"cleanup.policy": "delete"}
 COMPACTED = {"cleanup.policy": "compact"}
+# By default a broker compacts when it pays, which may be never: what was written of a user who is
+# forgotten must go (KIP-354).
+WITHIN_A_DAY = {"max.compaction.lag.ms": str(24 * 60 * 60 * 1000)}
 KEPT_6_H = KEPT | {
     "retention.ms": str(6 * 60 * 60 * 1000)
 }  # a model version carries all deltas before it
@@ -35,6 +38,8 @@ class Topic:
     name: str
     partitions: int
     configs: dict[str, str]
+    advised: dict[str, str] = field(default_factory=dict)
+    """What it gets when it is created here; one that exists may do without."""
 
 
 def users_changelog(settings: Settings) -> str:
@@ -48,11 +53,11 @@ def topics_of(settings: Settings) -> list[Topic]:
     return [
         Topic(settings.topic("events"), by_user, KEPT),
         Topic(settings.topic("items"), 1, COMPACTED),
-        Topic(settings.topic("recommendations"), by_user, LEASED),
+        Topic(settings.topic("recommendations"), by_user, LEASED, WITHIN_A_DAY),
         Topic(settings.topic("models"), 1, COMPACTED),
         Topic(settings.topic("deltas"), 1, KEPT_6_H),
         Topic(settings.topic("dead-letters"), by_user, KEPT),
-        Topic(users_changelog(settings), by_user, LEASED),
+        Topic(users_changelog(settings), by_user, LEASED, WITHIN_A_DAY),
     ]
 
 
@@ -100,7 +105,7 @@ def _create(client: Any, missing: list[Topic], settings: Settings) -> list[str]:
             topic.name: {
                 "num_partitions": topic.partitions,
                 "replication_factor": settings.replication,
-                "configs": topic.configs,
+                "configs": topic.configs | topic.advised,
             }
             for topic in missing
         },

@@ -7,6 +7,7 @@ from harness import Fleet, Watcher, deploy, java_publisher, librdkafka_publisher
 
 from headrace.streams.cli import main
 from headrace.streams.settings import Settings
+from headrace.streams.topics import users_changelog
 
 USERS = ["ann", "bob", "cem", "dee"]
 
@@ -14,6 +15,7 @@ USERS = ["ann", "bob", "cem", "dee"]
 def forget(settings: Settings, *users: str) -> str:
     """Run the command; return what it prints."""
     flags = ["--bootstrap", settings.bootstrap, "--topic-prefix", settings.topic_prefix]
+    flags += ["--group", settings.group]
     result = CliRunner().invoke(main, ["forget", *flags, *users])
     assert result.exit_code == 0, result.output
     return result.stdout
@@ -52,5 +54,9 @@ def test_users_are_forgotten_wherever_clients_put_them_and_come_back_as_new_ones
         watcher.assert_no_state_went_back()
         watcher.assert_partitions_are_committed()
     assert f"in {settings.partitions} partitions" in printed
-    assert settings.topic("events") in printed
-    assert settings.topic("dead-letters") in printed
+    lines = {line.split()[0]: line for line in printed.splitlines() if line.startswith("  ")}
+    assert set(lines) == {
+        users_changelog(settings),
+        *(settings.topic(name) for name in ("recommendations", "events", "dead-letters")),
+    }
+    assert lines[users_changelog(settings)].endswith("24 hours (max.compaction.lag.ms)")

@@ -22,6 +22,7 @@ def test_topics_have_their_partitions_and_clean_up(settings: Settings) -> None:
     compacted = [configs[name]["cleanup.policy"]["value"] == "compact" for name in created]
     assert compacted == [False, True, True, True, False, False, True]
     assert configs[settings.topic("deltas")]["retention.ms"]["value"] == "21600000"
+    assert configs[users_changelog(settings)]["max.compaction.lag.ms"]["value"] == "86400000"
 
 
 def test_creating_twice_changes_nothing(settings: Settings) -> None:
@@ -56,6 +57,16 @@ def test_changelog_without_compaction_is_refused(settings: Settings) -> None:
     with admin(settings.bootstrap) as client:
         present = set(client.list_topics())
     assert present.isdisjoint({t.name for t in topics_of(settings)} - {changelog})
+
+
+def test_a_topic_that_the_release_before_created_does_too(settings: Settings) -> None:
+    changelog = users_changelog(settings)
+    with admin(settings.bootstrap) as client:
+        configs = {"cleanup.policy": "compact"}
+        spec = {"num_partitions": 4, "replication_factor": 1, "configs": configs}
+        client.create_topics({changelog: spec})
+        client.wait_for_topics([changelog])
+    assert changelog not in create_topics(settings)
 
 
 def test_silence_at_the_address_is_named_with_the_cure(settings: Settings) -> None:

@@ -31,6 +31,11 @@ def test_what_holds_the_latest_by_key_is_compacted() -> None:
     ]
 
 
+def test_what_holds_users_is_compacted_within_a_day() -> None:
+    soon = {t.name for t in topics_of(SETTINGS) if "max.compaction.lag.ms" in t.advised}
+    assert soon == {"shop.recommendations", users_changelog(SETTINGS)}
+
+
 def test_deltas_are_kept_for_six_hours() -> None:
     deltas = next(topic for topic in topics_of(SETTINGS) if topic.name == "shop.deltas")
     assert deltas.configs["retention.ms"] == str(6 * 3600 * 1000)
