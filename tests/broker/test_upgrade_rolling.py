@@ -16,7 +16,7 @@ LEAVER = "leaver"
 def test_partitions_move_between_releases_both_ways_and_nothing_is_lost(
     settings: Settings, tmp_path: Path
 ) -> None:
-    settings = deploy(settings)
+    settings = deploy(settings, pause_limit_s=30.0)  # a busy machine is no pause
     before = previous_release.unpacked(tmp_path / "previous")
     with (
         Watcher(settings) as watcher,
