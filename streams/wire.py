@@ -3,6 +3,9 @@
 Values are msgpack maps; JSON is read too, so that a person can type one. Every map carries its
 schema version under ``v``; readers ignore keys they do not know, so that a newer writer does not
 break an older reader.
+
+Records are not to be changed once made. What comes by the thousand is not frozen all the same: to
+make a frozen one takes nearly three times as long.
 """
 
 import json
@@ -18,13 +21,15 @@ from headrace.streams.errors import MalformedRecordError
 
 FORGET = "forget"  # the action of an event that asks to forget its user; it needs no item
 MAX_ID_BYTES = 256  # longer ids are almost always a whole payload in the wrong field
+SHORT_ID = MAX_ID_BYTES // 4  # so many characters always fit: in UTF-8 one takes at most 4 bytes
 MAX_VALUE_BYTES = 1_000_000  # the broker's own default limit (message.max.bytes)
 MAX_TIME_MS = 253_402_300_799_999  # 9999-12-31, the last instant most clients can print
 MAX_CATEGORIES = 16
 MAX_VECTOR_WIDTH = 8192
+_FIRST_MAP_BYTE = 0x80  # of msgpack; text starts below
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, unsafe_hash=True)
 class Event:
     """One interaction: a user did something to an item. Or one asks to be forgotten."""
 
@@ -50,7 +55,7 @@ class Item:
     active: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, unsafe_hash=True)
 class Source:
     """The record a list answers to."""
 
@@ -60,7 +65,7 @@ class Source:
     time_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, unsafe_hash=True)
 class Reason:
     """Why an item is in a list: the signal with the largest share of its score.
 
@@ -72,7 +77,7 @@ class Reason:
     because: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, unsafe_hash=True)
 class Recommendation:
     """One refreshed list. ``rec_id`` is the same when a replay emits the list again."""
 
@@ -177,7 +182,7 @@ def _decode_map(value: bytes | None, kind: schema.Schema) -> dict[str, Any]:
     if len(value) > MAX_VALUE_BYTES:
         raise MalformedRecordError("too_large", f"{len(value)} bytes, at most {MAX_VALUE_BYTES}")
     try:
-        if value.lstrip()[:1] == b"{":
+        if value[0] < _FIRST_MAP_BYTE and value.lstrip()[:1] == b"{":
             fields = json.loads(value)
             # JSON can say what no writer of ours can pass on: numbers beyond 64 bits, half
             # characters, endless nesting. Refused here, it cannot fail a worker later.
@@ -203,6 +208,8 @@ def _text_of_key(key: bytes) -> str:
 
 def _id_of(fields: Mapping[str, Any], name: str) -> str:
     value = fields.get(name)
+    if type(value) is str and 0 < len(value) <= SHORT_ID:
+        return value
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)  # shops number their users and items; "7" and 7 are the same one
     if value is None or value == "":
@@ -284,8 +291,10 @@ _SCHEMAS = {Event: schema.EVENT, Item: schema.ITEM, Recommendation: schema.LIST}
 
 def encode(record: Event | Item | Recommendation) -> bytes:
     """Write one record as a msgpack map with its schema version."""
-    version = {"v": _version_of(record)}
-    fields = version | {n: v for n, v in _fields(record).items() if v is not None}
+    fields: dict[str, Any] = {"v": _version_of(record)}
+    for name in record.__slots__:
+        if (value := getattr(record, name)) is not None:
+            fields[name] = value
     packed: bytes = msgpack.packb(fields, default=_fields)
     return packed
 
@@ -297,8 +306,10 @@ def _version_of(record: Event | Item | Recommendation) -> int:
     return _SCHEMAS[type(record)].version
 
 
-def _fields(record: Any) -> dict[str, Any]:
+def _fields(record: Source | Reason) -> dict[str, Any]:
     """Return a record's fields as they are; ``dataclasses.asdict`` would copy all below them."""
+    if isinstance(record, Reason):  # twenty to a list: by name, they take a third of the time
+        return {"signal": record.signal, "share": record.share, "because": record.because}
     return {name: getattr(record, name) for name in record.__slots__}
 
 
