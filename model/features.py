@@ -16,6 +16,8 @@ def features_of(context: Mapping[str, Any]) -> list[int]:
 
     The same in every process.
     """
+    if not context:
+        return []
     told = [f"{name}={value}" for name, value in context.items() if isinstance(value, str | int)]
     return [
         zlib.crc32(one.encode(errors="replace")) % N_FEATURES for one in sorted(told)[:MAX_FEATURES]

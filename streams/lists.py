@@ -127,11 +127,12 @@ def _ranked(
     n: int,
 ) -> Ranked:
     """Return the first ``n`` places of a list in the shop's terms."""
+    own = state.items[:]
     reasons = [
         Reason(
             signal=INPUTS[signal],
             share=share,
-            because=state.items[-1 - position] if position >= 0 else None,
+            because=own[-1 - position] if position >= 0 else None,
         )
         for signal, share, position in zip(loudest[:n], shares, speaking, strict=False)
     ]

@@ -128,7 +128,7 @@ def fold(
         times_s[i] = event.time_ms // 1000
         if event.action not in NOT_ENGAGED:
             targets[i] = vocabulary.index(event.item)
-            is_task[i] = with_repeats or not state.items or state.items[-1] != event.item
+            is_task[i] = with_repeats or not state.items.ends_with(event.item)
         n_before = state.n_events
         state.apply(event, offset=offset, history_length=history_length)
         if state.n_events > n_before:

@@ -6,6 +6,7 @@ last event folded makes a replay harmless: an event at or below it is already in
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -13,7 +14,11 @@ import numpy.typing as npt
 
 from headrace.model.features import features_of
 from headrace.streams import schema
+from headrace.streams.column import Column
 from headrace.streams.wire import FORGET, Event
+
+N_FIELDS_1 = 9  # of version 1
+_HEADER = msgpack.Packer().pack_array_header(N_FIELDS_1 + 1)  # 2 added the features
 
 # Shown or undone, not engaged with: the event is applied, but it is no interaction.
 NOT_ENGAGED = frozenset({"impression", "return", FORGET})
@@ -26,12 +31,18 @@ class UserState:
     last_offset: int = -1
     n_events: int = 0  # interactions ever, beyond what is remembered
     n_repeats: int = 0  # of them, items the user already had
-    items: list[str] = field(default_factory=list)  # oldest first, at most history_length
-    actions: list[str] = field(default_factory=list)
-    times_ms: list[int] = field(default_factory=list)
+    items: Column[str] = field(default_factory=Column)  # oldest first, at most history_length
+    actions: Column[str] = field(default_factory=Column)
+    times_ms: Column[int] = field(default_factory=Column)
     gradients: npt.NDArray[np.float32] | None = None  # (decays, fast weights), decayed sums
     n_judged: npt.NDArray[np.float32] | None = None  # (decays,), decayed counts of the same
     features: list[int] = field(default_factory=list)  # of the latest interaction
+
+    def __post_init__(self) -> None:
+        """Take lists too."""
+        if not isinstance(self.items, Column):
+            self.items, self.actions = Column.of(self.items), Column.of(self.actions)
+            self.times_ms = Column.of(self.times_ms)
 
     def apply(self, event: Event, *, offset: int, history_length: int) -> bool:
         """Fold one event in; return False, changing nothing, if it is in already."""
@@ -42,32 +53,26 @@ class UserState:
             return True
         self.n_events += 1
         self.n_repeats += event.item in self.items
-        self.items.append(event.item)
-        self.actions.append(event.action)
-        self.times_ms.append(event.time_ms)
+        self.items.append(event.item, limit=history_length)
+        self.actions.append(event.action, limit=history_length)
+        self.times_ms.append(event.time_ms, limit=history_length)
         self.features = features_of(event.context)
-        if len(self.items) > history_length:
-            for column in (self.items, self.actions, self.times_ms):
-                del column[0]
         return True
 
     def encode(self) -> bytes:
         """Write the state for the changelog. The offset stands first: recovery compares it."""
-        packed: bytes = msgpack.packb(
-            [
-                self.last_offset,
-                schema.STATE.version,
-                self.n_events,
-                self.n_repeats,
-                self.items,
-                self.actions,
-                self.times_ms,
-                None if self.gradients is None else self.gradients.tobytes(),
-                None if self.n_judged is None else self.n_judged.tobytes(),
-                self.features,
-            ]
+        gradients = None if self.gradients is None else self.gradients.tobytes()
+        n_judged = None if self.n_judged is None else self.n_judged.tobytes()
+        return b"".join(
+            (
+                _HEADER,
+                _in_a_row(self.last_offset, schema.STATE.version, self.n_events, self.n_repeats),
+                self.items.array,
+                self.actions.array,
+                self.times_ms.array,
+                _in_a_row(gradients, n_judged, self.features),
+            )
         )
-        return packed
 
     @classmethod
     def decode(cls, value: bytes) -> "UserState":
@@ -76,19 +81,35 @@ class UserState:
         Raises:
             ValueError: the bytes are not a state, or of a version that is not read.
         """
+        unpacker = msgpack.Unpacker()
+        unpacker.feed(value)
+        unpack, skip, tell = unpacker.unpack, unpacker.skip, unpacker.tell
         try:
-            offset, version, *fields = msgpack.unpackb(value)
+            n_fields = unpacker.read_array_header()
+            offset, version = unpack(), unpack()
             if why := schema.STATE.refusal(version):
                 raise ValueError(why)
-            n_events, n_repeats, items, actions, times_ms, gradients, n_judged, *later = fields
+            n_events, n_repeats = unpack(), unpack()
+            a, b, c, d = tell(), skip() or tell(), skip() or tell(), skip() or tell()
+            gradients, n_judged = unpack(), unpack()
+            later = [unpack() for _ in range(n_fields - N_FIELDS_1)]
+            if tell() != len(value):
+                raise ValueError("there is more behind it")
         except (TypeError, ValueError, msgpack.UnpackException) as exc:
             raise ValueError(f"not a user's state: {exc}") from exc
-        state = cls(offset, n_events, n_repeats, items, actions, times_ms)
-        state.features = later[0] if later else []
+        state = cls(
+            last_offset=offset,
+            n_events=n_events,
+            n_repeats=n_repeats,
+            items=Column(value[a:b]),
+            actions=Column(value[b:c]),
+            times_ms=Column(value[c:d]),
+            features=later[0] if later else [],
+        )
         if gradients is not None:
-            state.n_judged = np.frombuffer(n_judged, np.float32).copy()
-            state.gradients = (
-                np.frombuffer(gradients, np.float32).reshape(len(state.n_judged), -1).copy()
+            state.n_judged = np.frombuffer(bytearray(n_judged), np.float32)  # can be written to
+            state.gradients = np.frombuffer(bytearray(gradients), np.float32).reshape(
+                len(state.n_judged), -1
             )
         return state
 
@@ -106,6 +127,12 @@ def since_forgotten(
         if event.action == FORGET:
             return UserState(offset), events[at + 1 :]
     return state, events
+
+
+def _in_a_row(*fields: Any) -> bytes:
+    """Pack fields as they stand in an array, less its header."""
+    packed: bytes = msgpack.packb(fields)
+    return packed[1:]
 
 
 def offset_of(value: bytes) -> int:

@@ -26,6 +26,7 @@ import numpy as np
 from headrace.streams.bench import stage
 from headrace.streams.bench.measuring import resident_bytes, seconds_of
 from headrace.streams.bench.shop import COUNTED, Shop, open_shop, states_of, stock
+from headrace.streams.column import Column
 from headrace.streams.compute import compute
 from headrace.streams.guards import PauseGuard
 from headrace.streams.learner import Learner, pick_device
@@ -130,7 +131,10 @@ def history(settings: Settings, size: int, repeats: int) -> Found:
 
 def _latest(state: UserState, n: int) -> UserState:
     return replace(
-        state, items=state.items[-n:], actions=state.actions[-n:], times_ms=state.times_ms[-n:]
+        state,
+        items=Column.of(state.items[-n:]),
+        actions=Column.of(state.actions[-n:]),
+        times_ms=Column.of(state.times_ms[-n:]),
     )
 
 
