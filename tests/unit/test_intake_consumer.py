@@ -107,6 +107,9 @@ class FakeThread:
     async def highwaters(self, *tps: TP) -> dict[TP, int]:
         return {tp: self.listed_ends[tp] for tp in tps}
 
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        raise AssertionError(f"at {now} {tp} had no position yet")  # aiokafka's own, now and then
+
 
 @dataclass
 class Rig:
@@ -413,3 +416,12 @@ def test_a_fetch_answers_sooner_than_faust_lets_it(tmp_path: Path) -> None:
         stock._closed = ours._closed = True  # neither was started
 
     asyncio.run(run())
+
+
+def test_a_look_at_partitions_that_are_being_positioned_does_not_end_the_worker(
+    tmp_path: Path,
+) -> None:
+    async def check(rig: Rig) -> None:
+        await rig.consumer.verify_all_partitions_active()
+
+    with_rig(tmp_path, check)
