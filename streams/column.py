@@ -40,8 +40,9 @@ class Column(Sequence[T]):
             oldest.skip()
             start += oldest.tell()
             n -= 1
-        header: bytes = msgpack.Packer().pack_array_header(n)
-        self.array = b"".join((header, self.array[start:], msgpack.packb(value)))
+        packer = msgpack.Packer()
+        parts = packer.pack_array_header(n), self.array[start:], packer.pack(value)
+        self.array = b"".join(parts)
 
     def ends_with(self, value: T) -> bool:
         """Return whether a value is the latest."""
