@@ -4,6 +4,10 @@ Each role is its own process and serves this registry on ``/metrics``; a metric 
 not use stays at zero there.
 """
 
+from bisect import bisect_left
+from collections import Counter as Counts
+from collections.abc import Sequence
+
 from prometheus_client import Counter, Gauge, Histogram
 
 _NAMESPACE = "headrace"
@@ -38,6 +42,14 @@ def _histogram(
     name: str, text: str, *labels: str, buckets: tuple[float, ...] = _LATENCY_BUCKETS_S
 ) -> Histogram:
     return Histogram(name, text, labels, namespace=_NAMESPACE, buckets=buckets)
+
+
+def observe_all(histogram: Histogram, values: Sequence[float]) -> None:
+    """Observe many values at once: one by one, each takes half as long as to decode an event."""
+    bounds = histogram._upper_bounds
+    for bucket, n in Counts(bisect_left(bounds, value) for value in values).items():
+        histogram._buckets[bucket].inc(n)
+    histogram._sum.inc(sum(values))
 
 
 # ------------------------------------------------------------------------------------ both roles

@@ -23,9 +23,9 @@ def observe(micro_batch: MicroBatch, computed: Computed, *, now_s: float, now_ms
         ("write", now_s - computed.ended_s),
     ):
         metrics.STAGE_SECONDS.labels(stage).observe(seconds)
-    for key in listed:
-        age_ms = now_ms - micro_batch.users[key].oldest_record_ms
-        metrics.EVENT_TO_LIST_SECONDS.observe(max(age_ms, 0) / 1000)
+    oldest_ms = [micro_batch.users[key].oldest_record_ms for key in listed]
+    ages_s = [max(now_ms - record_ms, 0) / 1000 for record_ms in oldest_ms]
+    metrics.observe_all(metrics.EVENT_TO_LIST_SECONDS, ages_s)
 
 
 def observe_intake(consumer: IntakeConsumer, *, n_users: int) -> None:

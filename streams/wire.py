@@ -119,8 +119,8 @@ def decode_event(value: bytes | None, *, key: bytes | None, record_time_ms: int)
         item="" if action == FORGET else _id_of(fields, "item"),
         time_ms=_time_of(fields.get("time_ms", record_time_ms)),
         action=action,
-        event_id=_optional_text(fields, "event_id"),
-        rec_id=_optional_text(fields, "rec_id"),
+        event_id=_optional_text(fields, "event_id") if "event_id" in fields else None,
+        rec_id=_optional_text(fields, "rec_id") if "rec_id" in fields else None,
         context=context,
     )
 
@@ -222,6 +222,8 @@ def _id_of(fields: Mapping[str, Any], name: str) -> str:
 
 
 def _time_of(value: object) -> int:
+    if type(value) is int and 0 <= value <= MAX_TIME_MS:
+        return value
     if isinstance(value, float) and math.isfinite(value):
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):

@@ -1,5 +1,7 @@
 """Rules of the metrics: names, units, help texts, few labels, buckets around the targets."""
 
+from collections.abc import Callable
+
 import pytest
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -75,3 +77,18 @@ def test_a_bucket_ends_at_each_target(target_s: float) -> None:
     # A percentile is exact only at a bucket's edge: 50 ms adapting, 100 ms to the list, 1 s alert.
     samples = next(iter(metrics.EVENT_TO_LIST_SECONDS.collect())).samples
     assert target_s in {float(s.labels["le"]) for s in samples if "le" in s.labels}
+
+
+@pytest.mark.parametrize("values", [[], [0.0, 0.5, 1.0, 1.0, 1.5, 99.0]])
+def test_many_values_observed_at_once_are_counted_as_one_by_one(values: list[float]) -> None:
+    def samples(observe: Callable[[Histogram], None]) -> list[tuple[str, dict[str, str], float]]:
+        histogram = Histogram("h", "Any.", buckets=(0.5, 1.0, 2.0), registry=None)
+        observe(histogram)
+        (family,) = histogram.collect()
+        return [sample[:3] for sample in family.samples if sample.name != "h_created"]
+
+    def one_by_one(histogram: Histogram) -> None:
+        for value in values:
+            histogram.observe(value)
+
+    assert samples(lambda h: metrics.observe_all(h, values)) == samples(one_by_one)
