@@ -8,7 +8,7 @@ SEED ?= 19
 ORDERS ?= 2000
 FIRST_SEED ?= 0
 
-.PHONY: help demo test test-orders test-kafka test-faults lint types clean
+.PHONY: help demo test test-orders test-kafka test-faults lint types audit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -43,6 +43,10 @@ lint: $(READY)  ## style
 
 types: $(READY)  ## strict types of model/ and streams/
 	cd .venv/types && MYPYPATH=. ../bin/mypy --config-file headrace/pyproject.toml -p headrace.model -p headrace.streams
+
+# Strict: where the index has no vulnerability data (many mirrors), it fails and is no false comfort.
+audit: $(READY)  ## known vulnerabilities of what is installed; asks PyPI's JSON API, so it is not in CI
+	$(BIN)/uv tool run 'pip-audit>=2.9' --strict --skip-editable --path $(READY:.ready=lib/python3*/site-packages)
 
 clean:  ## remove the environment and caches
 	rm -rf .venv .kafka .tools .mypy_cache .pytest_cache .ruff_cache build *.egg-info
