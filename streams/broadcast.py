@@ -21,7 +21,7 @@ class Broadcast:
         self._deltas = settings.topic("deltas")
         self._assembler = Assembler()
         self.follower = Follower(
-            settings.bootstrap,
+            settings,
             {
                 settings.topic("items"): self._item,
                 settings.topic("models"): self._model,

@@ -14,6 +14,7 @@ from typing import Self
 from headrace.streams.child import Child
 from headrace.streams.clients import admin
 from headrace.streams.errors import BrokerUnreachableError, SettingsError
+from headrace.streams.settings import Settings
 
 HOST = "127.0.0.1"  # loopback only: the broker knows no passwords
 START_LIMIT_S = 20.0  # ready in 0.2 s; the rest is for a machine that is busy elsewhere
@@ -33,6 +34,13 @@ class EmbeddedBroker:
         """The address to give to clients."""
         return f"{HOST}:{self.port}"
 
+    def settings(self, given: Settings) -> Settings:
+        """Return settings that lead here: all that is said of the security of another goes."""
+        fields = type(given).model_fields
+        secured = [name for name in fields if name.startswith(("security_", "ssl_", "sasl_"))]
+        unsecured = {name: fields[name].default for name in secured}
+        return given.model_copy(update=unsecured | {"bootstrap": self.bootstrap})
+
     def __enter__(self) -> Self:
         """Start the broker and return once it answers a metadata request.
 
@@ -51,7 +59,8 @@ class EmbeddedBroker:
         }
         self._child = Child([binary, "broker", *itertools.chain.from_iterable(options.items())])
         try:
-            wait_until_ready(self.bootstrap, self._child, limit_s=START_LIMIT_S)
+            own = Settings.model_validate({"bootstrap": self.bootstrap})
+            wait_until_ready(own, self._child, limit_s=START_LIMIT_S)
         except BaseException:
             self._child.stop(limit_s=STOP_LIMIT_S)
             raise
@@ -91,7 +100,7 @@ class EmbeddedBroker:
             raise BrokerUnreachableError(f"the broker ended by itself: {child.log_tail()}")
 
 
-def wait_until_ready(bootstrap: str, child: Child, *, limit_s: float) -> None:
+def wait_until_ready(settings: Settings, child: Child, *, limit_s: float) -> None:
     """Return once the broker answers a metadata request: an open port is not yet a broker.
 
     Raises:
@@ -100,13 +109,15 @@ def wait_until_ready(bootstrap: str, child: Child, *, limit_s: float) -> None:
     deadline = time.monotonic() + limit_s
     while child.poll() is None and time.monotonic() < deadline:
         try:
-            with admin(bootstrap) as client:
+            with admin(settings) as client:
                 client.list_topics()
         except BrokerUnreachableError:
             time.sleep(PROBE_PAUSE_S)
         else:
             return
-    raise BrokerUnreachableError(f"the broker did not start at {bootstrap}: {child.log_tail()}")
+    raise BrokerUnreachableError(
+        f"the broker did not start at {settings.bootstrap}: {child.log_tail()}"
+    )
 
 
 def free_port(port: int = 0) -> int:

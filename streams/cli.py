@@ -67,6 +67,7 @@ def main() -> None:
 
 for command in (
     cli_tools.broker,
+    cli_tools.acls,
     cli_tools.topics,
     cli_roles.adapt,
     cli_roles.learn,

@@ -403,7 +403,7 @@ def _broker(settings: Settings) -> Iterator[tuple[Settings, "Child | None"]]:
         yield settings, None
         return
     with EmbeddedBroker() as broker:
-        yield settings.model_copy(update={"bootstrap": broker.bootstrap}), broker.child
+        yield broker.settings(settings), broker.child
 
 
 def _tell(

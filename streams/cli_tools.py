@@ -50,6 +50,41 @@ def topics(settings: Settings) -> None:
 
 
 @click.command()
+@click.option("--create", "is_to_create", is_flag=True, help="Create them, as this user.")
+@click.option(
+    "--principal",
+    "principals",
+    metavar="ROLE=PRINCIPAL",
+    multiple=True,
+    help="Who has a role; User:headrace-ROLE if not said. Repeatable.",
+)
+@with_settings("topic_prefix", "group")
+def acls(settings: Settings, is_to_create: bool, principals: tuple[str, ...]) -> None:
+    """Print, or create, the rights that each role needs.
+
+    For brokers with an authorizer: admin (runs `headrace topics`), adapt, learn, publisher of
+    events and items, reader of lists. What is printed are calls of Kafka's kafka-acls.sh.
+
+    \b
+    Example:  headrace acls
+              headrace acls --principal adapt=User:CN=adapt,O=shop --create
+    Next:     headrace topics
+    """
+    from headrace.streams import access
+
+    chosen = {role: f"User:headrace-{role}" for role in access.TOPICS}
+    for text in principals:
+        role, equals, principal = text.partition("=")
+        if role not in chosen or not (equals and principal):
+            raise click.UsageError(f"--principal {text}: it is ROLE=PRINCIPAL, of {[*chosen]}")
+        chosen[role] = principal
+    if is_to_create:
+        click.echo(f"{access.grant(settings, chosen)} rights are given")
+    else:
+        click.echo("\n".join(access.command_lines(settings, chosen)))
+
+
+@click.command()
 @click.argument("file")
 @click.option("--items", "is_catalogue", is_flag=True, help="FILE is a catalogue of items.")
 @context_columns

@@ -4,95 +4,79 @@ Reading never joins a group: partitions are assigned by hand and nothing is comm
 tool can look at a topic without disturbing a role.
 """
 
-import socket
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.cluster import collect_hosts
-from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError
+from kafka.errors import (
+    AuthorizationError,
+    KafkaError,
+    KafkaTimeoutError,
+    RetriableError,
+)
 
-from headrace.streams.errors import BrokerUnreachableError, SettingsError, StreamsError
+from headrace.streams.errors import BrokerRefusedError, BrokerUnreachableError, StreamsError
+from headrace.streams.listener import CONNECT_LIMIT_S, explain_silence, require_listener
+from headrace.streams.security import client_options
+from headrace.streams.settings import Settings
 
-CONNECT_LIMIT_S = 5.0  # a broker that lives answers within milliseconds
 SEND_LIMIT_S = 60.0  # a leader election takes up to about 15 s, and the producer retries through it
 POLL_WAIT_S = 0.2
 EMPTY_POLLS_LIMIT = 150  # in a row, where records are due: 30 s, which covers a leader election
 MAX_UNCONFIRMED = 10_000  # records under way: enough to never starve the sender, a few MB
 
 
-def _require_listener(bootstrap: str) -> None:
-    """Fail at once when nothing listens at any of the addresses.
-
-    kafka-python would retry until its limit, and leaves a socket open for each attempt.
-    """
-    try:
-        hosts = collect_hosts(bootstrap)
-    except ValueError as exc:
-        raise SettingsError(f"bootstrap={bootstrap!r} is not HOST:PORT[,HOST:PORT...]") from exc
-    failure: OSError | None = None
-    for host, port, _ in hosts:
-        try:
-            socket.create_connection((host, port), CONNECT_LIMIT_S).close()
-        except OSError as exc:
-            failure = exc
-        else:
-            return
-    raise _unreachable(bootstrap) from failure
-
-
-def _unreachable(bootstrap: str) -> BrokerUnreachableError:
-    return BrokerUnreachableError(
-        f"no broker answers at {bootstrap}: start one with `headrace broker`,"
-        " or name another with --bootstrap HOST:PORT"
-    )
-
-
 @contextmanager
-def _client(kind: Any, bootstrap: str, **options: Any) -> Iterator[Any]:
+def _client(kind: Any, settings: Settings, **options: Any) -> Iterator[Any]:
     """Yield a client of ``kind`` and close it; Kafka's errors become ours."""
-    _require_listener(bootstrap)
+    require_listener(settings)
     limit_ms = int(CONNECT_LIMIT_S * 1000)
     try:
-        client = kind(bootstrap_servers=bootstrap, bootstrap_timeout_ms=limit_ms, **options)
+        client = kind(**client_options(settings), bootstrap_timeout_ms=limit_ms, **options)
     except KafkaTimeoutError as exc:
-        raise _unreachable(bootstrap) from exc
+        raise explain_silence(settings) from exc
     try:
         yield client
     except RetriableError as exc:
-        raise BrokerUnreachableError(f"the broker at {bootstrap} failed: {exc}") from exc
+        raise BrokerUnreachableError(f"the broker at {settings.bootstrap} failed: {exc}") from exc
+    except AuthorizationError as exc:
+        raise BrokerRefusedError(
+            f"the broker at {settings.bootstrap} says that this user may not do that ({exc}):"
+            " `headrace acls` prints what each role needs"
+        ) from exc
     except KafkaError as exc:
-        raise StreamsError(f"the broker at {bootstrap} refused: {exc}") from exc
+        raise StreamsError(f"the broker at {settings.bootstrap} refused: {exc}") from exc
     finally:
         client.close()
 
 
 @contextmanager
-def admin(bootstrap: str) -> Iterator[Any]:
+def admin(settings: Settings) -> Iterator[Any]:
     """Yield an admin client.
 
     Raises:
         BrokerUnreachableError: no broker answers within the limit.
+        BrokerRefusedError: one side does not trust the other.
     """
-    with _client(KafkaAdminClient, bootstrap) as client:
+    with _client(KafkaAdminClient, settings) as client:
         yield client
 
 
 @contextmanager
-def outbox(bootstrap: str, topic: str) -> Iterator["Outbox"]:
+def outbox(settings: Settings, topic: str) -> Iterator["Outbox"]:
     """Yield an outbox to ``topic``; leaving it normally waits for every acknowledgement.
 
     Raises:
         BrokerUnreachableError: no broker answers within the limit, or it stops answering.
         StreamsError: the topic does not exist, or the broker refused a record.
     """
-    with admin(bootstrap) as client:
+    with admin(settings) as client:
         _require_topic(topic, client.list_topics())
     with _client(
         KafkaProducer,
-        bootstrap,
+        settings,
         acks="all",
         enable_idempotence=True,
         delivery_timeout_ms=int(SEND_LIMIT_S * 1000),
@@ -196,30 +180,32 @@ class Reader:
 
 
 @contextmanager
-def reader(bootstrap: str, topic: str) -> Iterator[Reader]:
+def reader(settings: Settings, topic: str) -> Iterator[Reader]:
     """Yield a reader of the whole topic, from its beginning.
 
     Raises:
         BrokerUnreachableError: no broker answers within the limit.
+        BrokerRefusedError: one side does not trust the other.
         StreamsError: the topic does not exist.
     """
     with _client(
-        KafkaConsumer, bootstrap, enable_auto_commit=False, allow_auto_create_topics=False
+        KafkaConsumer, settings, enable_auto_commit=False, allow_auto_create_topics=False
     ) as consumer:
         yield Reader(consumer, topic)
 
 
 @contextmanager
-def broadcast_consumer(bootstrap: str, topics: Sequence[str]) -> Iterator[Any]:
+def broadcast_consumer(settings: Settings, topics: Sequence[str]) -> Iterator[Any]:
     """Yield a groupless consumer at the beginning of partition 0 of each topic.
 
     Raises:
         BrokerUnreachableError: no broker answers within the limit.
+        BrokerRefusedError: one side does not trust the other.
         StreamsError: a topic does not exist.
     """
     with _client(
         KafkaConsumer,
-        bootstrap,
+        settings,
         enable_auto_commit=False,
         auto_offset_reset="earliest",  # for an offset that retention removed
         fetch_max_wait_ms=100,  # a delta is waited for by every list after it

@@ -21,7 +21,7 @@ Titles = Mapping[str, str]
 def read_titles(settings: Settings) -> dict[str, str]:
     """Return the title of every item in the catalogue that has one."""
     titles = {}
-    with reader(settings.bootstrap, settings.topic("items")) as items:
+    with reader(settings, settings.topic("items")) as items:
         for record in items.to_end():
             try:
                 item = decode_item(record.value, key=record.key)
@@ -35,14 +35,14 @@ def read_titles(settings: Settings) -> dict[str, str]:
 
 def current_lists(settings: Settings, *, user: str | None = None) -> list[Recommendation]:
     """Return the latest list of each user, or of one, the most recently refreshed last."""
-    with reader(settings.bootstrap, settings.topic("recommendations")) as lists:
+    with reader(settings, settings.topic("recommendations")) as lists:
         latest = {found.user: found for found in _decoded(lists.to_end(), user)}
     return sorted(latest.values(), key=lambda found: found.generated_ms)
 
 
 def all_lists(settings: Settings, *, user: str | None = None) -> Iterator[Recommendation]:
     """Yield every list still on the topic, replaced ones too."""
-    with reader(settings.bootstrap, settings.topic("recommendations")) as lists:
+    with reader(settings, settings.topic("recommendations")) as lists:
         yield from _decoded(lists.to_end(), user)
 
 
@@ -54,7 +54,7 @@ def follow_lists(
     on_start: Callable[[], None] = lambda: None,
 ) -> Iterator[Recommendation]:
     """Yield lists as they come, for ever; ``on_start`` is called once none can be missed."""
-    with reader(settings.bootstrap, settings.topic("recommendations")) as lists:
+    with reader(settings, settings.topic("recommendations")) as lists:
         if not from_beginning:
             lists.skip_to_end()
         on_start()

@@ -23,7 +23,7 @@ class DeadLetter:
 
 def read_dead_letters(settings: Settings) -> Iterator[DeadLetter]:
     """Yield what lies on the dead-letter topic."""
-    with reader(settings.bootstrap, settings.topic("dead-letters")) as letters:
+    with reader(settings, settings.topic("dead-letters")) as letters:
         for record in letters.to_end():
             yield _dead_letter(record)
 

@@ -20,7 +20,7 @@ from headrace.streams.errors import RoleFailedError, SettingsError
 from headrace.streams.files import completejourney, events_of
 from headrace.streams.produce import publish_events, publish_items
 from headrace.streams.replay import at_rate, paced
-from headrace.streams.scrape import Scrape, scrape
+from headrace.streams.scrape import FOR_THIS_MACHINE, Scrape, scrape
 from headrace.streams.settings import Settings
 from headrace.streams.topics import create_topics
 from headrace.streams.up import Roles
@@ -60,7 +60,7 @@ def _run(
         stack.callback(console.show_cursor)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-demo-"))
         broker = stack.enter_context(EmbeddedBroker(broker_port))
-        settings = _settings_of(settings, broker.bootstrap, Path(folder))
+        settings = _settings_of(settings, broker, Path(folder))
         create_topics(settings)
         console.print(f"broker at {broker.bootstrap}; publishing {len(items):,} products")
         publish_items(settings, items)
@@ -89,10 +89,10 @@ def _data(n_events: int) -> tuple[pl.DataFrame, list[Item]]:
     return events, [item for item in items if item.item in bought]
 
 
-def _settings_of(settings: Settings, bootstrap: str, folder: Path) -> Settings:
-    return settings.model_copy(
-        update={
-            "bootstrap": bootstrap,
+def _settings_of(settings: Settings, broker: EmbeddedBroker, folder: Path) -> Settings:
+    return broker.settings(settings).model_copy(
+        update=FOR_THIS_MACHINE
+        | {
             "data_dir": folder,
             "model_store": "",
             "session_timeout_s": 6.0,

@@ -3,6 +3,7 @@
 StreamsError
 ├── SettingsError            a setting is wrong or unknown           stop, fix the setting
 ├── BrokerUnreachableError   no broker answers at the address        retriable
+├── BrokerRefusedError       it or we are not trusted, or no rights  stop, fix what the text names
 ├── TopicMismatchError       a topic exists and does not fit         stop, fix the topic
 ├── MalformedRecordError     the record can never be applied         dead letter
 ├── InputFileError           a file lacks a column or has bad rows   stop, fix the file
@@ -26,6 +27,10 @@ class BrokerUnreachableError(StreamsError):
     """No broker answers. Operator action: start one at the named address."""
 
     retriable = True
+
+
+class BrokerRefusedError(StreamsError):
+    """One side does not trust the other, or a right is missing. Operator action: as it says."""
 
 
 class TopicMismatchError(StreamsError):

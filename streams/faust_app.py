@@ -12,6 +12,7 @@ from typing import Any
 
 import faust
 import msgpack
+from faust.auth import SASLCredentials, SSLCredentials
 from faust.stores import memory
 from faust.types.tuples import TP
 from mode.utils.queues import ThrowableQueue
@@ -20,6 +21,7 @@ from headrace.streams.batches import BatchSchema, ChangelogMessage, RecordBatch
 from headrace.streams.guards import EXIT_FAILED, end_process
 from headrace.streams.intake import IntakeConsumer, IntakeOptions, IntakeTransport
 from headrace.streams.micro_batch import StateKey
+from headrace.streams.security import client_options, uses_sasl, uses_tls
 from headrace.streams.settings import Settings
 from headrace.streams.state import offset_of
 
@@ -162,6 +164,29 @@ class IntakeApp(faust.App):
             self.serving.set()
 
 
+def broker_options(settings: Settings) -> dict[str, Any]:
+    """Return what a Faust app takes to reach the brokers.
+
+    Raises:
+        SettingsError: a file cannot be read, or is none of what it should be.
+    """
+    options = client_options(settings)
+    credentials: Any = None
+    if uses_sasl(settings):
+        credentials = SASLCredentials(
+            username=options["sasl_plain_username"],
+            password=options["sasl_plain_password"],
+            mechanism=options["sasl_mechanism"],
+            ssl_context=options.get("ssl_context"),
+        )
+    elif uses_tls(settings):
+        credentials = SSLCredentials(options["ssl_context"])
+    return {
+        "broker": "kafka://" + settings.bootstrap.replace(",", ";"),
+        "broker_credentials": credentials,
+    }
+
+
 def make_app(settings: Settings, role: str, options: IntakeOptions) -> IntakeApp:
     """Build the app of a role, inside a running event loop."""
     data_dir = settings.data_dir / role
@@ -169,7 +194,7 @@ def make_app(settings: Settings, role: str, options: IntakeOptions) -> IntakeApp
     session_s = settings.session_timeout_s
     app = IntakeApp(
         f"{settings.group}-{role}",
-        broker="kafka://" + settings.bootstrap.replace(",", ";"),
+        **broker_options(settings),
         datadir=str(data_dir),
         store="memory://",
         id_format="{id}",
@@ -179,6 +204,7 @@ def make_app(settings: Settings, role: str, options: IntakeOptions) -> IntakeApp
         topic_partitions=settings.partitions,
         topic_replication_factor=settings.replication,
         topic_disable_leader=True,
+        topic_allow_declare=False,  # `headrace topics` has: a role needs no right to create any
         table_standby_replicas=0,  # standby records are lost when flow resumes
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=settings.group_instance_id or None,

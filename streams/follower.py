@@ -14,6 +14,7 @@ from kafka import TopicPartition
 
 from headrace.streams import clients
 from headrace.streams.guards import EXIT_FAILED, end_process
+from headrace.streams.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +32,13 @@ class Follower(threading.Thread):
 
     def __init__(
         self,
-        bootstrap: str,
+        settings: Settings,
         handlers: Mapping[str, Handler],
         *,
         latest_only: Collection[str] = (),
     ) -> None:
         super().__init__(name="follower", daemon=True)
-        self._broker = bootstrap
+        self._settings = settings
         self._handlers = dict(handlers)
         self._latest_only = frozenset(latest_only)
         self._held: dict[str, deque[Any]] = {}
@@ -56,7 +57,7 @@ class Follower(threading.Thread):
     def run(self) -> None:
         """Follow until closed."""
         try:
-            with clients.broadcast_consumer(self._broker, list(self._handlers)) as consumer:
+            with clients.broadcast_consumer(self._settings, list(self._handlers)) as consumer:
                 while not self._stopping.is_set():
                     self._poll(consumer)
         except Exception:

@@ -17,6 +17,7 @@ EXIT_UNAVAILABLE: Final = 69  # EX_UNAVAILABLE: no broker answers at the start
 EXIT_FAILED: Final = 70  # EX_SOFTWARE: an exception that is not a bad record
 EXIT_PAUSED: Final = 75  # EX_TEMPFAIL: stood still or was cut off, and may have been replaced
 EXIT_STUCK: Final = 76  # a rebalance or recovery did not end
+EXIT_REFUSED: Final = 77  # EX_NOPERM: the broker and we do not trust each other
 
 # Stands still neither in SIGSTOP nor in a suspended machine, where the system has such a clock.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)

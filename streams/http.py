@@ -1,11 +1,15 @@
 """`/metrics` and `/health` of a role, from threads of their own: a busy event loop stays visible.
 
 `/health/live` says whether to restart the process, `/health/ready` whether it serves. Nothing else
-is there to be asked, and nothing is changed by asking.
+is there to be asked, and nothing is changed by asking. Beyond this machine only who knows the token
+is answered.
 """
 
 import errno
+import hmac
+import ipaddress
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,12 +21,16 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from prometheus_client import make_wsgi_app
 
 from headrace.streams.errors import SettingsError
+from headrace.streams.security import secret_of
+from headrace.streams.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 SILENCE_LIMIT_S = 5.0  # for a client that connects and says nothing; probes give up sooner
 STOP_POLL_S = 0.1  # how long ``close`` waits at most for the listener to notice
+UNAUTHORIZED = "unauthorized: send the header Authorization: Bearer, with the role's http_token"
 NOT_LIVE = "not live: the role has stopped working; restart it"
+TOKEN_FORM = re.compile(r"[A-Za-z0-9._~+/=-]{16,}")  # RFC 6750, and too long to be guessed
 NOT_READY = "not ready: no model version is loaded yet, or states are still being recovered"
 
 
@@ -45,15 +53,51 @@ class HttpHandle:
         self.thread.join()
 
 
+def token_of(settings: Settings) -> str:
+    """Return what requests must show; empty if any program of this machine is answered.
+
+    Raises:
+        SettingsError: there must be one, or it is not fit to be one.
+    """
+    token = secret_of(settings, "http_token")
+    if not token and not _is_loopback(settings.http_host):
+        raise SettingsError(
+            f"http_host={settings.http_host} can be reached from other machines: set http_token or"
+            " http_token_file, for instance to what `openssl rand -hex 32` prints"
+        )
+    if token and not TOKEN_FORM.fullmatch(token):
+        raise SettingsError(
+            "http_token must have 16 characters or more, of letters, digits and ._~+/=-: for"
+            " instance what `openssl rand -hex 32` prints"
+        )
+    return token
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def serve(
-    host: str, port: int, *, is_live: Callable[[], bool], is_ready: Callable[[], bool]
+    host: str,
+    port: int,
+    *,
+    is_live: Callable[[], bool],
+    is_ready: Callable[[], bool],
+    token: str = "",
 ) -> HttpHandle:
     """Serve until the handle is closed or the process ends. The checks run in other threads.
+
+    If there is a ``token``, who does not show it is refused.
 
     Raises:
         SettingsError: nothing can listen there; the text names the setting.
     """
     app = _route(is_live, is_ready)
+    if token:
+        app = _guard(app, token)
     try:
         server = make_server(host, port, app, server_class=_Server, handler_class=_Handler)
     except OSError as exc:
@@ -88,9 +132,26 @@ def _route(is_live: Callable[[], bool], is_ready: Callable[[], bool]) -> WSGIApp
     return app
 
 
-def _answer(start_response: StartResponse, status: str, line: str) -> list[bytes]:
+def _guard(app: WSGIApplication, token: str) -> WSGIApplication:
+    """Return the application for those who show the token (RFC 6750)."""
+    expected = f"Bearer {token}".encode()
+
+    def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        shown = environ.get("HTTP_AUTHORIZATION", "").encode("latin-1")  # as WSGI decodes headers
+        if hmac.compare_digest(shown, expected):  # takes the same time however much is right
+            return app(environ, start_response)
+        ask = ("WWW-Authenticate", "Bearer")
+        return _answer(start_response, "401 Unauthorized", UNAUTHORIZED, ask)
+
+    return guarded
+
+
+def _answer(
+    start_response: StartResponse, status: str, line: str, *more: tuple[str, str]
+) -> list[bytes]:
     body = f"{line}\n".encode()
-    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
+    about = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
+    headers = [*about, *more]
     start_response(status, headers)
     return [body]
 

@@ -166,9 +166,7 @@ async def _run(settings: Settings, readiness: Readiness) -> None:
         options.position_of = learning.position_of
         app.take_batches(settings.topic("events"), learning.take)
         readiness.is_model_ready = lambda: publisher.version > 0
-        follower = Follower(
-            settings.bootstrap, {settings.topic("items"): CatalogueReader(learner, thread)}
-        )
+        follower = Follower(settings, {settings.topic("items"): CatalogueReader(learner, thread)})
         follower.start()
 
         guard = PauseGuard(settings.pause_limit_s)  # only now: restoring is no pause

@@ -8,6 +8,7 @@ from typing import Any, get_origin
 import click
 
 from headrace.streams.errors import SettingsError
+from headrace.streams.security import SECRETS
 from headrace.streams.settings import FILE_VARIABLE, PREFIX, Settings, load
 
 Command = Callable[..., Any]
@@ -69,7 +70,13 @@ def _assignment(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
         raise SettingsError(f"-s {text}: a setting is given as NAME=VALUE")
-    return name.strip().replace("-", "_"), value
+    name = name.strip().replace("-", "_")
+    if name in SECRETS:
+        raise SettingsError(
+            f"-s {name}=...: everyone on this machine can see a command line:"
+            f" set {PREFIX}{name.upper()}, or {name}_file"
+        )
+    return name, value
 
 
 def _value(name: str, text: str) -> Any:

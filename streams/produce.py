@@ -19,7 +19,7 @@ def publish_items(settings: Settings, items: Iterable[Item]) -> int:
 
 def _publish(settings: Settings, topic: str, keyed: Iterable[tuple[str, Event | Item]]) -> int:
     n_sent = 0
-    with outbox(settings.bootstrap, settings.topic(topic)) as box:
+    with outbox(settings, settings.topic(topic)) as box:
         for key, record in keyed:
             box.send(key=key, value=encode(record))
             n_sent += 1

@@ -195,7 +195,7 @@ def announcements(settings: Settings) -> list[Announcement]:
     Raises:
         MalformedRecordError: there are some, and none can be read.
     """
-    with clients.reader(settings.bootstrap, settings.topic("models")) as reader:
+    with clients.reader(settings, settings.topic("models")) as reader:
         values = [record.value for record in reader.to_end() if record.value]
     found = []
     for value in reversed(values):

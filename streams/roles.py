@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from headrace.streams import adapt, http, learn
+from headrace.streams.access import require_access
 from headrace.streams.broadcast import Broadcast
-from headrace.streams.errors import BrokerUnreachableError
-from headrace.streams.guards import EXIT_UNAVAILABLE
+from headrace.streams.errors import BrokerRefusedError, BrokerUnreachableError
+from headrace.streams.guards import EXIT_REFUSED, EXIT_UNAVAILABLE
 from headrace.streams.learner import pick_device
 from headrace.streams.process import Readiness
 from headrace.streams.serving import Serving
 from headrace.streams.settings import Settings
-from headrace.streams.topics import require_topics
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +34,15 @@ def start_logging(settings: Settings) -> None:
 
 @contextmanager
 def ended_without_broker() -> Iterator[None]:
-    """End with a line that says what to do if no broker answers; a supervisor tries again."""
+    """End with a line that says what to do if no broker answers, or one refuses us."""
     try:
         yield
     except BrokerUnreachableError as exc:
         logger.error("ended: %s", exc)
         sys.exit(EXIT_UNAVAILABLE)
+    except BrokerRefusedError as exc:
+        logger.error("ended: %s", exc)
+        sys.exit(EXIT_REFUSED)
 
 
 @ended_without_broker()
@@ -50,11 +53,16 @@ def run_adapt(settings: Settings) -> None:
         StreamsError: a topic is missing, or does not fit.
     """
     start_logging(settings)
-    require_topics(settings)
+    token = http.token_of(settings)
+    require_access(settings, "adapt")
     serving = Serving(settings, device=pick_device(settings))
     readiness = Readiness(is_model_ready=serving.is_ready)
     server = http.serve(
-        settings.http_host, settings.adapt_port, is_live=readiness.is_live, is_ready=readiness
+        settings.http_host,
+        settings.adapt_port,
+        is_live=readiness.is_live,
+        is_ready=readiness,
+        token=token,
     )
     broadcast = Broadcast(settings, serving)
     broadcast.follower.start()
@@ -74,10 +82,15 @@ def run_learn(settings: Settings) -> None:
         StreamsError: a topic is missing, or does not fit, or no version can be read.
     """
     start_logging(settings)
-    require_topics(settings)
+    token = http.token_of(settings)
+    require_access(settings, "learn")
     readiness = Readiness()
     server = http.serve(
-        settings.http_host, settings.learn_port, is_live=readiness.is_live, is_ready=readiness
+        settings.http_host,
+        settings.learn_port,
+        is_live=readiness.is_live,
+        is_ready=readiness,
+        token=token,
     )
     try:
         learn.run(settings, readiness=readiness)

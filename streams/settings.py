@@ -11,7 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -21,6 +28,7 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as PydanticSettingsError
 
 from headrace.model.config import MetaLearning
+from headrace.streams import security
 from headrace.streams.actions import check_actions
 from headrace.streams.errors import SettingsError
 
@@ -31,7 +39,9 @@ FILE_VARIABLE = "HEADRACE_SETTINGS"
 class Settings(BaseSettings):
     """Everything the roles and tools take from outside."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     # -------------------------------------------------------------------------------- Kafka
     bootstrap: str = Field("127.0.0.1:9092", description="Brokers, host:port, comma-separated.")
@@ -63,6 +73,28 @@ class Settings(BaseSettings):
     compression: Literal["none", "gzip", "lz4", "zstd"] = Field(
         "none", description="Compression of what the roles write."
     )
+
+    # ------------------------------------------------------------------------- security of Kafka
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="How brokers are spoken to: TLS is SSL, passwords are SASL."
+    )
+    ssl_ca_file: str = Field(
+        "", description="PEM file of who signed the brokers' certificates; the system's if empty."
+    )
+    ssl_certificate_file: str = Field(
+        "", description="PEM file of this client's certificate, where brokers ask for one."
+    )
+    ssl_key_file: str = Field(
+        "", description="PEM file of its key, not encrypted; empty if it is in the same file."
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="How a password is shown; PLAIN sends it as it is."
+    )
+    sasl_username: str = Field("", description="User, for SASL.")
+    sasl_password: SecretStr = Field(
+        SecretStr(""), description="Password, for SASL; not taken from the command line."
+    )
+    sasl_password_file: str = Field("", description="Or a file that holds the password.")
 
     # ---------------------------------------------------------------------------- micro-batches
     micro_batch_events: int = Field(
@@ -162,7 +194,16 @@ class Settings(BaseSettings):
     )
 
     # ---------------------------------------------------------------------------------- operating
-    http_host: str = Field("127.0.0.1", description="Address of /metrics and /health.")
+    http_host: str = Field(
+        "127.0.0.1",
+        description="Address of /metrics and /health; one beyond this machine needs a token.",
+    )
+    http_token: SecretStr = Field(
+        SecretStr(""),
+        description="Who asks there must send it (Authorization: Bearer ...); not taken from the"
+        " command line.",
+    )
+    http_token_file: str = Field("", description="Or a file that holds the token.")
     adapt_port: int = Field(8601, ge=0, le=65_535, description="Port of the adapt role's metrics.")
     learn_port: int = Field(8602, ge=0, le=65_535, description="Port of the learn role's metrics.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Logging.")
@@ -185,6 +226,11 @@ class Settings(BaseSettings):
                 f" or session_timeout_s={session_s:g} to {limit_s / 2:g} or less"
             )
         return limit_s
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> "Settings":
+        security.check(self)
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -257,7 +303,11 @@ def _check_name(name: str) -> None:
 def _explain(exc: ValidationError) -> str:
     parts = []
     for error in exc.errors():
+        if not error["loc"]:  # of settings that do not go together
+            parts.append(error["msg"].removeprefix("Value error, "))
+            continue
         name = str(error["loc"][0])
         about = Settings.model_fields[name].description if name in Settings.model_fields else ""
-        parts.append(f"{name}={error.get('input')!r}: {error['msg']}. {about}")
+        given = name if name in security.SECRETS else f"{name}={error.get('input')!r}"
+        parts.append(f"{given}: {error['msg']}. {about}")
     return "; ".join(parts)

@@ -4,6 +4,7 @@ Topics by user have PARTITIONS partitions, and so has the changelog of the adapt
 user's state lives in the partition its events come from. What everyone reads has one.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,7 +70,7 @@ def create_topics(settings: Settings) -> list[str]:
         TopicMismatchError: a topic exists and does not fit; nothing has been changed.
     """
     wanted = topics_of(settings)
-    with admin(settings.bootstrap) as client:
+    with admin(settings) as client:
         existing = set(client.list_topics())
         _check(client, [topic for topic in wanted if topic.name in existing])
         created = _create(client, [t for t in wanted if t.name not in existing], settings)
@@ -80,20 +81,23 @@ def create_topics(settings: Settings) -> list[str]:
     return created
 
 
-def require_topics(settings: Settings) -> None:
-    """Check that every topic is there and fits.
+def require_topics(settings: Settings, names: Collection[str]) -> None:
+    """Check that topics of the deployment are there and fit; no others need be seen by this user.
 
     Raises:
         BrokerUnreachableError: no broker answers.
         TopicMismatchError: a topic does not fit.
         StreamsError: a topic is missing.
     """
-    wanted = topics_of(settings)
-    with admin(settings.bootstrap) as client:
+    wanted = [topic for topic in topics_of(settings) if topic.name in names]
+    with admin(settings) as client:
         present = set(client.list_topics())
         missing = [topic.name for topic in wanted if topic.name not in present]
         if missing:
-            raise StreamsError(f"no topic {', '.join(missing)}: create it with `headrace topics`")
+            raise StreamsError(
+                f"no topic {', '.join(missing)}, or none that this user may see: create it with"
+                " `headrace topics`"
+            )
         _check(client, wanted)
 
 

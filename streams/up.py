@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from headrace.streams.child import Child
 from headrace.streams.errors import RoleFailedError
+from headrace.streams.guards import EXIT_REFUSED
+from headrace.streams.security import SECRETS
 from headrace.streams.settings import PREFIX, Settings
 
 logger = logging.getLogger(__name__)
@@ -21,7 +23,7 @@ STOP_LIMIT_S = 30.0  # the learn role writes a last version
 POLL_S = 0.2
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # before a failed role is started again
 STEADY_S = 60.0  # a role that ran for longer failed for a new reason: back to the first pause
-NEVER_AGAIN = 2  # wrong settings do not mend by themselves
+NEVER_AGAIN = (2, EXIT_REFUSED)  # wrong settings and passwords do not mend by themselves
 
 
 @dataclass(slots=True)
@@ -66,7 +68,7 @@ class Roles:
             status = running.child.poll()
             if status is None:
                 continue
-            if status == NEVER_AGAIN:
+            if status in NEVER_AGAIN:
                 raise RoleFailedError(f"{role} cannot run: {running.child.log_tail()}")
             now_s = time.monotonic()
             if now_s - running.started_s > STEADY_S:
@@ -85,6 +87,7 @@ class Roles:
 def environment_of(settings: Settings) -> Mapping[str, str]:
     """Return the environment that gives a child these settings, whatever they were read from."""
     dumped = settings.model_dump(mode="json")
+    dumped |= {name: getattr(settings, name).get_secret_value() for name in SECRETS}
     return {
         f"{PREFIX}{name.upper()}": value if isinstance(value, str) else json.dumps(value)
         for name, value in dumped.items()

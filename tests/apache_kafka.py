@@ -10,12 +10,13 @@ from pathlib import Path
 from headrace.streams.broker import HOST, free_port, wait_until_ready
 from headrace.streams.child import Child
 from headrace.streams.errors import BrokerUnreachableError
+from headrace.streams.settings import Settings
 
 HERE = Path(__file__).parent / "kafka_node"
 CACHE = Path(__file__).parents[1] / ".kafka"
 DOWNLOAD_LIMIT_S = 240.0  # 43 MB once; 3 s from a warm Maven cache
-FORMAT_LIMIT_S = 60.0  # a JVM's start
-START_LIMIT_S = 90.0  # 3 s alone, seen to take 25 s on a loaded machine
+FORMAT_LIMIT_S = 180.0  # a JVM's start, 2 s alone; seen to take a minute on a loaded machine
+START_LIMIT_S = 180.0  # 3 s alone, seen to take 55 s on a loaded machine
 STOP_LIMIT_S = 20.0
 # Short runs do not repay the second compiler and a parallel collector: 3 s to start, not 6 s.
 JVM = ["-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
@@ -36,7 +37,7 @@ def apache_kafka(folder: Path) -> Iterator[tuple[str, Child]]:
     format_storage(properties, new_cluster_id())
     child = start_node(properties)
     try:
-        wait_until_ready(f"{HOST}:{port}", child, limit_s=START_LIMIT_S)
+        wait_until_ready(Settings(bootstrap=f"{HOST}:{port}"), child, limit_s=START_LIMIT_S)
         yield f"{HOST}:{port}", child
     finally:
         child.stop(limit_s=STOP_LIMIT_S)
@@ -52,10 +53,10 @@ def new_cluster_id() -> str:
     return _run([*_java(), "kafka.tools.StorageTool", "random-uuid"], FORMAT_LIMIT_S).split()[-1]
 
 
-def format_storage(properties: Path, cluster_id: str) -> None:
-    """Prepare the data folder of a node."""
+def format_storage(properties: Path, cluster_id: str, *options: str) -> None:
+    """Prepare the data folder of a node; ``options`` are those of the storage tool."""
     format_ = ["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)]
-    _run([*_java(), *format_], FORMAT_LIMIT_S)
+    _run([*_java(), *format_, *options], FORMAT_LIMIT_S)
 
 
 def start_node(properties: Path) -> Child:

@@ -20,10 +20,12 @@ from aiokafka import AIOKafkaConsumer
 
 from headrace.streams import adapt, http
 from headrace.streams.engine import UserResult, UserWork
+from headrace.streams.faust_app import broker_options
 from headrace.streams.guards import end_process
 from headrace.streams.learner import pick_device
 from headrace.streams.process import Readiness
 from headrace.streams.publisher import announcements
+from headrace.streams.security import client_options
 from headrace.streams.serving import Serving
 from headrace.streams.settings import Settings, load
 from headrace.streams.state import UserState
@@ -148,7 +150,7 @@ def bare_consumer(settings: Settings, n_events: int) -> None:
         meter = Meter(n_events)
         consumer = AIOKafkaConsumer(
             settings.topic("events"),
-            bootstrap_servers=settings.bootstrap,
+            **client_options(settings),
             group_id=settings.group,
             auto_offset_reset="earliest",
             session_timeout_ms=int(settings.session_timeout_s * 1000),
@@ -173,7 +175,7 @@ def _run_faust(
     async def run() -> None:
         app = faust.App(
             settings.group,
-            broker=f"kafka://{settings.bootstrap}",
+            **broker_options(settings),
             datadir=str(settings.data_dir / settings.group),
             store="memory://",
             id_format="{id}",

@@ -22,6 +22,7 @@ from headrace.streams.clients import reader
 from headrace.streams.errors import StreamsError
 from headrace.streams.produce import publish_events
 from headrace.streams.scrape import Scrape
+from headrace.streams.security import client_options
 from headrace.streams.settings import Settings
 from headrace.streams.wire import Event, Recommendation, decode_recommendation, encode
 
@@ -91,7 +92,7 @@ def measure(
 async def _publish(settings: Settings, events: Iterable[Event], events_per_s: float) -> list[Due]:
     """Send each event when it is due, without waiting for those before it."""
     sent: list[tuple[Event, int, Any]] = []
-    async with AIOKafkaProducer(bootstrap_servers=settings.bootstrap) as producer:
+    async with AIOKafkaProducer(**client_options(settings)) as producer:
         start_s = time.time()
         for position, event in enumerate(events):
             due_s = start_s + position / events_per_s
@@ -114,7 +115,7 @@ async def _publish(settings: Settings, events: Iterable[Event], events_per_s: fl
 
 def _lists(settings: Settings) -> list[tuple[int, Recommendation]]:
     """Return all lists in the order of their partitions, each with when it was written."""
-    with reader(settings.bootstrap, settings.topic("recommendations")) as found:
+    with reader(settings, settings.topic("recommendations")) as found:
         return [
             (record.timestamp, decode_recommendation(record.value)) for record in found.to_end()
         ]

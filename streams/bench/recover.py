@@ -150,7 +150,7 @@ def _fail_over(settings: Settings, shop: Shop, failover: Failover) -> float:
     ports = [free_port(), free_port()]
     with (
         ExitStack() as stack,
-        reader(settings.bootstrap, settings.topic("recommendations")) as lists,
+        reader(settings, settings.topic("recommendations")) as lists,
     ):
 
         def start(number: int) -> Child:

@@ -21,7 +21,8 @@ from headrace.streams.errors import StreamsError
 from headrace.streams.guards import PauseGuard
 from headrace.streams.publication import pack_delta
 from headrace.streams.publisher import Publisher
-from headrace.streams.scrape import Scrape, scrape
+from headrace.streams.scrape import FOR_THIS_MACHINE, Scrape, scrape
+from headrace.streams.security import client_options
 from headrace.streams.settings import Settings
 from headrace.streams.topics import create_topics, users_changelog
 from headrace.streams.up import child_environment
@@ -43,7 +44,8 @@ def on_its_own(settings: Settings) -> Iterator[Settings]:
     prefix = f"bench-{uuid.uuid4().hex[:8]}"
     with tempfile.TemporaryDirectory() as folder:
         yield settings.model_copy(
-            update={
+            update=FOR_THIS_MACHINE
+            | {
                 "topic_prefix": prefix,
                 "group": prefix,
                 "data_dir": Path(folder),
@@ -64,7 +66,7 @@ def announce(settings: Settings, shop: Shop) -> None:
 async def _announce(settings: Settings, shop: Shop) -> None:
     pack_delta(shop.learner.recommender, [])  # all that was counted so far comes with the version
     shop.learner.new_items = []
-    producer = AIOKafkaProducer(bootstrap_servers=settings.bootstrap)
+    producer = AIOKafkaProducer(**client_options(settings))
 
     async def send(topic: str, key: bytes | None, value: bytes) -> int:
         sent: Any = await producer.send_and_wait(topic, value, key, partition=0)
@@ -95,7 +97,7 @@ def write_shop(settings: Settings, shop: Shop) -> None:
 
 def write_states(settings: Settings, states: Iterable[tuple[str, bytes]]) -> None:
     """Write users' encoded states to the changelog of the group's adapt workers."""
-    with outbox(settings.bootstrap, users_changelog(settings)) as changelog:
+    with outbox(settings, users_changelog(settings)) as changelog:
         for number, (user, state) in enumerate(states):
             changelog.send(key=user, value=state)
             if number % DRAINED_AFTER == 0:

@@ -52,9 +52,7 @@ def main() -> None:
     parser.add_argument("--no-op", action="store_true")
     given = parser.parse_args()
     with EmbeddedBroker() as broker, stage.on_its_own(load()) as settings:
-        settings = settings.model_copy(
-            update={"bootstrap": broker.bootstrap, "learn_port": free_port()}
-        )
+        settings = broker.settings(settings).model_copy(update={"learn_port": free_port()})
         create_topics(settings)
         publish_events(settings, events_of(load_events("completejourney").head(given.events)))
         print(measure(settings, given.events, is_no_op=given.no_op))

@@ -26,7 +26,7 @@ def deployed(settings: Settings) -> Settings:
 
 def publish(settings: Settings, noun: str, *values: bytes) -> None:
     """Publish values under one key, as the learn role does."""
-    with outbox(settings.bootstrap, settings.topic(noun)) as box:
+    with outbox(settings, settings.topic(noun)) as box:
         for value in values:
             box.send(key="announced", value=value)
 
@@ -45,7 +45,7 @@ def following(settings: Settings, *nouns: str, latest_only: tuple[str, ...] = ()
             follower.seek(settings.topic("deltas"), 1)
 
     follower = Follower(
-        settings.bootstrap,
+        settings,
         {settings.topic(n): lambda record, n=n: put(n, record) for n in nouns},
         latest_only=[settings.topic(n) for n in latest_only],
     )

@@ -12,6 +12,7 @@ import pytest
 from headrace.streams.broker import EmbeddedBroker, free_port
 from headrace.streams.clients import admin
 from headrace.streams.errors import BrokerUnreachableError, SettingsError
+from headrace.streams.settings import Settings
 
 LIMIT_S = 30
 
@@ -26,7 +27,7 @@ with EmbeddedBroker() as broker:
 
 def test_broker_answers_when_entered_and_is_gone_when_left() -> None:
     with EmbeddedBroker() as broker:
-        with admin(broker.bootstrap) as client:
+        with admin(Settings(bootstrap=broker.bootstrap)) as client:
             assert client.list_topics() == []
         assert "listening on" in broker.child.log_tail()
     assert broker.child.poll() == 0
@@ -68,7 +69,7 @@ def test_broker_command_serves_until_it_is_told_to_end(ending: signal.Signals) -
         try:
             address = broker.stdout.readline().split()[3].rstrip(";")
             assert broker.stdout.readline() == f"next: headrace topics --bootstrap {address}\n"
-            with admin(address) as client:
+            with admin(Settings(bootstrap=address)) as client:
                 assert client.list_topics() == []
             broker.send_signal(ending)
             assert broker.wait(LIMIT_S) == 0

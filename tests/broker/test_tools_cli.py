@@ -45,7 +45,7 @@ def run(settings: Settings, *arguments: str, stdin: str | None = None) -> tuple[
 def events_on(settings: Settings) -> dict[int, list[Event]]:
     """Return what lies on the events topic, by partition, in offset order."""
     found: dict[int, list[Event]] = {}
-    with reader(settings.bootstrap, settings.topic("events")) as events:
+    with reader(settings, settings.topic("events")) as events:
         for record in events.to_end():
             event = decode_event(record.value, key=record.key, record_time_ms=0)
             assert record.key == event.user.encode()
@@ -69,7 +69,7 @@ def a_list(user: str, offset: int, *items: str) -> Recommendation:
 
 def publish_lists(settings: Settings, *lists: Recommendation) -> None:
     """Write lists as the adapt role does."""
-    with outbox(settings.bootstrap, settings.topic("recommendations")) as box:
+    with outbox(settings, settings.topic("recommendations")) as box:
         for each in lists:
             box.send(key=each.user, value=encode(each))
 
@@ -105,7 +105,7 @@ def test_catalogue_is_published_by_item(deployed: Settings, tmp_path: Path) -> N
     path = tmp_path / "items.jsonl"
     path.write_text('{"item": 7, "title": "Tea", "categories": ["Drinks"]}\n{"item": 8}\n')
     run(deployed, "produce", "--items", str(path))
-    with reader(deployed.bootstrap, deployed.topic("items")) as items:
+    with reader(deployed, deployed.topic("items")) as items:
         found = {r.key: decode_item(r.value, key=r.key) for r in items.to_end()}
     assert found == {
         b"7": Item(item="7", title="Tea", categories=("Drinks",)),
@@ -126,7 +126,7 @@ def test_replay_keeps_times_and_stops_at_its_limit(deployed: Settings, tmp_path:
 def test_publishing_without_topics_says_how_to_create_them(settings: Settings) -> None:
     with (
         pytest.raises(StreamsError, match=f"{settings.topic('events')} does not exist: .*topics"),
-        outbox(settings.bootstrap, settings.topic("events")),
+        outbox(settings, settings.topic("events")),
     ):
         pass
 
@@ -134,7 +134,7 @@ def test_publishing_without_topics_says_how_to_create_them(settings: Settings) -
 def test_refused_record_is_an_error_and_not_a_loss(deployed: Settings) -> None:
     with (
         pytest.raises(StreamsError, match="refused"),
-        outbox(deployed.bootstrap, deployed.topic("events")) as box,
+        outbox(deployed, deployed.topic("events")) as box,
     ):
         box.send(key="u", value=b"x" * 2_000_000)  # brokers take 1 MB
 
@@ -196,7 +196,7 @@ def test_no_lists_is_said(deployed: Settings) -> None:
 
 
 def test_record_that_is_no_list_does_not_stop_the_reading(deployed: Settings) -> None:
-    with outbox(deployed.bootstrap, deployed.topic("recommendations")) as box:
+    with outbox(deployed, deployed.topic("recommendations")) as box:
         box.send(key="u", value=b"not a list")
     good = a_list("u", 1, "a")
     publish_lists(deployed, good)
@@ -219,7 +219,7 @@ def test_dead_letters_are_printed_with_reason_and_origin(deployed: Settings) -> 
 
 def test_reading_joins_no_group(deployed: Settings) -> None:
     publish_lists(deployed, a_list("u", 1, "a"))
-    with admin(deployed.bootstrap) as client:
+    with admin(deployed) as client:
         before = {group["group_id"] for group in client.list_groups()}
         assert current_lists(deployed)
         assert {group["group_id"] for group in client.list_groups()} == before

@@ -14,7 +14,7 @@ def test_topics_have_their_partitions_and_clean_up(settings: Settings) -> None:
     created = create_topics(settings)
     names = ["events", "items", "recommendations", "models", "deltas", "dead-letters"]
     assert created == [*(settings.topic(name) for name in names), users_changelog(settings)]
-    with admin(settings.bootstrap) as client:
+    with admin(settings) as client:
         described = {t["name"]: len(t["partitions"]) for t in client.describe_topics(created)}
         resources = [ConfigResource("TOPIC", name) for name in created]
         configs = client.describe_configs(resources, config_filter="all")["topic"]
@@ -44,7 +44,7 @@ def test_other_partition_count_is_refused_with_both_numbers(settings: Settings) 
 
 def test_changelog_without_compaction_is_refused(settings: Settings) -> None:
     changelog = users_changelog(settings)
-    with admin(settings.bootstrap) as client:
+    with admin(settings) as client:
         spec = {
             "num_partitions": 4,
             "replication_factor": 1,
@@ -54,7 +54,7 @@ def test_changelog_without_compaction_is_refused(settings: Settings) -> None:
         client.wait_for_topics([changelog])
     with pytest.raises(TopicMismatchError, match=r"cleanup\.policy=delete, expected compact"):
         create_topics(settings)
-    with admin(settings.bootstrap) as client:
+    with admin(settings) as client:
         present = set(client.list_topics())
     assert present.isdisjoint({t.name for t in topics_of(settings)} - {changelog})
 
@@ -78,9 +78,10 @@ def test_silence_at_the_address_is_named_with_the_cure(settings: Settings) -> No
 def test_roles_refuse_to_start_on_topics_that_are_missing_or_do_not_fit(
     settings: Settings,
 ) -> None:
+    names = [topic.name for topic in topics_of(settings)]
     with pytest.raises(StreamsError, match="create it with `headrace topics`"):
-        require_topics(settings)
+        require_topics(settings, names)
     create_topics(settings)
-    require_topics(settings)
+    require_topics(settings, names)
     with pytest.raises(TopicMismatchError, match="has 4 partitions, expected 8"):
-        require_topics(settings.model_copy(update={"partitions": 8}))
+        require_topics(settings.model_copy(update={"partitions": 8}), names)

@@ -23,6 +23,7 @@ DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana/dashboards/headrace.js
 VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 OUR_IMAGE = f"headrace:{VERSION}"
 ROLES = ("adapt", "learn")
+TOKEN = "stands-in-for-what-an-operator-chooses"
 
 _METRIC_NAME = re.compile(r"\bheadrace_[a-z0-9_]+")
 _SUFFIXES = {Counter: ("_total",), Gauge: ("",), Histogram: ("_bucket", "_sum", "_count")}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from deployment import DEPLOY
+from deployment import DEPLOY, TOKEN
 from prometheus_tools import PrometheusTools
 
 LIMIT_S = 60.0  # a scrape and an evaluation are due every 5 s
@@ -54,12 +54,14 @@ def until(ask: Callable[[], T], is_enough: Callable[[T], bool]) -> T:
 
 @contextmanager
 def running(tools: PrometheusTools, ports: Mapping[str, int], folder: Path) -> Iterator[Prometheus]:
-    """Run Prometheus on a free port with our configuration; only the targets differ."""
+    """Run Prometheus on a free port with our configuration; only targets and token differ."""
     config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
     config["rule_files"] = [str(DEPLOY / "prometheus" / name) for name in config["rule_files"]]
     for job in config["scrape_configs"]:
+        job["authorization"]["credentials_file"] = str(folder / "token")
         del job["dns_sd_configs"]
         job["static_configs"] = [{"targets": [f"127.0.0.1:{ports[job['job_name']]}"]}]
+    (folder / "token").write_text(TOKEN)
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     command = [
         str(tools.prometheus),

@@ -8,6 +8,8 @@ import sys
 import time
 from contextlib import closing
 
+from deployment import TOKEN
+
 from headrace.streams import metrics
 from headrace.streams.http import serve
 
@@ -25,7 +27,8 @@ def main(contenders: list[str], *, is_ready: bool) -> None:
     for contender in contenders:
         metrics.HIT_RATIO.labels(contender).set(0.1)
         metrics.NDCG.labels(contender).set(0.05)
-    with closing(serve("127.0.0.1", 0, is_live=lambda: True, is_ready=lambda: is_ready)) as handle:
+    server = serve("127.0.0.1", 0, is_live=lambda: True, is_ready=lambda: is_ready, token=TOKEN)
+    with closing(server) as handle:
         print(handle.port, flush=True)
         sys.stdin.read()
 

@@ -5,12 +5,14 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
+import yaml
 from deployment import (
     COMPOSE,
     DEPLOY,
     OUR_IMAGE,
     ROLES,
     ROOT,
+    TOKEN,
     command_error,
     image_environment,
     role_settings,
@@ -18,6 +20,7 @@ from deployment import (
 )
 
 from headrace.streams import process
+from headrace.streams.http import token_of
 from headrace.streams.settings import FILE_VARIABLE, PREFIX, Settings, load
 
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -27,7 +30,11 @@ PINNED = re.compile(r"[a-z0-9/.-]+:v?\d+\.\d+\.\d+(-[a-z0-9.-]+)?$")
 
 
 def environment(service: str) -> dict[str, str]:
-    return image_environment() | {k: str(v) for k, v in SERVICES[service]["environment"].items()}
+    """Return what a service is started with, where each ``${NAME:?...}`` has been exported."""
+    given = {k: str(v) for k, v in SERVICES[service]["environment"].items()}
+    return image_environment() | {
+        name: TOKEN if value.startswith("${") else value for name, value in given.items()
+    }
 
 
 def settings_of(service: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
@@ -115,11 +122,15 @@ def test_grafana_asks_who_you_are() -> None:
     assert grafana["GF_AUTH_ANONYMOUS_ENABLED"] == "false"
 
 
+@pytest.mark.parametrize("service", SERVICES)
+def test_no_container_can_gain_rights(service: str) -> None:
+    assert SERVICES[service]["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in SERVICES[service]["security_opt"]
+
+
 @pytest.mark.parametrize("service", OURS)
 def test_our_containers_cannot_change_themselves(service: str) -> None:
     assert SERVICES[service]["read_only"] is True
-    assert SERVICES[service]["cap_drop"] == ["ALL"]
-    assert "no-new-privileges:true" in SERVICES[service]["security_opt"]
 
 
 def test_our_image_runs_as_an_ordinary_user() -> None:
@@ -180,6 +191,18 @@ def test_the_health_check_asks_the_port_of_the_role(
     port = {"adapt": settings.adapt_port, "learn": settings.learn_port}[role]
     assert environment(role)["LIVE_URL"] == f"http://127.0.0.1:{port}/health/live"
     assert settings.http_host == "0.0.0.0"
+    assert token_of(settings) == TOKEN
+
+
+def test_prometheus_shows_the_token_that_the_roles_expect() -> None:
+    secrets = SERVICES["prometheus"]["secrets"]
+    config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
+    for job in config["scrape_configs"]:
+        folder, _, name = job["authorization"]["credentials_file"].rpartition("/")
+        assert folder == "/run/secrets"
+        assert name in secrets
+        (variable,) = {name for name in SERVICES[job["job_name"]]["environment"] if "TOKEN" in name}
+        assert COMPOSE["secrets"][name] == {"environment": variable}
 
 
 @pytest.mark.parametrize("role", ROLES)

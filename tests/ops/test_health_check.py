@@ -6,9 +6,11 @@ import re
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import pytest
-from deployment import DEPLOY
+from deployment import DEPLOY, TOKEN
 
 from headrace.streams.http import serve
 
@@ -17,13 +19,14 @@ CHECK = re.search(
 )
 
 
-def exit_code_of_check(port: int) -> int:
+def exit_code_of_check(port: int, **variables: str) -> int:
     assert CHECK
     program, *arguments = json.loads(CHECK[1])
     assert program == "python"
     url = f"http://127.0.0.1:{port}/health/live"
     # A proxy for everything must not come between: Docker may hand one to every container.
     environment = os.environ | {"LIVE_URL": url, "http_proxy": "http://192.0.2.1:1", "no_proxy": ""}
+    environment |= variables
     command = [sys.executable, *arguments]
     return subprocess.run(
         command, env=environment, stderr=subprocess.DEVNULL, timeout=60, check=False
@@ -34,6 +37,17 @@ def exit_code_of_check(port: int) -> int:
 def test_it_passes_exactly_when_the_role_is_live(is_live: bool, exit_code: int) -> None:
     with closing(serve("127.0.0.1", 0, is_live=lambda: is_live, is_ready=lambda: True)) as handle:
         assert exit_code_of_check(handle.port) == exit_code
+
+
+def test_it_shows_the_token_of_the_role(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    well: dict[str, Any] = {"is_live": lambda: True, "is_ready": lambda: True}
+    with closing(serve("127.0.0.1", 0, token=TOKEN, **well)) as handle:
+        assert exit_code_of_check(handle.port, HEADRACE_HTTP_TOKEN=TOKEN) == 0
+        assert exit_code_of_check(handle.port, HEADRACE_HTTP_TOKEN_FILE=str(file)) == 0
+        assert exit_code_of_check(handle.port, HEADRACE_HTTP_TOKEN=TOKEN[:-1]) == 1
+        assert exit_code_of_check(handle.port) == 1
 
 
 def test_it_fails_when_nothing_answers() -> None:

@@ -8,6 +8,8 @@ import yaml
 from deployment import DEPLOY, OUR_IMAGE, ROLES, command_error, image_environment, role_settings
 
 from headrace.streams import process
+from headrace.streams.errors import SettingsError
+from headrace.streams.http import token_of
 from headrace.streams.settings import Settings, load
 
 FOLDER = DEPLOY / "kubernetes"
@@ -17,6 +19,7 @@ OBJECTS: dict[tuple[str, str], dict[str, Any]] = {
     for file in KUSTOMIZATION["resources"]
     for thing in yaml.safe_load_all((FOLDER / file).read_text())
 }
+HEALTH_CHECK = ["python", "-m", "headrace.streams.health"]
 OWNERS = {
     "topics": OBJECTS["Job", "headrace-topics"],
     "adapt": OBJECTS["Deployment", "headrace-adapt"],
@@ -64,8 +67,10 @@ def test_every_command_exists(name: str) -> None:
 @pytest.mark.parametrize("name", OWNERS)
 def test_every_container_runs_our_image_with_our_settings(name: str) -> None:
     assert container(name)["image"] == OUR_IMAGE
-    (source,) = container(name)["envFrom"]
-    assert ("ConfigMap", source["configMapRef"]["name"]) in OBJECTS
+    settings = [
+        each["configMapRef"] for each in container(name)["envFrom"] if "secretRef" not in each
+    ]
+    assert [("ConfigMap", source["name"]) in OBJECTS for source in settings] == [True]
 
 
 @pytest.mark.parametrize("name", OWNERS)
@@ -89,17 +94,43 @@ def test_containers_cannot_change_themselves(name: str) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_probes_ask_the_port_of_the_role(role: str, settings: Settings) -> None:
+    # In the container, which has the token: a node that asked by HTTP could not show it.
     probes = {
-        name: container(role)[f"{name}Probe"]["httpGet"]
+        name: container(role)[f"{name}Probe"]["exec"]["command"]
         for name in ("startup", "liveness", "readiness")
     }
+    check = [*HEALTH_CHECK, f"http://127.0.0.1:{port_of(role, settings)}/health"]
     assert probes == {
-        "startup": {"path": "/health/live", "port": "http"},
-        "liveness": {"path": "/health/live", "port": "http"},
-        "readiness": {"path": "/health/ready", "port": "http"},
+        "startup": [*check[:-1], f"{check[-1]}/live"],
+        "liveness": [*check[:-1], f"{check[-1]}/live"],
+        "readiness": [*check[:-1], f"{check[-1]}/ready"],
     }
     assert container(role)["ports"] == [{"name": "http", "containerPort": port_of(role, settings)}]
     assert settings.http_host == "0.0.0.0"
+    with pytest.raises(SettingsError, match="set http_token"):
+        token_of(settings)
+
+
+SECRETS = {"adapt": "headrace-adapt", "learn": "headrace-learn", "topics": "headrace-admin"}
+
+
+@pytest.mark.parametrize("name", OWNERS)
+def test_every_container_has_its_own_secret_and_the_operator_is_told_of_it(name: str) -> None:
+    told = (FOLDER / "kustomization.yaml").read_text()
+    (secret,) = [each["secretRef"] for each in container(name)["envFrom"] if "secretRef" in each]
+    assert secret["name"] == SECRETS[name]
+    assert SECRETS[name] in told
+    assert secret.get("optional", False) == (name == "topics")  # which nobody asks by HTTP
+
+
+@pytest.mark.parametrize("name", OWNERS)
+def test_certificates_are_where_the_settings_look_for_them(name: str) -> None:
+    (folder,) = [m["mountPath"] for m in container(name)["volumeMounts"] if m["name"] == "tls"]
+    (volume,) = [v["secret"] for v in pod(name)["volumes"] if v["name"] == "tls"]
+    assert f"HEADRACE_SSL_CA_FILE: {folder}/ca.crt" in (FOLDER / "settings.yaml").read_text()
+    assert volume["optional"] is True
+    assert volume["defaultMode"] == 0o440
+    assert pod(name)["securityContext"]["fsGroup"] == pod(name)["securityContext"]["runAsGroup"]
 
 
 @pytest.mark.parametrize("role", ROLES)

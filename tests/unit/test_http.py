@@ -7,15 +7,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from headrace.streams import metrics
 from headrace.streams.errors import SettingsError
-from headrace.streams.http import NOT_LIVE, NOT_READY, HttpHandle, serve
+from headrace.streams.http import NOT_LIVE, NOT_READY, UNAUTHORIZED, HttpHandle, serve, token_of
 from headrace.streams.settings import Settings
 
 LIMIT_S = 10
+TOKEN = "0123456789abcdef0123456789abcdef"
 
 
 class Role:
@@ -43,10 +45,11 @@ def handle(role: Role) -> Iterator[HttpHandle]:
         yield running
 
 
-def get(handle: HttpHandle, path: str) -> tuple[int, str]:
+def get(handle: HttpHandle, path: str, **headers: str) -> tuple[int, str]:
     url = f"http://127.0.0.1:{handle.port}{path}"
+    request = urllib.request.Request(url, headers=headers)
     try:
-        with urllib.request.urlopen(url, timeout=LIMIT_S) as answer:
+        with urllib.request.urlopen(request, timeout=LIMIT_S) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as refusal:
         with refusal:
@@ -91,6 +94,42 @@ def test_metrics_are_the_registry_now(handle: HttpHandle) -> None:
 @pytest.mark.parametrize("path", ["/", "/health", "/health/", "/metrics/", "/metrics/x", "/%2e%2e"])
 def test_nothing_else_is_served(handle: HttpHandle, path: str) -> None:
     assert get(handle, path) == (404, "not found\n")
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/health/live", "/health/ready", "/", "/x"])
+def test_with_a_token_nobody_else_is_answered(role: Role, path: str) -> None:
+    wrong = ["", "Bearer", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN, "é"]
+    with closing(
+        serve("127.0.0.1", 0, is_live=role.is_live, is_ready=role.is_ready, token=TOKEN)
+    ) as handle:
+        assert get(handle, path) == (401, f"{UNAUTHORIZED}\n")
+        for shown in wrong:
+            status, text = get(handle, path, Authorization=shown)
+            assert (status, text) == (401, f"{UNAUTHORIZED}\n")
+        assert get(handle, path, Authorization=f"Bearer {TOKEN}")[0] in (200, 404)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost", "::1"])
+def test_this_machine_needs_no_token(host: str) -> None:
+    assert token_of(Settings(http_host=host)) == ""
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "192.0.2.1", "shop.example"])
+def test_what_can_be_reached_from_elsewhere_needs_a_token(host: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="set http_token or http_token_file"):
+        token_of(Settings(http_host=host))
+    assert token_of(Settings(http_host=host, http_token=TOKEN)) == TOKEN
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    assert token_of(Settings(http_host=host, http_token_file=str(tmp_path / "token"))) == TOKEN
+
+
+@pytest.mark.parametrize(
+    "token", ["short", "x" * 15, "a token with spaces", "späte-schlüssel-für-x"]
+)
+def test_a_token_that_could_be_guessed_or_not_be_sent_is_refused(token: str) -> None:
+    with pytest.raises(SettingsError, match="16 characters or more") as refusal:
+        token_of(Settings(http_token=token))
+    assert token not in str(refusal.value)
 
 
 def test_it_answers_while_the_event_loop_is_busy(handle: HttpHandle) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.streams.access import TO_CREATE, TOPICS, rights_of
 from headrace.streams.cli import main
 from headrace.streams.settings import Settings
 from headrace.streams.topics import topics_of
@@ -25,6 +26,20 @@ def test_settings_table_is_that_of_the_code() -> None:
         default = str(field.get_default(call_default_factory=True))
         expected.append([f"`{name}`", f"`{default}`" if default else "empty", field.description])
     assert _rows("Settings") == expected
+
+
+def test_rights_table_is_that_of_the_code() -> None:
+    settings, letters = Settings(), {"Read": "R", "Write": "W", "DescribeConfigs": "C"}
+    expected: dict[str, dict[str, str]] = {}
+    for role in TOPICS:
+        for right in rights_of(settings, role):
+            if right.operations != TO_CREATE:  # said once below the table
+                name = f"`{right.name}`" if right.kind == "topic" else f"group `{right.name}`"
+                given = " ".join(letters[operation] for operation in right.operations)
+                expected.setdefault(name, dict.fromkeys(TOPICS, "–"))[role] = given
+    assert {
+        row[0]: dict(zip(TOPICS, row[1:], strict=True)) for row in _rows("Security")
+    } == expected
 
 
 def test_topics_table_names_every_topic() -> None:

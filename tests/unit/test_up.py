@@ -34,6 +34,11 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
             meta_learning="reptile",
             compression="zstd",
             log_level="debug",
+            security_protocol="SASL_SSL",
+            ssl_ca_file="ca.crt",
+            sasl_username="me",
+            sasl_password="secret",
+            http_token_file="token",
         ),
     ],
 )
@@ -80,8 +85,11 @@ def test_a_role_that_failed_is_started_again() -> None:
         assert roles.names() == [*ROLES, *ROLES]
 
 
-def test_a_role_with_wrong_settings_is_not_started_again_and_its_last_words_are_shown() -> None:
-    with Programs(f"print('bad setting'); raise SystemExit({NEVER_AGAIN})") as roles:
+@pytest.mark.parametrize("status", NEVER_AGAIN)
+def test_a_role_with_wrong_settings_is_not_started_again_and_its_last_words_are_shown(
+    status: int,
+) -> None:
+    with Programs(f"print('bad setting'); raise SystemExit({status})") as roles:
         for _, child in roles.started:
             child.wait(LIMIT_S)
         with pytest.raises(RoleFailedError, match="learn cannot run: bad setting"):

@@ -1,0 +1,24 @@
+"""What containers run to ask whether they are well: ``python -m headrace.streams.health URL``.
+
+It shows the token of the role, from the same variables, and ends with 0 if the answer is 200. It is
+run every few seconds, so it needs nothing but the standard library.
+"""
+
+import os
+import sys
+import urllib.request
+from pathlib import Path
+
+LIMIT_S = 4.0
+
+
+def main(url: str) -> None:
+    """Ask, and raise for any answer but 200; a proxy for everything does not come between."""
+    path = os.environ.get("HEADRACE_HTTP_TOKEN_FILE")
+    token = Path(path).read_text().strip() if path else os.environ.get("HEADRACE_HTTP_TOKEN", "")
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+    urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=LIMIT_S)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else os.environ["LIVE_URL"])
