@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 from apache_kafka import apache_kafka
+from roles_harness import SMALL
+from secure_kafka import NOBODY, As, SecureKafka, secure_kafka
 
-from headrace.streams.broker import EmbeddedBroker
+from headrace.streams.access import TOPICS, grant
+from headrace.streams.broker import EmbeddedBroker, free_port
 from headrace.streams.child import Child
 from headrace.streams.settings import Settings
+from headrace.streams.topics import create_topics
 
 BROKER = pytest.StashKey[Child]()
 KAFKA_DATA = pytest.StashKey[Path]()
@@ -37,6 +41,33 @@ def bootstrap(
             address, child = broker.bootstrap, broker.child
         request.config.stash[BROKER] = child
         yield address
+
+
+@pytest.fixture(scope="session")
+def secure_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
+    """Start a node of Apache Kafka with TLS, passwords and rights."""
+    with secure_kafka(tmp_path_factory.mktemp("secure")) as node:
+        yield node
+
+
+@pytest.fixture
+def deployed(
+    secure_node: SecureKafka, topic_prefix: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> As:
+    """Give every role its rights, let the admin create the topics, and return who is who."""
+    ports = {"adapt_port": free_port(), "learn_port": free_port()}
+    common = {"topic_prefix": topic_prefix, "group": topic_prefix, "data_dir": tmp_path / "data"}
+    common |= SMALL | ports | {"session_timeout_s": 6}
+    way = getattr(request, "param", "SCRAM-SHA-512")
+    access = {role: secure_node.access(role, way) for role in (*TOPICS, NOBODY)}
+
+    def as_role(role: str) -> Settings:
+        return Settings(**common, **access[role][1])
+
+    operator = Settings(**common, **secure_node.with_certificate("operator"))
+    grant(operator, {role: access[role][0] for role in TOPICS})
+    create_topics(as_role("admin"))
+    return as_role
 
 
 @pytest.fixture
