@@ -29,7 +29,7 @@ test: $(READY)  ## unit, operations and broker tests; the embedded broker is sta
 test-orders: $(READY)  ## play ORDERS=2000 random orders of events, from FIRST_SEED=0 on, without a broker
 	$(BIN)/python -m pytest tests/simulation --timeout 0 --orders $(ORDERS) --first-seed $(FIRST_SEED)
 
-test-kafka: $(READY)  ## the broker tests again, against Apache Kafka (needs Java 17 and Maven, no Docker)
+test-kafka: $(READY)  ## the broker tests again, against Apache Kafka (needs Java 17, Maven and openssl, no Docker)
 	$(BIN)/python -m pytest tests/broker --broker kafka
 
 # In a namespace of its own, so that an ordinary user may mount the small disk that is filled.
