@@ -18,9 +18,10 @@ TO_CREATE = ("Create", "Describe", "DescribeConfigs")
 TO_CHECK = ("DescribeConfigs",)  # adapt and learn look whether their topics fit when they start
 CHANGELOG = "changelog"  # no noun: it is named after the group
 
-# By role, what may be done with topics. The admin runs `headrace topics`, and reads dead letters.
+# By role, what may be done with topics. The admin runs `headrace topics` and
+# `headrace forget`, and reads dead letters.
 TOPICS: dict[str, dict[str, tuple[str, ...]]] = {
-    "admin": {"dead-letters": READ},
+    "admin": {"dead-letters": READ, "events": WRITE},
     "adapt": {
         **dict.fromkeys(("events", "items", "models", "deltas"), READ + TO_CHECK),
         **dict.fromkeys(("recommendations", "dead-letters"), WRITE + TO_CHECK),

@@ -28,7 +28,7 @@ def ask_to_forget(settings: Settings, users: Sequence[str]) -> int:
     for user in users:
         values[user] = encode(Event(user=user, item="", action=FORGET, time_ms=now_ms))
         decode_event(values[user], key=None, record_time_ms=now_ms)
-    with outbox(settings.bootstrap, settings.topic("events")) as box:
+    with outbox(settings, settings.topic("events")) as box:
         partitions = box.partitions()
         for user, value in values.items():
             for partition in partitions:
@@ -40,7 +40,7 @@ def how_long(settings: Settings) -> dict[str, str]:
     """Return until when the topics that hold records of users do so, in words."""
     compacted = [users_changelog(settings), settings.topic("recommendations")]
     kept = [settings.topic("events"), settings.topic("dead-letters")]
-    with admin(settings.bootstrap) as client:
+    with admin(settings) as client:
         resources = [ConfigResource("TOPIC", name) for name in (*compacted, *kept)]
         found = client.describe_configs(resources, config_filter="all")["topic"]
     limits = dict.fromkeys(compacted, "max.compaction.lag.ms") | dict.fromkeys(kept, "retention.ms")

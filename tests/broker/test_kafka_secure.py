@@ -46,7 +46,7 @@ MAY_READ = {
     NOBODY: set(),
 }
 MAY_WRITE = {
-    "admin": set(),
+    "admin": {"events"},
     "adapt": {"recommendations", "dead-letters", "changelog"},
     "learn": {"models", "deltas"},
     "publisher": {"events", "items"},

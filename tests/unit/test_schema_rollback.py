@@ -70,7 +70,7 @@ def test_the_release_before_reads_what_this_one_writes(tmp_path: Path) -> None:
         "item": str(samples.ITEM),
         "list": str(samples.LIST),
         "event": str(samples.EVENT),
-        "state": f"7 {state.items} {state.features} {state.gradients.tolist()}",
+        "state": f"7 {list(state.items)} {state.features} {state.gradients.tolist()}",
         "announcement": str(samples.ANNOUNCEMENT),
         "items": "new",
         "positions": str(samples.POSITIONS),
