@@ -10,17 +10,28 @@ from contextlib import contextmanager
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.consumer import fetcher
 from kafka.errors import (
     AuthorizationError,
     KafkaError,
     KafkaTimeoutError,
     RetriableError,
 )
+from kafka.record import MemoryRecords
 
-from headrace.streams.errors import BrokerRefusedError, BrokerUnreachableError, StreamsError
+from headrace.streams.errors import (
+    BrokerRefusedError,
+    BrokerUnreachableError,
+    StreamsError,
+)
 from headrace.streams.listener import CONNECT_LIMIT_S, explain_silence, require_listener
+from headrace.streams.record_batches import checked
 from headrace.streams.security import client_options
 from headrace.streams.settings import Settings
+
+# kafka-python's only seam between what was fetched and what is made of it.
+fetcher.MemoryRecords = checked(MemoryRecords)
+
 
 SEND_LIMIT_S = 60.0  # a leader election takes up to about 15 s, and the producer retries through it
 POLL_WAIT_S = 0.2

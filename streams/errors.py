@@ -12,6 +12,8 @@ StreamsError
 
 from typing import ClassVar
 
+LONGEST_DETAIL = 500  # characters; what a record holds may be far longer
+
 
 class StreamsError(Exception):
     """Base of the tree. ``retriable`` says whether trying again can help."""
@@ -44,7 +46,7 @@ class MalformedRecordError(StreamsError):
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
+        super().__init__(f"{reason}: {detail[:LONGEST_DETAIL]}")
         self.reason = reason
 
 

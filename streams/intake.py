@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
+from aiokafka.consumer import fetcher
 from aiokafka.errors import CommitFailedError, IllegalStateError
+from aiokafka.record import MemoryRecords
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
 
@@ -26,6 +28,10 @@ from headrace.streams.batches import (
     RecordBatch,
     Watermarks,
 )
+from headrace.streams.record_batches import checked
+
+# aiokafka's only seam between what was fetched and what is made of it.
+fetcher.MemoryRecords = checked(MemoryRecords)
 
 CHANGELOG_RECORDS = 512  # in one batch; one at a time, a million users recover in over a minute
 FETCH_WAIT_MS = 50  # the embedded broker lets a fetch wait so long, whatever comes meanwhile

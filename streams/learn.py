@@ -32,7 +32,7 @@ from headrace.streams.observe import observe_intake
 from headrace.streams.process import Readiness, Role, run_role
 from headrace.streams.publisher import Publisher, Send
 from headrace.streams.settings import Settings
-from headrace.streams.wire import Event, Item, decode_event, decode_item
+from headrace.streams.wire import Event, Item, decode_event, decode_item, record_time_ms
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +84,11 @@ class Learning:
         first = self._taken.get(partition, 0)
         records = [record for record in batch.records if record.offset >= first]
         chunk = Chunk(batch.tp, batch.receipt.next_offset, batch.receipt)
+        now_ms = int(time.time() * 1000)
         for record in records:
+            record_ms = record_time_ms(record.timestamp, now_ms=now_ms)
             try:
-                event = decode_event(record.value, key=record.key, record_time_ms=record.timestamp)
+                event = decode_event(record.value, key=record.key, record_time_ms=record_ms)
             except MalformedRecordError:
                 continue  # the adapt role sets it aside
             # A user's offsets count within a partition: one who is in two is learned as two.

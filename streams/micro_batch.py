@@ -6,7 +6,13 @@ from typing import Any
 
 from headrace.streams.batches import RecordBatch
 from headrace.streams.errors import MalformedRecordError
-from headrace.streams.wire import Event, Source, dead_letter_headers, decode_event
+from headrace.streams.wire import (
+    Event,
+    Source,
+    dead_letter_headers,
+    decode_event,
+    record_time_ms,
+)
 
 StateKey = tuple[int, bytes]
 """Partition of the events and key of the user: clients that hash keys differently can put one
@@ -23,6 +29,7 @@ class DeadLetter:
     key: bytes | None
     value: bytes | None
     headers: Headers
+    coordinates: Headers = field(default_factory=list)  # ours: why, and where it stood
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,7 +57,7 @@ class MicroBatch:
         self.batches.append(batch)
         self.n_records += len(batch.records)
         for record in batch.records:
-            record_ms = record.timestamp if (record.timestamp or 0) > 0 else now_ms
+            record_ms = record_time_ms(record.timestamp, now_ms=now_ms)
             try:
                 event, key = _decode(record, record_ms)
             except MalformedRecordError as exc:
@@ -108,7 +115,8 @@ def dead_letter_of(record: Any, why: MalformedRecordError) -> DeadLetter:
         reason=why.reason,
         key=record.key,
         value=record.value,
-        headers=[*record.headers, *coordinates.items()],
+        headers=list(record.headers),
+        coordinates=list(coordinates.items()),
     )
 
 

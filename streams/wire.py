@@ -18,14 +18,18 @@ import msgpack
 
 from headrace.streams import schema
 from headrace.streams.errors import MalformedRecordError
+from headrace.streams.record_batches import Unreadable
 
 FORGET = "forget"  # the action of an event that asks to forget its user; it needs no item
 MAX_ID_BYTES = 256  # longer ids are almost always a whole payload in the wrong field
 SHORT_ID = MAX_ID_BYTES // 4  # so many characters always fit: in UTF-8 one takes at most 4 bytes
 MAX_VALUE_BYTES = 1_000_000  # the broker's own default limit (message.max.bytes)
+MAX_EVENT_BYTES = 65_536  # 64 kB of empty lists are 4 MB when read, and a micro-batch has hundreds
+MAX_CONTEXT = 256  # entries
 MAX_TIME_MS = 253_402_300_799_999  # 9999-12-31, the last instant most clients can print
+MAX_AHEAD_MS = 86_400_000  # beyond a day, a clock is not a little wrong
 MAX_CATEGORIES = 16
-MAX_VECTOR_WIDTH = 8192
+MAX_VECTOR_WIDTH = 8192  # of all vectors of an item together
 _FIRST_MAP_BYTE = 0x80  # of msgpack; text starts below
 
 
@@ -104,20 +108,25 @@ def rec_id_of(user: str, source: Source) -> str:
 def decode_event(value: bytes | None, *, key: bytes | None, record_time_ms: int) -> Event:
     """Read one event. The key stands in for a missing ``user``, the record's time for ``time_ms``.
 
+    Nothing happens after it was written: the record's time is the latest that an event can have,
+    or one wrong clock would make everything else look old, for good.
+
     Raises:
         MalformedRecordError: the record can never be applied.
     """
-    fields = _decode_map(value, schema.EVENT)
+    fields = _decode_map(value, schema.EVENT, at_most=MAX_EVENT_BYTES)
     if "user" not in fields and key:
         fields["user"] = _text_of_key(key)
     context = fields.get("context") or {}
     if not isinstance(context, dict):
         raise MalformedRecordError("wrong_type", "context must be a map")
+    if len(context) > MAX_CONTEXT:
+        raise MalformedRecordError("too_large", f"context has over {MAX_CONTEXT} entries")
     action = _action_of(fields.get("action", "click"))
     return Event(
         user=_id_of(fields, "user"),
         item="" if action == FORGET else _id_of(fields, "item"),
-        time_ms=_time_of(fields.get("time_ms", record_time_ms)),
+        time_ms=_time_of(fields.get("time_ms", record_time_ms), record_time_ms),
         action=action,
         event_id=_optional_text(fields, "event_id") if "event_id" in fields else None,
         rec_id=_optional_text(fields, "rec_id") if "rec_id" in fields else None,
@@ -176,11 +185,20 @@ def decode_recommendation(value: bytes | None) -> Recommendation:
         raise MalformedRecordError("missing_field", f"not a recommendation: {exc}") from exc
 
 
-def _decode_map(value: bytes | None, kind: schema.Schema) -> dict[str, Any]:
+def record_time_ms(timestamp_ms: int | None, *, now_ms: int) -> int:
+    """Return when a record was written: now, if it does not say, or names a time to come."""
+    return min(timestamp_ms, now_ms) if timestamp_ms and timestamp_ms > 0 else now_ms
+
+
+def _decode_map(
+    value: bytes | None, kind: schema.Schema, *, at_most: int = MAX_VALUE_BYTES
+) -> dict[str, Any]:
+    if isinstance(value, Unreadable):
+        raise MalformedRecordError(value.reason, value.detail)
     if not value:
         raise MalformedRecordError("empty", "the record has no value")
-    if len(value) > MAX_VALUE_BYTES:
-        raise MalformedRecordError("too_large", f"{len(value)} bytes, at most {MAX_VALUE_BYTES}")
+    if len(value) > at_most:
+        raise MalformedRecordError("too_large", f"{len(value)} bytes, at most {at_most}")
     try:
         if value[0] < _FIRST_MAP_BYTE and value.lstrip()[:1] == b"{":
             fields = json.loads(value)
@@ -221,8 +239,8 @@ def _id_of(fields: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _time_of(value: object) -> int:
-    if type(value) is int and 0 <= value <= MAX_TIME_MS:
+def _time_of(value: object, latest_ms: int) -> int:
+    if type(value) is int and 0 <= value <= latest_ms:
         return value
     if isinstance(value, float) and math.isfinite(value):
         value = int(value)
@@ -230,7 +248,10 @@ def _time_of(value: object) -> int:
         raise MalformedRecordError("wrong_type", "time_ms must be whole milliseconds since 1970")
     if not 0 <= value <= MAX_TIME_MS:
         raise MalformedRecordError("out_of_range", f"time_ms={value}")
-    return value
+    if value > latest_ms + MAX_AHEAD_MS:
+        days = (value - latest_ms) / MAX_AHEAD_MS
+        raise MalformedRecordError("out_of_range", f"time_ms is {days:.0f} days after its record")
+    return min(value, latest_ms)
 
 
 def _action_of(value: object) -> str:
@@ -260,7 +281,10 @@ def _categories_of(value: object) -> tuple[str, ...]:
         value = [value]
     if not isinstance(value, list | tuple) or not all(isinstance(c, str) for c in value):
         raise MalformedRecordError("wrong_type", "categories must be a list of words")
-    return tuple(value[:MAX_CATEGORIES])
+    categories = tuple(value[:MAX_CATEGORIES])
+    if any(len(category.encode(errors="replace")) > MAX_ID_BYTES for category in categories):
+        raise MalformedRecordError("too_large", f"a category is over {MAX_ID_BYTES} bytes")
+    return categories
 
 
 def _price_of(value: object) -> float | None:
@@ -276,10 +300,14 @@ def _vectors_of(value: object) -> dict[str, tuple[float, ...]]:
         return {}
     if not isinstance(value, dict):
         raise MalformedRecordError("wrong_type", "vectors must map a name to numbers")
-    vectors = {}
+    vectors: dict[str, tuple[float, ...]] = {}
     for name, numbers in value.items():
-        if not isinstance(numbers, list | tuple) or len(numbers) > MAX_VECTOR_WIDTH:
+        if not isinstance(numbers, list | tuple):
             raise MalformedRecordError("wrong_type", f"vector {name!r} must be a list of numbers")
+        if len(numbers) + sum(map(len, vectors.values())) > MAX_VECTOR_WIDTH:
+            raise MalformedRecordError(
+                "too_large", f"the vectors have over {MAX_VECTOR_WIDTH} numbers"
+            )
         if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
             raise MalformedRecordError("out_of_range", f"vector {name!r} holds a non-finite number")
         vectors[str(name)] = tuple(float(x) for x in numbers)

@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from headrace.streams.compute import Computed
-from headrace.streams.micro_batch import DeadLetter, MicroBatch, StateKey
+from headrace.streams.micro_batch import DeadLetter, Headers, MicroBatch, StateKey
 
 Record = tuple[bytes, bytes | None]
 
-LARGEST_DEAD_LETTER_BYTES = 1_000_000  # leaves room for headers below the broker's limit
+LARGEST_DEAD_LETTER_BYTES = 1_000_000  # leaves room for the coordinates below the broker's limit
+HEADER_BYTES = 10  # of two lengths
 
 
 class Writer:
@@ -79,11 +80,34 @@ class Writer:
         yield batch
 
     async def _send_dead_letter(self, letter: DeadLetter) -> Awaitable[object]:
-        value, headers = letter.value, letter.headers
-        if len(value or b"") > LARGEST_DEAD_LETTER_BYTES:
-            # The coordinates fit, the record with them would not, and the worker could never pass.
-            value, headers = None, [*headers, ("headrace.omitted", b"value")]
+        key, value, headers = fitting(letter)
         sent: Awaitable[object] = await self._producer.send(
-            self._dead_letters, key=letter.key, value=value, headers=headers
+            self._dead_letters, key=key, value=value, headers=headers
         )
         return sent
+
+
+def fitting(letter: DeadLetter) -> tuple[bytes | None, bytes | None, Headers]:
+    """Return a dead letter's key, value and headers, less its largest parts if it is too large.
+
+    What was compressed can be larger than any record the broker takes. The coordinates always fit;
+    the record with them would not, and the worker could never pass.
+    """
+    sizes = {
+        "value": len(letter.value or b""),
+        "key": len(letter.key or b""),
+        "headers": sum(len(k.encode()) + len(v or b"") + HEADER_BYTES for k, v in letter.headers),
+    }
+    omitted: list[str] = []
+    while sum(sizes.values()) > LARGEST_DEAD_LETTER_BYTES:
+        omitted.append(max(sizes, key=lambda part: sizes[part]))
+        del sizes[omitted[-1]]
+    return (
+        letter.key if "key" in sizes else None,
+        letter.value if "value" in sizes else None,
+        [
+            *(letter.headers if "headers" in sizes else []),
+            *letter.coordinates,
+            *(("headrace.omitted", part.encode()) for part in omitted),
+        ],
+    )

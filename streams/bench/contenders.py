@@ -122,7 +122,8 @@ def textbook(settings: Settings, n_events: int) -> None:
         async def recommend(stream: Any) -> None:
             async for record in stream.events():
                 message = record.message
-                event = decode_event(record.value, key=record.key, record_time_ms=0)
+                record_ms = int(message.timestamp * 1000)
+                event = decode_event(record.value, key=record.key, record_time_ms=record_ms)
                 state = UserState.decode(users.get(record.key) or first[record.key])
                 source = Source(
                     topic=message.topic,

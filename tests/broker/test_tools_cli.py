@@ -47,7 +47,7 @@ def events_on(settings: Settings) -> dict[int, list[Event]]:
     found: dict[int, list[Event]] = {}
     with reader(settings, settings.topic("events")) as events:
         for record in events.to_end():
-            event = decode_event(record.value, key=record.key, record_time_ms=0)
+            event = decode_event(record.value, key=record.key, record_time_ms=record.timestamp)
             assert record.key == event.user.encode()
             found.setdefault(record.partition, []).append(event)
     return found

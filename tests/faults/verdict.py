@@ -106,7 +106,8 @@ def _judge_states(verdict: Verdict, settings: Settings, events: list[Any], ledge
     folded: defaultdict[StateKey, UserState] = defaultdict(UserState)
     for record in events:
         if _number(record) not in ledger.bad:
-            event = decode_event(record.value(), key=record.key(), record_time_ms=0)
+            record_ms = record.timestamp()[1]
+            event = decode_event(record.value(), key=record.key(), record_time_ms=record_ms)
             folded[record.partition(), record.key()].apply(
                 event, offset=record.offset(), history_length=settings.history_length
             )

@@ -109,8 +109,8 @@ def test_a_record_that_cannot_be_applied_is_set_aside_as_it_came(value: bytes | 
     assert [offset for offset, _ in made.users[0, b"ann"].events] == [6, 8]
     (letter,) = made.dead_letters
     assert (letter.key, letter.value) == (b"k", value)
-    assert letter.headers[:2] == [("trace", b"1"), ("null", None)]
-    headers: dict[str, Any] = dict(letter.headers)
+    assert letter.headers == [("trace", b"1"), ("null", None)]
+    headers: dict[str, Any] = dict(letter.coordinates)
     assert headers["headrace.reason"] == letter.reason.encode()
     assert (headers["headrace.partition"], headers["headrace.offset"]) == (b"2", b"7")
 
@@ -122,7 +122,7 @@ def test_whatever_decoding_raises_is_the_records_fault(monkeypatch: pytest.Monke
     monkeypatch.setattr(micro_batch, "decode_event", fail)
     (letter,) = micro_batch_of(click(3, "ann")).dead_letters
     assert letter.reason == "undecodable"
-    assert b"ZeroDivisionError" in (dict(letter.headers)["headrace.detail"] or b"")
+    assert b"ZeroDivisionError" in (dict(letter.coordinates)["headrace.detail"] or b"")
 
 
 def test_no_round_holds_a_user_twice() -> None:

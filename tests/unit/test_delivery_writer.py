@@ -8,7 +8,7 @@ import pytest
 
 from headrace.streams.compute import Computed
 from headrace.streams.micro_batch import DeadLetter, MicroBatch
-from headrace.streams.writer import LARGEST_DEAD_LETTER_BYTES, Writer
+from headrace.streams.writer import HEADER_BYTES, LARGEST_DEAD_LETTER_BYTES, Writer, fitting
 
 STAMP_MS = 1_700_000_000_123
 
@@ -99,10 +99,30 @@ def test_what_does_not_fit_into_a_batch_goes_with_the_next_in_order() -> None:
 
 
 def test_a_dead_letter_that_would_not_fit_goes_without_its_value() -> None:
-    largest = b"x" * LARGEST_DEAD_LETTER_BYTES
+    beside = len(b"k") + len("trace") + HEADER_BYTES
+    largest = b"x" * (LARGEST_DEAD_LETTER_BYTES - beside)
     *_, fits, does_not = write(FakeProducer(), [letter(largest), letter(largest + b"x")])
     assert fits[2] == largest
     assert does_not[2:] == (None, [("trace", None), ("headrace.omitted", b"value")])
+
+
+def test_a_dead_letter_keeps_its_coordinates_whatever_else_does_not_fit() -> None:
+    huge = b"x" * LARGEST_DEAD_LETTER_BYTES
+    key, value, headers = fitting(
+        DeadLetter(
+            reason="empty",
+            key=huge + b"x",
+            value=b"v",
+            headers=[("trace", huge)],
+            coordinates=[("headrace.offset", b"7")],
+        )
+    )
+    assert (key, value) == (None, b"v")
+    assert headers == [
+        ("headrace.offset", b"7"),
+        ("headrace.omitted", b"headers"),
+        ("headrace.omitted", b"key"),
+    ]
 
 
 def test_a_record_that_the_broker_refuses_is_an_error() -> None:

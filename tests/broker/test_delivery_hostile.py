@@ -1,0 +1,104 @@
+"""What a producer can do to a worker through the broker: compress, inflate, mangle, outsize."""
+
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+from harness import Fleet, Watcher, Worker, deploy
+from kafka import KafkaProducer
+
+from headrace.streams.settings import Settings
+from headrace.streams.wire import Event, encode
+
+CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
+BOMB = bytes(300_000_000)  # a hundredth of it goes over the wire, or less
+ROOM_BYTES = 200_000_000  # for a batch inflated up to its limit, and what is made of it
+
+
+class Mangled(str):
+    """A header's name that is no UTF-8 on the wire."""
+
+    __slots__ = ()
+
+    def encode(self, *_: str) -> bytes:  # type: ignore[override] # it is what a client calls
+        return b"na\xffme"
+
+
+def good(name: str) -> bytes:
+    """Return an event of the one user of these tests."""
+    return encode(Event(user="ann", item=name, time_ms=1_000))
+
+
+def producer(settings: Settings, codec: str) -> Producer:
+    """Return a producer that compresses, and sends what it is told to, however large."""
+    return Producer(
+        {
+            "bootstrap.servers": settings.bootstrap,
+            "compression.type": codec,
+            "message.max.bytes": 2 * len(BOMB),
+        }
+    )
+
+
+def resident_bytes(worker: Worker, field: str) -> int:
+    """Return what a worker holds (VmRSS), or the most it has held (VmHWM)."""
+    status = Path(f"/proc/{worker.process.pid}/status").read_text()
+    return 1024 * int(status.split(f"{field}:")[1].split()[0])
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_events_are_read_however_they_were_compressed(
+    settings: Settings, tmp_path: Path, codec: str
+) -> None:
+    settings = deploy(settings)
+    sender = producer(settings, codec)
+    for number in range(100):
+        sender.produce(settings.topic("events"), key=b"ann", value=good(f"i{number}"), partition=1)
+    sender.flush()
+    with Watcher(settings) as watcher, Fleet(settings, tmp_path) as fleet:
+        fleet.start()
+        watcher.until_answered(100)
+        watcher.assert_nothing_lost_or_doubled()
+        assert watcher.dead_letters == []
+
+
+def test_hostile_records_are_set_aside_and_the_worker_goes_on_within_its_memory(
+    settings: Settings, tmp_path: Path
+) -> None:
+    settings = deploy(settings)
+    topic = settings.topic("events")
+    with Watcher(settings, reads_events=False) as watcher, Fleet(settings, tmp_path) as fleet:
+        worker = fleet.start()
+        sender = producer(settings, "zstd")
+        sender.produce(topic, key=b"ann", value=good("first"), partition=1)
+        sender.flush()
+        watcher.until(lambda: bool(watcher.lists), "the first list")
+        at_rest = resident_bytes(worker, "VmRSS")
+
+        sender.produce(topic, key=b"ann", value=BOMB, partition=1)
+        sender.flush()
+        sender.produce(topic, key=bytes(3_000_000), value=b"{}", partition=1)  # a key of 3 MB
+        sender.flush()
+        sender.produce(topic, b"{}", b"ann", 1, headers={"h": bytes(3_000_000)})
+        sender.flush()
+        mangler = KafkaProducer(bootstrap_servers=settings.bootstrap)
+        mangler.send(topic, good("mangled"), b"ann", [(Mangled("name"), b"")], 1).get(10)
+        mangler.close()
+        sender.produce(topic, key=b"ann", value=good("last"), partition=1)
+        sender.flush()
+
+        watcher.until(lambda: len(watcher.dead_letters) == 4, "a dead letter for each")
+        watcher.until(
+            lambda: watcher.last_lists()[1, b"ann"].items == ("last", "first"), "the last list"
+        )
+        assert resident_bytes(worker, "VmHWM") - at_rest < ROOM_BYTES
+        assert worker.stop() == 0
+    told = [dict(letter.headers()) for letter in watcher.dead_letters]
+    assert {(t["headrace.offset"], t["headrace.reason"]) for t in told} == {
+        (b"1", b"too_large"),
+        (b"2", b"too_large"),
+        (b"3", b"missing_field"),
+        (b"4", b"undecodable"),
+    }
+    omitted = {t["headrace.offset"]: t.get("headrace.omitted") for t in told}
+    assert omitted == {b"1": None, b"2": b"key", b"3": b"headers", b"4": None}
