@@ -70,6 +70,6 @@ def _work_of(
 
 
 def _encode(key: StateKey, result: UserResult, computed: Computed) -> None:
-    computed.states[key] = result.state.encode()
+    computed.states[key] = result.state.encode_to_fit()
     if result.recommendation is not None:
         computed.lists[key] = encode(result.recommendation)

@@ -23,7 +23,7 @@ from headrace.streams.intake import IntakeConsumer, IntakeOptions, IntakeTranspo
 from headrace.streams.micro_batch import StateKey
 from headrace.streams.security import client_options, uses_sasl, uses_tls
 from headrace.streams.settings import Settings
-from headrace.streams.state import offset_of
+from headrace.streams.state import Recovered, offset_of
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class StateStore(memory.Store):
                 if record.value is None:
                     self.data.pop(key, None)
                 elif self._is_newer(key, record):
-                    self.data[key] = record.value
+                    self.data[key] = Recovered(record.value)
                     self.data.move_to_end(key)
 
     def _is_newer(self, key: StateKey, record: Any) -> bool:

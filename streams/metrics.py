@@ -93,6 +93,7 @@ CPU_SECONDS = _counter(
 DELTAS_APPLIED = _counter("deltas_applied_total", "Deltas of item signals applied.")
 DELTA_AGE = _gauge("delta_age_seconds", "Age of the newest delta when it was applied.")
 CHECKPOINTS_REFUSED = _counter("checkpoints_refused_total", "Versions that failed a check.")
+STATES_REFUSED = _counter("states_refused_total", "Damaged states whose users start over.")
 HIT_RATIO = _gauge(
     "prequential_hit_ratio",
     "Share of recent events whose item stood among the first 10 beforehand.",

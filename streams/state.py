@@ -12,16 +12,26 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
-from headrace.model.features import features_of
+from headrace.model.features import MAX_FEATURES, N_FEATURES, features_of
 from headrace.streams import schema
 from headrace.streams.column import Column
-from headrace.streams.wire import FORGET, Event
+from headrace.streams.wire import FORGET, MAX_TIME_MS, Event
 
 N_FIELDS_1 = 9  # of version 1
 _HEADER = msgpack.Packer().pack_array_header(N_FIELDS_1 + 1)  # 2 added the features
+LARGEST_STATE_BYTES = 900_000  # fits a record; 1,700 interactions whose items have the longest ids
+MOST_EVENTS = 2**53  # a count that no user reaches
 
 # Shown or undone, not engaged with: the event is applied, but it is no interaction.
 NOT_ENGAGED = frozenset({"impression", "return", FORGET})
+
+
+class NewerStateError(ValueError):
+    """The state is of a later version of this program. Operator action: upgrade this worker."""
+
+
+class Recovered(bytes):
+    """A state as it came from the changelog: whoever wrote it, nobody has looked into it yet."""
 
 
 @dataclass(slots=True)
@@ -59,6 +69,18 @@ class UserState:
         self.features = features_of(event.context)
         return True
 
+    def encode_to_fit(self) -> bytes:
+        """Write the state, less the older half of its history as long as no record would hold it.
+
+        A long history of long ids is larger than what a broker takes, and nothing else would end
+        a worker for good.
+        """
+        while len(encoded := self.encode()) > LARGEST_STATE_BYTES and self.items:
+            n = -(-len(self.items) // 2)
+            self.items, self.actions = Column.of(self.items[n:]), Column.of(self.actions[n:])
+            self.times_ms = Column.of(self.times_ms[n:])
+        return encoded
+
     def encode(self) -> bytes:
         """Write the state for the changelog. The offset stands first: recovery compares it."""
         gradients = None if self.gradients is None else self.gradients.tobytes()
@@ -75,10 +97,11 @@ class UserState:
         )
 
     @classmethod
-    def decode(cls, value: bytes) -> "UserState":
-        """Read a state back.
+    def decode(cls, value: bytes, *, is_ours: bool = False) -> "UserState":
+        """Read a state back; one that this process wrote is ours, and its parts need no look.
 
         Raises:
+            NewerStateError: it is of a newer version.
             ValueError: the bytes are not a state, or of a version that is not read.
         """
         unpacker = msgpack.Unpacker()
@@ -88,30 +111,64 @@ class UserState:
             n_fields = unpacker.read_array_header()
             offset, version = unpack(), unpack()
             if why := schema.STATE.refusal(version):
-                raise ValueError(why)
+                is_newer = type(version) is int and version > schema.STATE.version
+                raise NewerStateError(why) if is_newer else ValueError(why)
             n_events, n_repeats = unpack(), unpack()
             a, b, c, d = tell(), skip() or tell(), skip() or tell(), skip() or tell()
             gradients, n_judged = unpack(), unpack()
             later = [unpack() for _ in range(n_fields - N_FIELDS_1)]
             if tell() != len(value):
                 raise ValueError("there is more behind it")
+            state = cls(
+                last_offset=offset,
+                n_events=n_events,
+                n_repeats=n_repeats,
+                items=Column(value[a:b]),
+                actions=Column(value[b:c]),
+                times_ms=Column(value[c:d]),
+                features=later[0] if later else [],
+            )
+            if gradients is not None:
+                state.n_judged = np.frombuffer(bytearray(n_judged), np.float32)  # can be written to
+                state.gradients = np.frombuffer(bytearray(gradients), np.float32).reshape(
+                    len(state.n_judged), -1
+                )
+            if not is_ours:
+                state._check()
+        except NewerStateError:
+            raise
         except (TypeError, ValueError, msgpack.UnpackException) as exc:
             raise ValueError(f"not a user's state: {exc}") from exc
-        state = cls(
-            last_offset=offset,
-            n_events=n_events,
-            n_repeats=n_repeats,
-            items=Column(value[a:b]),
-            actions=Column(value[b:c]),
-            times_ms=Column(value[c:d]),
-            features=later[0] if later else [],
-        )
-        if gradients is not None:
-            state.n_judged = np.frombuffer(bytearray(n_judged), np.float32)  # can be written to
-            state.gradients = np.frombuffer(bytearray(gradients), np.float32).reshape(
-                len(state.n_judged), -1
-            )
         return state
+
+    def _check(self) -> None:
+        """Refuse what would fail later, or leave the bounds of an array, in a compiled loop.
+
+        Raises:
+            ValueError: a part is not of its type or out of its bounds.
+        """
+        columns = [
+            msgpack.unpackb(column.array) for column in (self.items, self.actions, self.times_ms)
+        ]
+        items, actions, times_ms = columns
+        counts = (self.last_offset, self.n_events, self.n_repeats)
+        sums = (self.gradients, self.n_judged)
+        if not (
+            {*map(type, counts)} == {int}
+            and min(self.last_offset + 1, *counts[1:]) >= 0
+            and max(counts) <= MOST_EVENTS
+            and all(type(column) is list for column in (*columns, self.features))
+            and len({len(column) for column in columns}) == 1
+            and {*map(type, items), *map(type, actions)} <= {str}
+            and {*map(type, times_ms), *map(type, self.features)} <= {int}
+            and min(times_ms, default=0) >= 0
+            and max(times_ms, default=0) <= MAX_TIME_MS
+            and min(self.features, default=0) >= 0
+            and max(self.features, default=0) < N_FEATURES
+            and len(self.features) <= MAX_FEATURES
+            and all(array is None or np.isfinite(array).all() for array in sums)
+        ):
+            raise ValueError("a part is not of its type, or out of its bounds")
 
 
 def since_forgotten(

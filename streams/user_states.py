@@ -1,12 +1,16 @@
 """Every user's state as the compute thread sees it: the newest, written or still in flight."""
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from itertools import chain, islice
 
+from headrace.streams import metrics
 from headrace.streams.micro_batch import StateKey
-from headrace.streams.state import UserState
+from headrace.streams.state import NewerStateError, Recovered, UserState
+
+logger = logging.getLogger(__name__)
 
 EVICTED_AT_ONCE = 1_000  # bounds one micro-batch's tombstones after partitions moved here
 
@@ -29,12 +33,27 @@ class UserStates:
         return len(self._table)
 
     def read(self, key: StateKey) -> UserState:
-        """Return the newest state of a user, or a new one."""
+        """Return the newest state of a user, or a new one.
+
+        A user whose state is damaged starts over: to end here would end at every restart.
+
+        Raises:
+            NewerStateError: a later version of this program wrote the state.
+        """
         entry = self._overlay.get(key)
         if entry is not None:
             return entry[1]
         encoded = self._table.get(key)
-        return UserState() if encoded is None else UserState.decode(encoded)
+        if encoded is None:
+            return UserState()
+        try:
+            return UserState.decode(encoded, is_ours=not isinstance(encoded, Recovered))
+        except NewerStateError:
+            raise
+        except ValueError as exc:
+            metrics.STATES_REFUSED.inc()
+            logger.error("a user of partition=%d starts over: %s", key[0], exc)
+            return UserState()
 
     def overlay(self, owner: object, states: Mapping[StateKey, UserState]) -> None:
         """Let the next micro-batch see what ``owner`` computed."""

@@ -5,15 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgpack
 import pytest
 from faust.types.tuples import TP
 
-from headrace.streams import micro_batch
+from headrace.streams import metrics, micro_batch
 from headrace.streams.batches import RecordBatch, Watermarks
 from headrace.streams.compute import compute
 from headrace.streams.engine import UserResult, UserWork
 from headrace.streams.micro_batch import MicroBatch, StateKey, in_rounds
-from headrace.streams.state import UserState
+from headrace.streams.schema import STATE
+from headrace.streams.state import NewerStateError, UserState
 from headrace.streams.user_states import UserStates
 from headrace.streams.wire import Event, encode
 
@@ -198,3 +200,18 @@ def test_the_least_recently_written_users_make_room() -> None:
     states.write({key("dan"): b"1"}, evicted=[key("bob")])
     assert len(states) == 3
     assert states.read(key("bob")).last_offset == -1
+
+
+def test_a_user_whose_state_is_damaged_starts_over() -> None:
+    states, before = states_of(ann=b"no state"), metrics.STATES_REFUSED._value.get()
+    engine = Recorder()
+    computed = compute(engine, states, micro_batch_of(click(3, "ann")))
+    assert UserState.decode(computed.states[0, b"ann"]).items == ["i3"]
+    assert metrics.STATES_REFUSED._value.get() == before + 1
+
+
+def test_a_state_of_a_later_version_is_not_thrown_away() -> None:
+    fields = msgpack.unpackb(UserState().encode())
+    states = states_of(ann=msgpack.packb([fields[0], STATE.version + 1, *fields[2:]]))
+    with pytest.raises(NewerStateError, match="upgrade"):
+        compute(Recorder(), states, micro_batch_of(click(3, "ann")))

@@ -1,16 +1,21 @@
 """User state: a bounded fold over events that a replay cannot change."""
 
+from contextlib import suppress
+
 import msgpack
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.model.features import MAX_FEATURES, N_FEATURES
 from headrace.streams.schema import STATE
-from headrace.streams.state import UserState, offset_of
+from headrace.streams.state import LARGEST_STATE_BYTES, UserState, offset_of
 from headrace.streams.wire import Event
 
 HISTORY = 5
+ONES = np.ones(4, np.float32).tobytes()
+WHOLE = [7, STATE.version, 1, 0, ["i"], ["view"], [5], ONES, ONES[:8], [3]]  # as it is written
 
 actions = st.sampled_from(["view", "click", "purchase", "impression", "return"])
 streams = st.lists(
@@ -36,6 +41,11 @@ def fold(state: UserState, stream: list[Event], *, first_offset: int = 0) -> lis
         state.apply(event, offset=offset, history_length=HISTORY)
         for offset, event in enumerate(stream, start=first_offset)
     ]
+
+
+def pack_any(fields: list[int | str]) -> bytes:
+    """Return a msgpack list; what no integer of it can hold is cut."""
+    return bytes(msgpack.packb([f % 2**62 if isinstance(f, int) else f for f in fields]))
 
 
 # ------------------------------------------------------------------------------------------ fold
@@ -155,11 +165,66 @@ def test_newer_version_is_refused_by_name() -> None:
         msgpack.packb([0, "x", 0, 0, [], [], [], None, None]),
         UserState().encode()[:-1],
         UserState().encode() + b"\x00",
+        *(
+            msgpack.packb([*WHOLE[:place], wrong, *WHOLE[place + 1 :]])
+            for place, wrong in [
+                (0, -2),
+                (0, 2**60),
+                (0, True),
+                (2, -1),
+                (2, 2**60),
+                (2, 1.0),
+                (3, -1),
+                (4, "i"),
+                (4, [1]),
+                (4, ["i", "j"]),
+                (5, {"view": 1}),
+                (5, [None]),
+                (6, [-1]),
+                (6, [2**60]),
+                (6, [0.5]),
+                (6, [[]]),
+                (7, "no bytes"),
+                (7, b"123"),
+                (7, np.full(4, np.nan, np.float32).tobytes()),
+                (8, b""),
+                (8, None),
+                (8, np.full(2, np.inf, np.float32).tobytes()),
+                (9, [N_FEATURES]),
+                (9, [-1]),
+                (9, [0] * (MAX_FEATURES + 1)),
+                (9, 5),
+            ]
+        ),
     ],
 )
 def test_bytes_that_are_no_state_are_refused(value: bytes) -> None:
     with pytest.raises(ValueError, match="state"):
         UserState.decode(value)
+
+
+def test_the_damaged_states_above_are_damaged_in_one_part_only() -> None:
+    assert UserState.decode(msgpack.packb(WHOLE)).encode() == msgpack.packb(WHOLE)
+
+
+@given(st.binary(max_size=200) | st.lists(st.integers() | st.text(), max_size=10).map(pack_any))
+def test_any_bytes_are_a_state_or_refused(value: bytes) -> None:
+    with suppress(ValueError):
+        state = UserState.decode(value)
+        assert UserState.decode(state.encode()) == state
+
+
+def test_a_state_that_no_record_holds_forgets_the_older_half() -> None:
+    state = UserState()
+    for number in range(4_000):  # of 256 bytes each, so over a million
+        state.apply(interaction(f"{number:0256}"), offset=number, history_length=10_000)
+    newest = state.items[2_000:]
+    assert len(state.encode()) > LARGEST_STATE_BYTES
+    encoded = state.encode_to_fit()
+    assert len(encoded) < LARGEST_STATE_BYTES
+    assert state.items == newest
+    assert UserState.decode(encoded) == state
+    assert state.encode_to_fit() == encoded
 
 
 @pytest.mark.parametrize("value", [b"", b"\xc1", msgpack.packb(5), msgpack.packb(["x"]), b"\x91"])
