@@ -11,8 +11,9 @@ to the adapt role, which sets them aside.
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,7 @@ from headrace.streams.wire import Event, Item, decode_event, decode_item, record
 logger = logging.getLogger(__name__)
 
 WAITING_CHUNKS = 4  # of micro_batch_events; then the intake waits
+WAITING_ITEMS = 256  # catalogue records of up to 1 MB; then the follower waits
 GROUP_TAKEN = "another learn role is in this group: stop one of them, the role is a single writer"
 
 
@@ -209,15 +211,22 @@ class CatalogueReader:
         self._learner = learner
         self._thread = thread
         self._is_placing = False
+        self._waiting: deque[Future[None]] = deque()
 
     def __call__(self, record: Any) -> None:
-        """Note what a record says of its item; one that cannot be decoded is logged."""
+        """Note what a record says of its item; one that cannot be decoded is logged.
+
+        Waits while many wait: a catalogue is read faster than it is taken over.
+        """
         try:
             item = decode_item(record.value, key=record.key)
         except MalformedRecordError as exc:
             logger.warning("skipped catalogue record offset=%d: %s", record.offset, exc)
             return
-        self._thread.submit(self._note, item)
+        waiting = self._waiting
+        waiting.append(self._thread.submit(self._note, item))
+        while waiting and (len(waiting) > WAITING_ITEMS or waiting[0].done()):
+            waiting.popleft().result()
 
     def _note(self, item: Item) -> None:
         self._learner.note(item)

@@ -19,6 +19,7 @@ from headrace.streams.state import UserState
 from headrace.streams.wire import Item, Reason, Recommendation, rec_id_of
 
 ALL = -1  # in ``leave_out``: all that are remembered
+MAX_WITHDRAWN = 2_000_000  # items; 200 MB, and ten times the vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +39,15 @@ class ListMaker:
         self._diversity = settings.diversity
         self._leave_out = settings.leave_out
         self._target = target_of(settings.target_action)
-        self._withdrawn: set[str] = set()  # bounded by the catalogue
+        self._withdrawn: dict[str, None] = {}  # oldest first
 
     def note_item(self, item: Item) -> None:
         """Take over whether an item may be recommended."""
-        if item.active:
-            self._withdrawn.discard(item.item)
-        else:
-            self._withdrawn.add(item.item)
+        self._withdrawn.pop(item.item, None)
+        if not item.active:
+            self._withdrawn[item.item] = None
+        if len(self._withdrawn) > MAX_WITHDRAWN:
+            del self._withdrawn[next(iter(self._withdrawn))]
 
     def rank(
         self,
@@ -85,9 +87,15 @@ class ListMaker:
     def _left_out(
         self, vocabulary: Vocabulary, items: npt.NDArray[np.int32], states: Sequence[UserState]
     ) -> npt.NDArray[np.bool_]:
-        """Return which of the (B, C) candidates stay out of the lists."""
-        withdrawn = vocabulary.indexes(list(self._withdrawn))
-        out = np.isin(items, [index for index in withdrawn if index >= 0])
+        """Return which of the (B, C) candidates stay out of the lists.
+
+        Only candidates are looked up: far more may have been withdrawn in the life of a shop.
+        """
+        is_here, is_gone = np.zeros((2, len(vocabulary) + 1), np.bool_)  # the last place is for -1
+        is_here[items] = True
+        for index in np.flatnonzero(is_here[:-1]).tolist() if self._withdrawn else ():
+            is_gone[index] = vocabulary.ids[index] in self._withdrawn
+        out = is_gone[items]
         if self._leave_out:
             for row, state in enumerate(states):
                 own = vocabulary.indexes(list(left_out(state, self._leave_out)))

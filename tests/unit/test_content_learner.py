@@ -13,7 +13,7 @@ from stream_samples import drawn, event, folded, learned, small
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import schema
 from headrace.streams.errors import CheckpointError
-from headrace.streams.learn import CatalogueReader
+from headrace.streams.learn import WAITING_ITEMS, CatalogueReader
 from headrace.streams.learner import Learner
 from headrace.streams.learner_state import pack_learner, restore
 from headrace.streams.publication import apply_delta, pack_delta, pack_model, unpack_model
@@ -161,6 +161,43 @@ def test_records_that_come_fast_are_placed_together_on_the_learners_thread() -> 
             thread.submit(lambda: None).result(10)
     assert len(cold(learner)) == 20
     assert learner.n_calls <= 5
+
+
+def test_a_catalogue_read_faster_than_it_is_taken_over_waits() -> None:
+    learner, released = Learner(small()), threading.Event()
+    items = shop(WAITING_ITEMS + 2)
+    with ThreadPoolExecutor(1) as thread, ThreadPoolExecutor(1) as follower:
+        reader = CatalogueReader(learner, thread)
+        thread.submit(released.wait, 10)
+
+        def follow() -> int:
+            for number, item in enumerate(items):
+                if released.is_set():
+                    return number
+                reader(SimpleNamespace(value=encode(item), key=None, offset=number))
+            return len(items)
+
+        n_read = follower.submit(follow)
+        with pytest.raises(TimeoutError):  # the last of these waits for room
+            n_read.result(0.5)
+        released.set()
+        assert n_read.result(60) == WAITING_ITEMS + 1
+
+
+def test_a_record_that_the_learner_fails_at_ends_the_follower() -> None:
+    class Failing(Learner):
+        def note(self, item: Item) -> None:
+            raise ZeroDivisionError(item.item)
+
+    released = threading.Event()
+    with ThreadPoolExecutor(1) as thread:
+        reader = CatalogueReader(Failing(small()), thread)
+        thread.submit(released.wait, 10)
+        reader(SimpleNamespace(value=encode(shop(1)[0]), key=None, offset=0))
+        released.set()
+        thread.submit(lambda: None).result(10)
+        with pytest.raises(ZeroDivisionError):
+            reader(SimpleNamespace(value=encode(shop(1)[0]), key=None, offset=1))
 
 
 # ---------------------------------------------------------------------------------- it travels

@@ -6,6 +6,7 @@ import torch
 from stream_samples import copies, drawn, event, folded, learned, small, state_of
 
 from headrace.model.scorer import INPUTS
+from headrace.streams import lists
 from headrace.streams.actions import index_of
 from headrace.streams.engine import UserWork
 from headrace.streams.learner import Learner
@@ -135,6 +136,18 @@ def test_a_withdrawn_item_is_left_out_until_it_is_active_again(learner: Learner)
     assert "item-1" not in ranked(learner, maker, ANN)[0].items
     maker.note_item(Item(item="item-1"))
     assert "item-1" in ranked(learner, maker, ANN)[0].items
+
+
+def test_of_more_withdrawn_items_than_there_is_room_for_the_latest_stay_out(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lists, "MAX_WITHDRAWN", 2)
+    maker = ListMaker(small(list_length=200))
+    for item in ("item-1", "item-2", "unheard of"):
+        maker.note_item(Item(item=item, active=False))
+    listed = ranked(learner, maker, ANN)[0].items
+    assert "item-1" in listed
+    assert "item-2" not in listed
 
 
 def test_what_is_left_out_makes_room_for_the_next(learner: Learner) -> None:
