@@ -36,6 +36,7 @@ from headrace.model.signals import Floats, Ints, Longs
 
 STANDARDISE_EVERY = 20  # steps: the inputs' spread changes slowly, the pass over them costs
 STANDARDISE_SAMPLE = 256  # tasks
+ADAM = {"step", "exp_avg", "exp_avg_sq"}  # what the optimisers hold of a parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,17 +208,33 @@ class OuterLoop:
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from a state that ``state`` returned."""
+        """Go on from a state that ``state`` returned.
+
+        Raises:
+            ValueError: a moment is not of its parameter's shape, or of no parameter.
+            KeyError: a part is missing.
+        """
         self.n_tasks = int(tensors["n_tasks"][0])
         self._n_steps = int(tensors["n_steps"][0])
         self._standardise_until = int(tensors["standardise_until"][0])
+        for name in ("taken", "expected"):
+            counts = tensors[name]
+            if counts.shape != (self.meta.capacity,) or not (counts > 0).all():
+                raise ValueError(f"{name} is {tuple(counts.shape)}, or no counts")
         self._residual = Residual.of(tensors["taken"].numpy(), tensors["expected"].numpy())
         for name, optimiser in self._optimisers.items():
             state = optimiser.state_dict()
+            like = [one for group in optimiser.param_groups for one in group["params"]]
             for key, value in tensors.items():
                 if key.startswith(name + "."):
                     _, i, moment = key.split(".")
+                    shape = like[int(i)].shape if moment != "step" else ()
+                    least = value.min() if value.numel() and moment != "exp_avg" else 0
+                    if value.shape != shape or not value.isfinite().all() or least < 0:
+                        raise ValueError(f"{key} is {tuple(value.shape)}")
                     state["state"].setdefault(int(i), {})[moment] = value
+            if any(moments.keys() != ADAM for moments in state["state"].values()):
+                raise ValueError(f"{name} lacks a moment")
             optimiser.load_state_dict(state)
 
     def publish_version(self, n_items: int) -> None:

@@ -16,9 +16,10 @@ from headrace.model.vocabulary import Vocabulary
 from headrace.streams import schema
 from headrace.streams.errors import CheckpointError
 from headrace.streams.learner import Learner
-from headrace.streams.publication import under, unpack_model
+from headrace.streams.publication import unpack_model
 from headrace.streams.state import UserState
-from headrace.streams.store import pack, unpack
+from headrace.streams.store import pack, under, unpack
+from headrace.streams.version_check import check_pairs, checked_fields
 
 Positions = dict[int, int]  # partition to the offset of its first event not yet learned
 
@@ -50,24 +51,26 @@ def restore(learner: Learner, model_blob: bytes, learner_blob: bytes) -> Positio
         model_blob, max_items=learner.settings.max_items, device=str(learner.recommender.device)
     )
     _check_shape(learner, recommender, vocabulary)
-    arrays, fields = unpack(learner_blob, schema.LEARNER)
+    arrays, untrusted = unpack(learner_blob, schema.LEARNER)
     learner.recommender, learner.vocabulary = recommender, vocabulary
     learner.outer_loop = learner.new_outer_loop()
     try:
+        fields = checked_fields(untrusted)
         learner.outer_loop.load_state(
             {k: torch.from_numpy(np.array(a)) for k, a in under(arrays, "loop.").items()}
         )
+        check_pairs(under(arrays, "pairs."))
         learner.pairs = PairCounts.of(under(arrays, "pairs."))
         learner.users = OrderedDict(
             (key, UserState.decode(state)) for key, state in msgpack.unpackb(arrays["users"])
         )
-        learner.n_events = fields["n_events"]
-        learner.forgetting.versions_due = fields.get("versions_due", 0)  # none in version 1
-        learner.categories.restore(fields["categories"])
-        if not learner.catalogue.restore(*fields["content"]):
+        learner.n_events = fields.n_events
+        learner.forgetting.versions_due = fields.versions_due
+        learner.categories.restore(fields.categories)
+        if not learner.catalogue.restore(*fields.content):
             learner.signals.content = Content()  # of another space; the records are read again
-        return {int(partition): offset for partition, offset in fields["positions"].items()}
-    except (KeyError, ValueError, TypeError) as exc:
+        return {int(partition): offset for partition, offset in fields.positions.items()}
+    except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as exc:
         raise CheckpointError(f"the learner's state does not fit: {exc}") from exc
 
 

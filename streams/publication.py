@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
 
-from headrace.model.config import ModelConfig
 from headrace.model.item_regression import Coefficients
 from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.signals import ItemSignals
@@ -30,13 +29,15 @@ from headrace.streams.delta_check import (
     checked_items,
 )
 from headrace.streams.errors import CheckpointError, MalformedRecordError
-from headrace.streams.store import Arrays, StoredFile, pack, unpack
+from headrace.streams.state import MOST_EVENTS
+from headrace.streams.store import Arrays, StoredFile, pack, under, unpack
+from headrace.streams.version_check import check_model
 
 ANNOUNCEMENT_KEY = b"announced"  # one key: the compacted topic keeps the latest announcement
 FRAGMENT_BYTES = 500_000  # half the broker's default limit of a record
 DELTA_LIMIT_BYTES = 2**28  # every neighbour of 60,000 items; the changes of a second are some MB
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=MOST_EVENTS)]  # a larger one could be read and not written
 T = TypeVar("T")
 
 
@@ -101,9 +102,8 @@ def unpack_model(blob: bytes, *, max_items: int, device: str) -> tuple[Recommend
     """
     arrays, fields = unpack(blob, schema.MODEL)
     try:
-        meta = MetaParameters(
-            ModelConfig(**fields["config"]), capacity=len(arrays["meta.encoder.bias"])
-        )
+        config = check_model(arrays, fields)
+        meta = MetaParameters(config, capacity=len(arrays["meta.encoder.bias"]))
         meta.load_state_dict(_tensors_of(arrays, "meta."))
         signals = ItemSignals(fields["neighbours"])
         signals.apply_delta(under(arrays, "signals."))
@@ -112,7 +112,6 @@ def unpack_model(blob: bytes, *, max_items: int, device: str) -> tuple[Recommend
         signals.reserve(len(vocabulary))
         signals.refresh_popular(len(vocabulary))
         coefficients = Coefficients()
-        check_regression(under(arrays, "regression."), n_items=len(vocabulary))
         coefficients.apply_delta(under(arrays, "regression."))
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as exc:
         raise CheckpointError(f"the checkpoint does not fit: {exc}") from exc
@@ -183,7 +182,7 @@ class Fragment:
     part: Count
     parts: Annotated[int, Field(ge=1, le=DELTA_LIMIT_BYTES // FRAGMENT_BYTES)]
     published_ms: Count
-    data: bytes
+    data: Annotated[bytes, Field(max_length=FRAGMENT_BYTES)]
 
     def encode(self) -> bytes:
         """Write the fragment."""
@@ -267,8 +266,3 @@ def _arrays_of(state: dict[str, torch.Tensor], prefix: str) -> Arrays:
 
 def _tensors_of(arrays: Arrays, prefix: str) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.array(a)) for name, a in under(arrays, prefix).items()}
-
-
-def under(arrays: Arrays, prefix: str) -> Arrays:
-    """Return the arrays whose names begin so, by the rest of their names."""
-    return {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}

@@ -10,11 +10,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import fsspec
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -29,7 +30,7 @@ _JSON = "__json__"  # safetensors' own metadata cannot be read back from bytes
 class StoredFile:
     """A file of the store and what its bytes must be."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^v\d+\.[a-z]+\.safetensors$")]  # no path out of the store
     sha256: str
     size_bytes: int
 
@@ -52,11 +53,18 @@ def unpack(blob: bytes, kind: Schema) -> tuple[Arrays, dict[str, Any]]:
     try:
         arrays: Arrays = load(blob)
         fields = json.loads(arrays.pop(_JSON).tobytes())
-    except (SafetensorError, KeyError, ValueError) as exc:
+    except (SafetensorError, KeyError, ValueError, RecursionError) as exc:
         raise CheckpointError(f"not a checkpoint of ours: {exc}") from exc
+    if not isinstance(fields, dict):
+        raise CheckpointError("not a checkpoint of ours: its fields are no map")
     if why := kind.refusal(fields.get("v", 1)):
         raise CheckpointError(why)
     return arrays, fields
+
+
+def under(arrays: Arrays, prefix: str) -> Arrays:
+    """Return the arrays whose names begin so, by the rest of their names."""
+    return {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
 
 
 class ModelStore:
@@ -80,8 +88,12 @@ class ModelStore:
         Raises:
             CheckpointError: it is not there, or its bytes are not the announced ones.
         """
+        path = f"{self._root}/{file.name}"
         try:
-            blob: bytes = self._files.cat_file(f"{self._root}/{file.name}")
+            size_bytes = self._files.size(path)
+            if size_bytes != file.size_bytes:  # before it is in memory
+                raise CheckpointError(f"{file.name}: {size_bytes} bytes, not {file.size_bytes}")
+            blob: bytes = self._files.cat_file(path)
         except OSError as exc:
             raise CheckpointError(f"{file.name} cannot be read from {self._root}: {exc}") from exc
         digest = hashlib.sha256(blob).hexdigest()

@@ -13,8 +13,7 @@ from headrace.streams import schema
 from headrace.streams.errors import CheckpointError
 from headrace.streams.inheritance import Inheritance
 from headrace.streams.learner import Learner
-from headrace.streams.publication import under
-from headrace.streams.store import unpack
+from headrace.streams.store import under, unpack
 
 TIED_TO_ITEMS = ("encoder.items", "encoder.bias", "negatives", "n_items", "residual")
 
@@ -48,7 +47,7 @@ def start_from(learner: Learner, url: str) -> dict[str, torch.Tensor]:
     try:
         inheritance = Inheritance.of(arrays, fields)
         learner.outer_loop.start_from(taken)
-    except (RuntimeError, KeyError, IndexError, ValueError) as exc:
+    except (RuntimeError, KeyError, IndexError, ValueError, TypeError) as exc:
         raise CheckpointError(f"{url} does not fit: {exc}") from exc
     inheritance.heirs.append(learner.outer_loop)
     learner.inheritance = inheritance

@@ -31,8 +31,8 @@ BLOB = bytes(range(256)) * (FRAGMENT_BYTES // 100)  # two whole fragments and a 
 ANNOUNCEMENT = Announcement(
     version=7,
     epoch=3,
-    model=StoredFile("v7.model", "ab", 12),
-    learner=StoredFile("v7.learner", "cd", 34),
+    model=StoredFile("v7.model.safetensors", "ab", 12),
+    learner=StoredFile("v7.learner.safetensors", "cd", 34),
     delta_offset=99,
     published_ms=1_700_000_000_000,
 )
@@ -64,10 +64,18 @@ def test_foreign_records_are_neither_announcements_nor_deltas(value: bytes) -> N
     ("changed", "why"),
     [
         ({"version": "seven"}, "version: Input should be a valid integer"),
+        ({"epoch": 2**62}, "epoch: Input should be less than or equal"),
+        (
+            {"model": {"name": "../v7", "sha256": "ab", "size_bytes": 1}},
+            "model.name: String should",
+        ),
         ({"delta_offset": -1}, "delta_offset: Input should be greater than or equal to 0"),
         ({"published_ms": None}, "published_ms"),
         ({"model": "v7.model"}, "model"),
-        ({"model": {"name": "v7.model", "sha256": "ab", "size_bytes": []}}, "model.size_bytes"),
+        (
+            {"model": {"name": "v7.m.safetensors", "sha256": "ab", "size_bytes": []}},
+            "model.size_bytes",
+        ),
     ],
 )
 def test_an_announcement_with_a_wrong_field_is_refused_by_its_name(
@@ -95,13 +103,18 @@ def assembled(*parts: Fragment) -> list[bytes]:
 
 @pytest.mark.parametrize(
     ("changed", "why"),
-    [({"part": "first"}, "part"), ({"parts": 10**9}, "parts"), ({"data": 5}, "data")],
+    [
+        ({"part": "first"}, "part: Input"),
+        ({"parts": 10**9}, "parts: Input"),
+        ({"data": 5}, "data: Input"),
+        ({"data": bytes(FRAGMENT_BYTES + 1)}, "data: Data should have at most"),
+    ],
 )
 def test_a_fragment_with_a_wrong_field_is_refused_by_its_name(
     changed: dict[str, object], why: str
 ) -> None:
     fields = msgpack.unpackb(next(split(BLOB, epoch=1, sequence=1, published_ms=5)).encode())
-    with pytest.raises(MalformedRecordError, match=f"{why}: Input should be"):
+    with pytest.raises(MalformedRecordError, match=why):
         Fragment.decode(msgpack.packb(fields | changed))
 
 

@@ -38,8 +38,8 @@ def test_what_was_written_is_read_back(url: str) -> None:
 
 def test_a_version_written_again_replaces_the_first(url: str) -> None:
     store = ModelStore(url, keep=2)
-    first, second = (store.write(1, "model", blob) for blob in (b"one", b"other"))
-    assert store.read(second) == b"other"
+    first, second = (store.write(1, "model", blob) for blob in (b"one", b"two"))
+    assert store.read(second) == b"two"
     with pytest.raises(CheckpointError, match="checksum"):
         store.read(first)
 
@@ -49,6 +49,13 @@ def test_a_file_with_another_checksum_is_refused(url: str) -> None:
     file = store.write(1, "model", b"weights")
     with pytest.raises(CheckpointError, match="checksum"):
         store.read(replace(file, sha256="0" * 64))
+
+
+def test_a_file_of_another_size_is_refused_before_it_is_read(url: str) -> None:
+    store = ModelStore(url, keep=2)
+    file = store.write(1, "model", b"weights" * 1000)
+    with pytest.raises(CheckpointError, match="7000 bytes, not 6999"):
+        store.read(replace(file, size_bytes=6999))
 
 
 def test_a_missing_file_is_refused_by_name(url: str) -> None:

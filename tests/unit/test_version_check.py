@@ -1,0 +1,156 @@
+"""A version is served or refused: whatever is wrong with its files, no half of it stays."""
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save
+from stream_samples import PlainLearner, copies, drawn, folded, learned, small
+
+from headrace.model.recommender import Recommender
+from headrace.streams.errors import CheckpointError
+from headrace.streams.learner import Learner
+from headrace.streams.learner_state import pack_learner, restore
+from headrace.streams.prequential import gradient_sums
+from headrace.streams.publication import pack_model, unpack_model
+from headrace.streams.store import Arrays, pack, unpack
+
+MAX_ITEMS = 100
+STREAM = drawn(330, n_items=60)
+TYPES = (np.float16, np.float64, np.int8, np.int64, np.uint8, np.bool_)
+EXTREMES = (-1, 2**31 - 1, -(2**31), 2**62, float("nan"), float("inf"), -1e30)
+JUNK = (None, True, -1, 2**70, 1e308, "x", "", [], {}, [1], {"a": 1}, [[[]]], ["a", "a"])
+Parts = tuple[Arrays, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def learner() -> Learner:
+    """Return a learner with something in every part of its files."""
+    learner = learned(STREAM[:300], max_items=MAX_ITEMS)
+    learner.pairs.fit(learner.recommender.coefficients)
+    return learner
+
+
+def model_of(learner: Learner) -> Parts:
+    return unpack(pack_model(learner.recommender, learner.vocabulary))
+
+
+def damaged(parts: Parts, draw: random.Random) -> bytes:
+    """Return a file with one thing wrong in it."""
+    arrays, fields = dict(parts[0]), dict(parts[1])
+    if draw.random() < 0.2:
+        name = draw.choice(list(fields))
+        whole = fields[name]
+        if isinstance(whole, dict) and whole:
+            fields[name] = whole | {draw.choice(list(whole)): draw.choice(JUNK)}
+        else:
+            fields[name] = draw.choice(JUNK)
+        return pack(arrays, fields)
+    name = draw.choice(list(arrays))
+    array = np.array(arrays[name])
+    flat = array.reshape(-1)
+    damage = draw.randrange(6)
+    if damage == 0:
+        del arrays[name]
+        return pack(arrays, fields)
+    if damage == 1 and array.size:
+        with np.errstate(all="ignore"):
+            extreme = np.array(draw.choice(EXTREMES)).astype(array.dtype)
+        flat[draw.randrange(array.size)] = extreme
+    arrays[name] = (
+        array,
+        flat.reshape(array.shape),
+        array.astype(draw.choice(TYPES)),
+        flat[:-1].copy(),
+        np.concatenate([flat, flat]),
+        array[None],
+    )[damage]
+    return pack(arrays, fields)
+
+
+def rank(learner: Learner, recommender: Recommender) -> None:
+    """Rank for every user: what is out of range would show here, or end the process."""
+    states = copies(learner.users.values())
+    with torch.no_grad():
+        prepared = recommender.prepare(folded(learner, states, []).after)
+        recommender.score(prepared, recommender.adapt(prepared, gradient_sums(recommender, states)))
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+def test_a_damaged_model_is_refused_or_ranks(learner: Learner) -> None:
+    n_refused, parts = 0, model_of(learner)
+    for seed in range(40):
+        blob = damaged(parts, random.Random(seed))
+        try:
+            recommender, _ = unpack_model(blob, max_items=MAX_ITEMS, device="cpu")
+        except CheckpointError:
+            n_refused += 1
+        else:
+            rank(learner, recommender)
+    assert 30 < n_refused < 40  # some numbers may be others
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+def test_a_damaged_learner_is_refused_or_learns(learner: Learner) -> None:
+    n_refused = 0
+    model, parts = pack(*model_of(learner)), unpack(pack_learner(learner, {0: 300}))
+    for seed in range(20):
+        resumed = PlainLearner(small(max_items=MAX_ITEMS))
+        try:
+            restore(resumed, model, damaged(parts, random.Random(seed)))
+        except CheckpointError:
+            n_refused += 1
+        else:
+            resumed.learn(STREAM[300:])
+            resumed.pairs.fit(resumed.recommender.coefficients)
+    assert 10 < n_refused < 20
+
+
+@pytest.mark.parametrize(
+    ("size", "value"),
+    [
+        ("width", 10**9),
+        ("blocks", 10**9),
+        ("hidden", 10**9),
+        ("negatives", 10**12),
+        ("clusters", 10**6),
+        ("width", True),
+        ("width", "8"),
+    ],
+)
+def test_a_size_that_is_only_claimed_takes_no_memory(
+    learner: Learner, size: str, value: object
+) -> None:
+    arrays, fields = model_of(learner)
+    fields["config"][size] = value
+    with pytest.raises(CheckpointError, match="does not fit"):
+        unpack_model(pack(arrays, fields), max_items=MAX_ITEMS, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("signals.ids", MAX_ITEMS, "ids are not all"),
+        ("signals.now_s", 2**62, "no times"),
+        ("meta.negatives", 2**40, "negatives"),
+        ("meta.n_items", -1, "items"),
+        ("meta.scorer.linear", np.nan, "not finite"),
+        ("regression.items", -2, "regression items"),
+    ],
+)
+def test_an_index_time_or_weight_out_of_range_is_refused_by_its_name(
+    learner: Learner, name: str, value: float, why: str
+) -> None:
+    arrays, fields = model_of(learner)
+    array = np.array(arrays[name])
+    array.reshape(-1)[-1:] = value
+    with pytest.raises(CheckpointError, match=why):
+        unpack_model(pack(arrays | {name: array}, fields), max_items=MAX_ITEMS, device="cpu")
+
+
+@pytest.mark.parametrize("fields", [b"[]", b"5", b"[" * 100_000 + b"]" * 100_000])
+def test_fields_that_are_no_map_are_no_checkpoint(fields: bytes) -> None:
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        unpack(bytes(save({"__json__": np.frombuffer(fields, np.uint8)})))
