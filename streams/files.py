@@ -27,6 +27,7 @@ ALIASES = {"event": "action", "timestamp": "time_ms"}  # as files in the field n
 CATEGORY_COLUMNS = ("department", "category", "type")  # from the widest to the finest
 MS_FROM = 1e11  # as seconds this is the year 5138, as milliseconds March 1973: seconds lie below
 MAX_ACTION_LETTERS = 64
+SHOWN_LETTERS = 300  # of a bad row
 
 
 # ---------------------------------------------------------------------------------------- events
@@ -123,9 +124,10 @@ def _refuse_bad_rows(table: pl.DataFrame, path: str | Path) -> None:
     )
     bad = table.with_row_index("row", offset=1).filter(~is_good)
     if len(bad):
+        first = str(bad.drop("row").row(0, named=True))[:SHOWN_LETTERS]
         raise InputFileError(
             f"{path}: {len(bad)} of {len(table)} rows lack a usable user, item, event or timestamp;"
-            f" the first is row {bad['row'][0]}, read as {bad.drop('row').row(0, named=True)}"
+            f" the first is row {bad['row'][0]}, read as {first}"
         )
 
 

@@ -278,7 +278,7 @@ def load(flags: Mapping[str, Any] | None = None, *, file: str | None = None) -> 
 def _read_environment() -> dict[str, Any]:
     try:
         return EnvSettingsSource(Settings)()
-    except PydanticSettingsError as exc:  # a map is written as JSON, and this is none
+    except (PydanticSettingsError, RecursionError) as exc:  # a map is JSON, and this is none
         raise SettingsError(f"in the environment: {exc}") from exc
 
 
@@ -289,7 +289,7 @@ def _read_file(path: str | None) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text())
     except OSError as exc:
         raise SettingsError(f"settings file {path} cannot be read: {exc.strerror}") from None
-    except ValueError as exc:  # not TOML, or not even text
+    except (ValueError, RecursionError) as exc:  # not TOML, not even text, or nested without end
         raise SettingsError(f"settings file {path} is not TOML: {exc}") from None
 
 

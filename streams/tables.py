@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import polars as pl
-from polars.exceptions import PolarsError
+from polars.exceptions import PanicException, PolarsError
 
 from headrace.streams.errors import InputFileError
 
 STDIN = "-"
+INFLATED_LIMIT_BYTES = 2**32  # it is held in memory; a few MB of zeros can stand for more
 
 _OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
     ".gz": lambda path: io.BufferedReader(gzip.GzipFile(path)),
@@ -54,9 +55,15 @@ def scan(path: str | Path) -> pl.LazyFrame:
         return _SCANNERS[kind](path)
     try:
         with opener(path) as file:
-            return _SCANNERS[kind](io.BytesIO(file.read()))
+            data = file.read(INFLATED_LIMIT_BYTES + 1)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as exc:
         raise InputFileError(f"{path}: cannot be decompressed: {exc}") from exc
+    if len(data) > INFLATED_LIMIT_BYTES:
+        raise InputFileError(
+            f"{path}: over {INFLATED_LIMIT_BYTES:,} bytes when decompressed: decompress it first,"
+            " and name what comes of it"
+        )
+    return _SCANNERS[kind](io.BytesIO(data))
 
 
 def names_of(frame: pl.LazyFrame, path: str | Path) -> list[str]:
@@ -67,7 +74,7 @@ def names_of(frame: pl.LazyFrame, path: str | Path) -> list[str]:
     """
     try:
         return frame.collect_schema().names()
-    except (PolarsError, OSError) as exc:
+    except (PolarsError, PanicException, OSError) as exc:
         raise InputFileError(f"{path}: cannot be read: {exc}") from exc
 
 
@@ -79,7 +86,7 @@ def collect(frame: pl.LazyFrame, path: str | Path) -> pl.DataFrame:
     """
     try:
         return frame.collect()
-    except (PolarsError, OSError) as exc:
+    except (PolarsError, PanicException, OSError) as exc:
         raise InputFileError(f"{path}: cannot be read: {exc}") from exc
 
 

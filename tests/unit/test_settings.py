@@ -173,3 +173,10 @@ def test_store_is_in_the_data_folder_unless_named() -> None:
 
 def test_topic_is_prefixed() -> None:
     assert load({"topic_prefix": "shop"}).topic("dead-letters") == "shop.dead-letters"
+
+
+def test_a_file_nested_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text("leave_out = " + "[" * 100_000)
+    with pytest.raises(SettingsError, match="is not TOML"):
+        load(file=str(path))
