@@ -8,7 +8,7 @@ SEED ?= 19
 ORDERS ?= 2000
 FIRST_SEED ?= 0
 
-.PHONY: help demo test test-orders test-kafka test-faults lint types audit clean
+.PHONY: help demo test test-orders test-kafka test-faults fuzz lint types audit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -38,6 +38,10 @@ test-faults: $(READY)  ## play SCHEDULES=3 of faults, SECONDS=20 each, from SEED
 	unshare --map-root-user --mount $(BIN)/python -m pytest tests/faults \
 	  --schedules $(SCHEDULES) --seconds $(SECONDS) --seed $(SEED) $(if $(SEEN),--seen $(SEEN))
 
+fuzz: SECONDS = 60
+fuzz: $(READY)  ## every decoder with bytes nobody would send, SECONDS=60 each; findings in .fuzz/
+	$(BIN)/python tests/fuzz/fuzz.py --seconds $(SECONDS)
+
 lint: $(READY)  ## style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
@@ -49,4 +53,4 @@ audit: $(READY)  ## known vulnerabilities of what is installed; asks PyPI's JSON
 	$(BIN)/uv tool run 'pip-audit>=2.9' --strict --skip-editable --path $(READY:.ready=lib/python3*/site-packages)
 
 clean:  ## remove the environment and caches
-	rm -rf .venv .kafka .tools .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	rm -rf .venv .fuzz .kafka .tools .mypy_cache .pytest_cache .ruff_cache build *.egg-info
