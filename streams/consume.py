@@ -8,12 +8,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from headrace.streams.clients import Reader, reader
+from headrace.streams.dead_letters import printable
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.reasons import phrase
 from headrace.streams.settings import Settings
 from headrace.streams.wire import Recommendation, decode_item, decode_recommendation
 
 logger = logging.getLogger(__name__)
+
+SHOWN_LETTERS = 200  # of a title: a catalogue may hold whole books
 
 Titles = Mapping[str, str]
 
@@ -89,7 +92,7 @@ def as_text(found: Recommendation, titles: Titles) -> str:
     when = datetime.fromtimestamp(found.generated_ms / 1000, UTC)
     source = found.source
     head = (
-        f"{found.user}  {when:%Y-%m-%d %H:%M:%S} UTC  model {found.model_version}"
+        f"{printable(found.user)}  {when:%Y-%m-%d %H:%M:%S} UTC  model {found.model_version}"
         f"  after {source.topic}/{source.partition}@{source.offset}"
     )
     width = max((len(_name(item, titles)) for item in found.items), default=0)
@@ -106,11 +109,11 @@ def as_json(found: Recommendation) -> str:
 
 
 def _name(item: str, titles: Titles) -> str:
-    return titles.get(item, item)
+    return printable(titles.get(item, item)[:SHOWN_LETTERS])
 
 
 def _why(found: Recommendation, position: int, titles: Titles) -> str:
     if position >= len(found.reasons):
         return ""
     reason = found.reasons[position]
-    return f"{reason.share:.0%} {phrase(reason, titles)}"
+    return f"{reason.share:.0%} {printable(phrase(reason, titles)[:SHOWN_LETTERS])}"

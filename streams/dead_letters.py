@@ -55,6 +55,10 @@ def _dead_letter(record: Any) -> DeadLetter:
 def _readable(data: bytes | None) -> str:
     if data is None:
         return "(none)"
-    text = data[:SHOWN_BYTES].decode(errors="backslashreplace")
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    shown = printable(data[:SHOWN_BYTES].decode(errors="backslashreplace"))
     return shown + f" ... ({len(data)} bytes)" * (len(data) > SHOWN_BYTES)
+
+
+def printable(text: str) -> str:
+    """Return text that moves no cursor and changes no colour: others wrote it."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -221,6 +221,12 @@ def test_list_without_reasons_or_items_is_shown_too() -> None:
     assert as_text(bare, {}) == as_text(LIST, {}).splitlines()[0]
 
 
+def test_a_title_cannot_move_the_cursor_or_fill_the_screen() -> None:
+    first = as_text(LIST, {"a": "\x1b[2Jtea\n" + "x" * 1_000_000}).splitlines()[1]
+    assert "\\x1b[2Jtea\\nxxx" in first
+    assert len(first) < 1_000
+
+
 def test_list_for_programs_is_one_line_of_json() -> None:
     line = as_json(LIST)
     assert "\n" not in line
