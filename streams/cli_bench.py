@@ -260,6 +260,48 @@ def soak(settings: Settings, minutes: float, events_per_s: float) -> None:
 
 @bench.command()
 @click.option(
+    "--seconds",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(min=1),
+    help="Of twice the load; what waits afterwards takes as long again.",
+)
+@users_option
+@items_option
+@with_settings("device", "threads")
+def overload(settings: Settings, seconds: float, users: int, items: int) -> None:
+    """Send one adapt worker twice what it carries.
+
+    For minutes, and then until nothing waits any more: the memory it holds, how far behind it is,
+    whether it was expelled from its group, whether every user's lists came in the order of the
+    events, and whether a user with several waiting events got one list for them. On an embedded
+    broker, or that of --bootstrap, in topics that start with "bench-". On Linux.
+
+    \b
+    Example:  headrace bench overload --seconds 60
+    Next:     headrace bench scale, for what a second worker adds
+    """
+    from headrace.streams.bench import overload as job
+    from headrace.streams.bench.measuring import as_json, show
+    from headrace.streams.progress import counted
+
+    items, users = _fitting(items, users)
+    with (
+        _broker(settings) as (settings, _),
+        counted(total=2 * job.SAMPLES, label="samples") as advance,
+    ):
+        found = job.measure(
+            settings, n_users=users, n_items=items, seconds=seconds, on_progress=advance
+        )
+    show(f"overload: twice {found.capacity:,.0f} events/s", found.rows)
+    counts = {name: value for name, value in found._asdict().items() if name.startswith("n_")}
+    asked = {"seconds": seconds, "users": users, "items": items}
+    series = job.as_series(found)
+    _tell_programs(settings, "overload", asked, **counts, rows=as_json(found.rows), samples=series)
+
+
+@bench.command()
+@click.option(
     "--up-to",
     default=10_000_000,
     show_default=True,

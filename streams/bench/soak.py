@@ -90,16 +90,16 @@ def measure(
         def sample(at_s: float) -> None:
             found = {"seconds": round(at_s, 1)}
             for role, child in roles.items():
-                found |= _prefixed(role, _held(child) | _told(ports[role]))
+                found |= _prefixed(role, held(child) | _told(ports[role]))
             if broker:
-                found |= _prefixed("broker", _held(broker))
+                found |= _prefixed("broker", held(broker))
             for name, value in found.items():
                 samples.setdefault(name, []).append(value)
             on_progress(1)
 
         events = itertools.islice(visitors(bound, seed=settings.seed), n_events)
         on_time = paced(at_rate(events, events_per_s=events_per_s), restamp=True)
-        publish_events(settings, _sampled(on_time, sample, every_s=seconds / SAMPLES))
+        publish_events(settings, sampled(on_time, sample, every_s=seconds / SAMPLES))
     return summed_up(samples, bound=bound)
 
 
@@ -117,7 +117,7 @@ def visitors(bound: int, *, seed: int) -> Iterator[Event]:
         yield Event(user=name, item=f"i{item}", time_ms=0)
 
 
-def _sampled(
+def sampled(
     events: Iterator[Event], sample: Callable[[float], None], *, every_s: float
 ) -> Iterator[Event]:
     """Pass events on, and sample between two of them when it is time."""
@@ -129,7 +129,7 @@ def _sampled(
             due_s += every_s
 
 
-def _held(child: Child) -> dict[str, float]:
+def held(child: Child) -> dict[str, float]:
     """Return what a process holds of the system.
 
     Raises:

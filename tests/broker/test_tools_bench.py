@@ -2,11 +2,12 @@
 
 import pytest
 
-from headrace.streams.bench import pipeline, recover, scale, soak
+from headrace.streams.bench import overload, pipeline, recover, scale, soak
 from headrace.streams.bench.measuring import Figure
 from headrace.streams.settings import Settings
 
 N_EVENTS, N_USERS = 1_000, 50
+ROOM_BYTES = 250_000_000  # for histories that fill up, and the largest micro-batch
 
 
 def test_every_contender_gets_through_the_same_events(settings: Settings) -> None:
@@ -52,6 +53,24 @@ def test_a_soak_samples_both_roles_until_its_bounds_are_at_work(settings: Settin
         assert isinstance(items, float)
         assert users > 0
         assert 0 < items <= 16
+
+
+def test_a_worker_at_twice_its_load_holds_its_memory_its_place_and_the_order(
+    settings: Settings,
+) -> None:
+    small = {"encoder_width": 8, "encoder_length": 8, "neighbours": 8, "pause_limit_s": 30.0}
+    found = overload.measure(settings.model_copy(update=small), n_users=100, n_items=100, seconds=6)
+    assert found.n_expulsions == 0
+    assert found.n_out_of_order == 0
+    assert found.n_unanswered == 0
+    assert found.n_doubled == 0
+    # A list for each user of a micro-batch: half of the events are of two users.
+    assert 0 < found.n_lists < 0.8 * found.n_events
+    samples = [*found.phases.overload, *found.phases.drain]
+    assert max(sample.lag for sample in samples) > 0
+    assert samples[-1].lag == 0
+    held = [sample.resident_bytes for sample in samples]
+    assert max(held) - held[0] < ROOM_BYTES
 
 
 def test_a_killed_workers_partitions_are_served_again(
