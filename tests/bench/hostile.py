@@ -32,7 +32,7 @@ from headrace.streams.settings import Settings, load
 from headrace.streams.user_states import UserStates
 from headrace.streams.wire import MAX_EVENT_BYTES, Event, encode
 
-N_USERS, N_ITEMS = 1_000, 2_000  # of the shop that a worker serves
+N_USERS, N_ITEMS = 200, 1_000  # of the shop that a worker serves
 SHARE = 0.9  # of the events, from one user
 STEP = 256  # events of a micro-batch
 Pairs = Iterable[tuple[str, bytes]]  # key and value

@@ -55,6 +55,7 @@ def test_a_soak_samples_both_roles_until_its_bounds_are_at_work(settings: Settin
         assert 0 < items <= 16
 
 
+@pytest.mark.timeout(900)  # it drains what a busy machine let wait
 def test_a_worker_at_twice_its_load_holds_its_memory_its_place_and_the_order(
     settings: Settings,
 ) -> None:

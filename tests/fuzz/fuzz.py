@@ -3,14 +3,17 @@
     python tests/fuzz/fuzz.py --seconds 60 [DECODER ...]
 
 Each runs in a process of its own, for so many seconds; bytes that lead to a finding, to more than
-2 GB or to more than 10 s are left in `.fuzz/`.
+2 GB or to more than 10 s are left in `.fuzz/`. With ``--unguided``, all in this process, by
+damaging the examples and what was read of the damaged: where there is no atheris, or little time.
 """
 
 import argparse
 import json
+import random
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 FOLDER = Path(".fuzz")
@@ -60,6 +63,22 @@ def run(name: str, seconds: int) -> dict[str, object]:
     return {"decoder": name, "tried": tried, "finding": done.returncode != 0}
 
 
+def run_unguided(name: str, seconds: int) -> dict[str, object]:
+    """Return how often a decoder was tried without guidance; a finding is raised."""
+    from decoders import DECODERS, mutated
+
+    decoder, draw = DECODERS[name], random.Random(name)
+    examples, tried = list(decoder.examples()), 0
+    end_s = time.monotonic() + seconds
+    while time.monotonic() < end_s:
+        data = mutated(draw.choice(examples), draw)
+        FOLDER.joinpath("last").write_bytes(data)
+        tried += 1
+        if decoder.check(data) and len(data) < 1_000:
+            examples[draw.randrange(1, 200) :] = [data]
+    return {"decoder": name, "tried": tried, "finding": False}
+
+
 def main() -> None:
     """Fuzz all, or those named; exit with 1 if anything was found."""
     if sys.argv[1:2] == ["--one"]:
@@ -67,13 +86,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("decoders", nargs="*")
     parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--unguided", action="store_true")
     asked = parser.parse_args()
     from decoders import DECODERS
 
     FOLDER.mkdir(exist_ok=True)
     found = []
     for name in asked.decoders or DECODERS:
-        found.append(run(name, asked.seconds))
+        found.append((run_unguided if asked.unguided else run)(name, asked.seconds))
         print(json.dumps(found[-1]), flush=True)
     sys.exit(any(one["finding"] for one in found))
 

@@ -289,7 +289,7 @@ def test_a_new_epoch_waits_for_recovery_and_then_starts_from_the_table() -> None
         taken = asyncio.create_task(rig.delivery.take(rig.batch(8, epoch=2)))
         done, _ = await asyncio.wait({taken}, timeout=0.05)
         assert not done
-        recovered = UserState(last_offset=7, n_events=8, items=["another worker's"])
+        recovered = UserState(7, 8, 0, ["another worker's"], ["view"], [1_000])
         rig.table[0, b"ann"] = recovered.encode()
         rig.serving.set()
         await asyncio.wait_for(taken, LIMIT_S)
