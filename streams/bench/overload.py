@@ -207,7 +207,7 @@ def _row(name: str, samples: Sequence[Sample], *, published: float = 0.0) -> Row
 
 def _last_events(settings: Settings) -> dict[tuple[int, bytes], int]:
     """Return the offset of each user's last event."""
-    with reader(settings.bootstrap, settings.topic("events")) as events:
+    with reader(settings, settings.topic("events")) as events:
         return {(record.partition, record.key): record.offset for record in events.to_end()}
 
 
@@ -215,7 +215,7 @@ def _last_answered(settings: Settings) -> tuple[dict[tuple[int, bytes], int], in
     """Return the offset that each user's last list answers, and how many lists went back."""
     last: dict[tuple[int, bytes], int] = {}
     n_back = 0
-    with reader(settings.bootstrap, settings.topic("recommendations")) as lists:
+    with reader(settings, settings.topic("recommendations")) as lists:
         for record in lists.to_end():
             user, offset = (
                 (record.partition, record.key),

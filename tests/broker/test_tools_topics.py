@@ -62,7 +62,7 @@ def test_changelog_without_compaction_is_refused(settings: Settings) -> None:
 def test_a_topic_without_what_is_only_advised_fits(settings: Settings) -> None:
     changelog = users_changelog(settings)
     configs = next(topic.configs for topic in topics_of(settings) if topic.name == changelog)
-    with admin(settings.bootstrap) as client:
+    with admin(settings) as client:
         spec = {"num_partitions": 4, "replication_factor": 1, "configs": configs}
         client.create_topics({changelog: spec})
         client.wait_for_topics([changelog])
