@@ -92,3 +92,29 @@ class Watermarks:
         """Start over: everything not yet committed will be delivered again."""
         self._receipts.clear()
         self._sequences.clear()
+
+
+class LostBatchError(RuntimeError):
+    """A batch did not reach the role. Operator action: none, the restart replays it."""
+
+
+class Sequences:
+    """Notices a batch that went missing on its way from the intake to the role."""
+
+    def __init__(self) -> None:
+        self._epoch = -1
+        self._expected: defaultdict[TP, int] = defaultdict(int)
+
+    def check(self, receipt: Receipt) -> None:
+        """Refuse to go on behind a batch that is missing: its commit would never come.
+
+        Raises:
+            LostBatchError: this is not the next batch of its partition in its epoch.
+        """
+        if receipt.epoch != self._epoch:
+            self._epoch = receipt.epoch
+            self._expected.clear()
+        expected = self._expected[receipt.tp]
+        if receipt.sequence != expected:
+            raise LostBatchError(f"{receipt.tp}: batch {receipt.sequence} came, not {expected}")
+        self._expected[receipt.tp] += 1

@@ -13,9 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from aiokafka.errors import InvalidTimestampError
-from faust.types.tuples import TP
 
-from headrace.streams.batches import RecordBatch
+from headrace.streams.batches import RecordBatch, Sequences
 from headrace.streams.compute import Computed, compute
 from headrace.streams.engine import Engine
 from headrace.streams.faust_app import IntakeApp
@@ -31,10 +30,6 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 6  # each fails after STALE_AFTER_S only: together they outlast a leader's election
 IN_FLIGHT = 3  # one being computed, one being written, one to spare: more only adds latency
-
-
-class LostBatchError(RuntimeError):
-    """A batch did not reach the role. Operator action: none, the restart replays it."""
 
 
 @dataclass(slots=True)
@@ -72,7 +67,7 @@ class Delivery:
         self._computing = asyncio.Semaphore(1)
         self._writing = asyncio.Lock()
         self._epoch = -1
-        self._sequences: dict[TP, int] = {}
+        self._sequences = Sequences()
         self._is_draining = False
         self._filling: MicroBatch | None = None
         self._has_opened, self._is_full = asyncio.Event(), asyncio.Event()
@@ -91,7 +86,7 @@ class Delivery:
             await self._enter_epoch(batch.receipt.epoch)
         if not is_current(batch.receipt):
             return
-        self._check_sequence(batch)
+        self._sequences.check(batch.receipt)
         await self._has_room.wait()
         if self._is_draining or not is_current(batch.receipt):
             return
@@ -113,15 +108,7 @@ class Delivery:
         self._empty()
         await self._jobs.join()  # 1
         await self._app.serving.wait()  # 2
-        self._sequences.clear()
         self._epoch = epoch
-
-    def _check_sequence(self, batch: RecordBatch) -> None:
-        """Refuse to go on if a batch went missing on the way: its commit would never come."""
-        expected = self._sequences.get(batch.tp, 0)
-        if batch.receipt.sequence != expected:
-            raise LostBatchError(f"{batch.tp}: batch {batch.receipt.sequence} came, not {expected}")
-        self._sequences[batch.tp] = expected + 1
 
     def _empty(self) -> MicroBatch | None:
         """Take the micro-batch being filled away and make room for the next."""

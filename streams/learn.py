@@ -20,7 +20,7 @@ from typing import Any
 from faust.types.tuples import TP
 
 from headrace.streams import metrics
-from headrace.streams.batches import Receipt, RecordBatch
+from headrace.streams.batches import Receipt, RecordBatch, Sequences
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.faust_app import IntakeApp, make_app
 from headrace.streams.follower import Follower
@@ -72,6 +72,7 @@ class Learning:
         self._positions = positions  # offsets below are learned; the compute thread's
         self._saved = dict(positions)  # offsets below are in a version
         self._unsaved: list[Receipt] = []
+        self._sequences = Sequences()
 
     def position_of(self, tp: TP) -> int:
         """Return where to read on at the latest: a later offset may be committed than is learned.
@@ -81,7 +82,12 @@ class Learning:
         return self._taken.get(tp.partition, 0)
 
     async def take(self, batch: RecordBatch) -> None:
-        """Decode what is new of a batch and let it wait for the compute thread."""
+        """Decode what is new of a batch and let it wait for the compute thread.
+
+        Raises:
+            LostBatchError: a batch before it did not come, and what it holds would not be learned.
+        """
+        self._sequences.check(batch.receipt)
         partition = batch.tp.partition
         first = self._taken.get(partition, 0)
         records = [record for record in batch.records if record.offset >= first]

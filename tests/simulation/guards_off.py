@@ -13,7 +13,7 @@ from schedules import Mix, mixed
 from simulated_worker import Worker
 
 from headrace.streams import delivery, topics
-from headrace.streams.batches import Watermarks
+from headrace.streams.batches import Sequences, Watermarks
 from headrace.streams.delivery import Delivery
 from headrace.streams.faust_app import IntakeApp, StateStore
 from headrace.streams.guards import PauseGuard
@@ -115,7 +115,6 @@ def end_as_tansu(self: Any, tp: TP) -> int:
 
 async def enter_at_once(self: Any, epoch: int) -> None:
     """Pass no barrier."""
-    self._sequences.clear()
     self._epoch = epoch
 
 
@@ -154,7 +153,7 @@ async def stamp_at_once(self: Any, _: Any) -> int:
 
 
 BUFFER = (IntakeApp, "FlowControlQueue", faust.App.FlowControlQueue)
-SEQUENCE = (Delivery, "_check_sequence", nothing)
+SEQUENCE = (Sequences, "check", nothing)
 WATERMARK = (
     (Watermarks, "take", commit_over_gaps),
     (Watermarks, "partitions", with_any_done),

@@ -13,9 +13,9 @@ import pytest
 from aiokafka.errors import InvalidTimestampError
 from faust.types.tuples import TP
 
-from headrace.streams.batches import Receipt, RecordBatch
+from headrace.streams.batches import LostBatchError, Receipt, RecordBatch
 from headrace.streams.compute import Computed
-from headrace.streams.delivery import ATTEMPTS, IN_FLIGHT, Delivery, LostBatchError
+from headrace.streams.delivery import ATTEMPTS, IN_FLIGHT, Delivery
 from headrace.streams.engine import UserResult, UserWork
 from headrace.streams.guards import PauseGuard
 from headrace.streams.lease import Lease

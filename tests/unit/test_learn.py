@@ -1,15 +1,17 @@
 """The learn role's pipeline: each event is learned once, and committed offsets catch up."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from faust.types.tuples import TP
 
-from headrace.streams.batches import Receipt, RecordBatch
+from headrace.streams.batches import LostBatchError, Receipt, RecordBatch
 from headrace.streams.learn import Learning
 from headrace.streams.learner import Learned
 from headrace.streams.learner_state import Positions
@@ -46,6 +48,7 @@ class Rig:
     learner: FakeLearner
     positions: Positions
     acknowledged: list[tuple[int, int]]  # epoch, next offset
+    sequences: Counter[int] = field(default_factory=Counter)  # batches so far of each epoch
 
     async def take(self, *offsets: int, epoch: int = 1) -> None:
         """Hand over a batch and wait until it has been through."""
@@ -59,7 +62,10 @@ class Rig:
             for offset in offsets
         ]
         n_before = self.learner.n_observed
-        await self.learning.take(RecordBatch(records, Receipt(P0, offsets[-1] + 1, epoch, 0)))
+        sequence = self.sequences[epoch]
+        self.sequences[epoch] += 1
+        receipt = Receipt(P0, offsets[-1] + 1, epoch, sequence)
+        await self.learning.take(RecordBatch(records, receipt))
         async with asyncio.timeout(LIMIT_S):
             while self.learner.n_observed == n_before:
                 await asyncio.sleep(0.001)
@@ -109,6 +115,17 @@ def test_what_is_read_again_is_passed_over_and_acknowledged_without_another_vers
         assert rig.learner.offsets == [0, 1, 2, 3]
         assert rig.positions == {0: 4}  # they never go back
         assert rig.acknowledged == [(1, 4), (2, 2), (2, 4)]
+
+    run(check)
+
+
+def test_a_batch_that_went_missing_ends_the_role() -> None:
+    async def check(rig: Rig) -> None:
+        await rig.take(0, 1)
+        rig.sequences[1] += 1  # 2 and 3, fetched and lost on their way
+        with pytest.raises(LostBatchError):
+            await rig.take(4, 5)
+        assert rig.learner.offsets == [0, 1]
 
     run(check)
 
