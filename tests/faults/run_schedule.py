@@ -20,7 +20,8 @@ from verdict import is_drained, lags
 from headrace.streams.settings import Settings
 from headrace.streams.topics import create_topics
 
-EVENTS_PER_S = 100
+EVENTS_PER_S = 50  # a busy machine keeps up with it, and is at the end soon after
+N_FIRST = 100
 TICK_S = 0.1
 READY_LIMIT_S = 240.0  # compiling, once after a change, beside others on a busy machine
 DRAIN_LIMIT_S = 300.0  # two watchdogs (a rebalance that hangs ends after a minute), and starts
@@ -48,6 +49,7 @@ def small_settings(bootstrap: str, name: str, store: Path) -> Settings:
         encoder_length=8,
         neighbours=16,
         replay_tasks=256,
+        replay_batches=0,  # rehearsal moves what nobody compares, for two thirds of the time
     )
 
 
@@ -72,7 +74,7 @@ class Play:
 
     def start(self) -> None:
         """Publish a little, and wait until all roles serve."""
-        self._ledger.publish(EVENTS_PER_S)
+        self._ledger.publish(N_FIRST)
         deadline = time.monotonic() + READY_LIMIT_S
         while not self._deployment.is_serving():
             assert time.monotonic() < deadline, "the roles did not start in time"
