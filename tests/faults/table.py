@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,27 @@ NAMES = {
 }
 
 
-def row(name: str, seen: list[dict[str, Any]], n_faults: int) -> str:
-    """Return a line of the table."""
-    n_events, n_differences = (
-        sum(one["events"] for one in seen),
-        sum(len(one["differences"]) for one in seen),
+def row(name: str, kinds: Collection[str], seen: list[dict[str, Any]]) -> str:
+    """Return a line of the table: the schedules with faults of some kinds."""
+    met = [one for one in seen if any(kind in one["faults"] for kind in kinds)]
+    counts = (
+        sum(one["faults"].get(kind, 0) for one in met for kind in kinds),
+        sum(one["met_by_a_version"].get(kind, 0) for one in met for kind in kinds),
+        len(met),
+        sum(one["events"] for one in met),
+        sum(len(one["differences"]) for one in met),
     )
-    return f"| {name} | {n_faults:,} | {len(seen):,} | {n_events:,} | {n_differences:,} |"
+    return f"| {name} | {' | '.join(f'{count:,}' for count in counts)} |"
 
 
 def main(paths: list[str]) -> None:
     """Print a table of the faults, and one line for all."""
     seen = [json.loads(line) for path in paths for line in Path(path).read_text().splitlines()]
-    print("| fault | times | schedules | events | differences |\n| --- | --- | --- | --- | --- |")
+    print("| fault | times | met by a new version | schedules | events | differences |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for kind, name in NAMES.items():
-        met = [one for one in seen if kind in one["faults"]]
-        print(row(name, met, sum(one["faults"][kind] for one in met)))
-    print(row("all", seen, sum(sum(one["faults"].values()) for one in seen)))
+        print(row(name, [kind], seen))
+    print(row("all", NAMES, seen))
 
 
 if __name__ == "__main__":
