@@ -80,7 +80,7 @@ def _run(
     prefix = f"{settings.topic_prefix}-{len(name)}"
     own = settings.model_copy(update={"topic_prefix": prefix, "group": prefix})
     stage.announce(own, shop)
-    with outbox(own.bootstrap, own.topic("events")) as events:
+    with outbox(own, own.topic("events")) as events:
         for key, value in pairs:
             events.send(key=key, value=value)
     total = n_others + n_beside

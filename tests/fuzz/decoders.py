@@ -21,7 +21,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record import MemoryRecords as KafkaRecords
 
 from headrace.model.features import N_FEATURES, features_of
-from headrace.streams import dead_letters, files, settings, wire
+from headrace.streams import dead_letters, files, schema, settings, wire
 from headrace.streams.errors import (
     CheckpointError,
     InputFileError,
@@ -119,8 +119,8 @@ def _compressed(data: bytes) -> None:
 
 
 def _checkpoint(data: bytes) -> None:
-    arrays, fields = unpack(data)
-    unpack(pack(arrays, fields))
+    arrays, fields = unpack(data, schema.MODEL)
+    unpack(pack(arrays, fields), schema.MODEL)
 
 
 def _file(name: str, read: Callable[[Path], object]) -> Callable[[bytes], None]:

@@ -10,6 +10,7 @@ from safetensors.numpy import save
 from stream_samples import PlainLearner, copies, drawn, folded, learned, small
 
 from headrace.model.recommender import Recommender
+from headrace.streams import schema
 from headrace.streams.errors import CheckpointError
 from headrace.streams.learner import Learner
 from headrace.streams.learner_state import pack_learner, restore
@@ -34,7 +35,7 @@ def learner() -> Learner:
 
 
 def model_of(learner: Learner) -> Parts:
-    return unpack(pack_model(learner.recommender, learner.vocabulary))
+    return unpack(pack_model(learner.recommender, learner.vocabulary), schema.MODEL)
 
 
 def damaged(parts: Parts, draw: random.Random) -> bytes:
@@ -95,7 +96,7 @@ def test_a_damaged_model_is_refused_or_ranks(learner: Learner) -> None:
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 def test_a_damaged_learner_is_refused_or_learns(learner: Learner) -> None:
     n_refused = 0
-    model, parts = pack(*model_of(learner)), unpack(pack_learner(learner, {0: 300}))
+    model, parts = pack(*model_of(learner)), unpack(pack_learner(learner, {0: 300}), schema.LEARNER)
     for seed in range(20):
         resumed = PlainLearner(small(max_items=MAX_ITEMS))
         try:
@@ -153,4 +154,4 @@ def test_an_index_time_or_weight_out_of_range_is_refused_by_its_name(
 @pytest.mark.parametrize("fields", [b"[]", b"5", b"[" * 100_000 + b"]" * 100_000])
 def test_fields_that_are_no_map_are_no_checkpoint(fields: bytes) -> None:
     with pytest.raises(CheckpointError, match="not a checkpoint"):
-        unpack(bytes(save({"__json__": np.frombuffer(fields, np.uint8)})))
+        unpack(bytes(save({"__json__": np.frombuffer(fields, np.uint8)})), schema.MODEL)
