@@ -26,7 +26,6 @@ FIT_EVENTS = 2_000  # after so many new ones, some items are fitted anew
 FIT_ITEMS = 1_024  # at a time, those with most new takers first
 MAX_PAIRS = 2**23  # places of the table, half of them in use: 96 MB
 _SMALLEST_TABLE = 2**16
-_PLACES = 256  # of a history that speak, and none: they fit into a byte
 _SOLVE_ITEMS = 64  # systems solved together: 4 MB
 
 INPUTS = ("regressed", "regressed_recent")
@@ -202,36 +201,37 @@ class PairCounts:
 def _apply(
     regressors: Ints, weights: Floats, candidates: Ints, histories: Ints, out: Floats
 ) -> None:
-    """Write what (B, H) histories say of (B, C) candidates.
-
-    Most regressors of an item a user never had: that is asked of one byte for each item, which
-    stays in the fastest memory.
-    """
+    """Write what (B, H) histories say of (B, C) candidates."""
     n = len(regressors)
-    places = np.zeros(n, np.uint8)  # of an item the user had: where it was had last, from 1 on
-    fades = (FADE ** np.arange(-1, _PLACES - 1)).astype(np.float32)
+    # By the item and one more, zero unless the user had it, so that padding is asked of too.
+    fades = np.zeros(n + 1, np.float32)
     for b in range(len(candidates)):
-        had = histories[b, : _PLACES - 1]
+        had = histories[b]
         for k in range(len(had)):
-            if 0 <= had[k] < n and places[had[k]] == 0:
-                places[had[k]] = k + 1
+            if 0 <= had[k] < n and fades[had[k] + 1] == 0:
+                fades[had[k] + 1] = np.float32(FADE**k)
         for c in range(candidates.shape[1]):
             z = candidates[b, c]
-            if z < 0 or z >= n:
-                continue
-            evenly, faded = np.float32(0.0), np.float32(0.0)
-            for k in range(regressors.shape[1]):
-                y = regressors[z, k]
-                if y < 0:
-                    break
-                place = places[np.uint32(y)]
-                if place > 0:
-                    evenly += weights[z, k]
-                    faded += weights[z, k] * fades[place]
-            out[b, c, 0], out[b, c, 1] = evenly, faded
+            if 0 <= z < n:
+                out[b, c, 0], out[b, c, 1] = _speak(regressors[z], weights[z], fades)
         for y in had:
             if 0 <= y < n:
-                places[y] = 0
+                fades[y + 1] = 0
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "nsz"})  # so that sums take several at once
+def _speak(row: Ints, weights: Floats, fades: Floats) -> tuple[np.float32, np.float32]:
+    """Return the sum of the weights of what the user had, evenly and faded.
+
+    All are looked at, in order: asking first who speaks at all is slower, by wrong guesses and by
+    weights that are then not fetched ahead.
+    """
+    evenly, faded = np.float32(0.0), np.float32(0.0)
+    for k in range(np.uint32(len(row))):
+        fade = fades[np.uint32(row[k] + 1)]
+        faded += weights[k] * fade
+        evenly += weights[k] * np.float32(fade > 0)
+    return evenly, faded
 
 
 def _items_of(keys: Longs) -> tuple[Ints, Ints]:
