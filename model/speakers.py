@@ -6,9 +6,10 @@ Letters: B tasks, H interactions, K list length, R relations.
 """
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
-from headrace.model.candidate_signals import HISTORY, N_COLUMNS, place_of
+from headrace.model.candidate_signals import HISTORY, N_COLUMNS
 from headrace.model.candidates import Histories, session_length, write_scales
 from headrace.model.signals import N_RELATIONS, Floats, Ints, ItemArrays, ItemSignals, Longs
 
@@ -35,31 +36,40 @@ def _find(
     scales: Floats,
     out: Ints,
 ) -> None:
+    places = np.zeros(len(a.ids), np.uint8)  # of the listed items, from 1 on
+    loudest = np.zeros(listed.shape[1], np.float32)
+    heard = np.zeros(a.ids.shape[1] + 1, np.int32)
     for b in range(len(items)):
-        had = items[b]
+        had, top = items[b], listed[b]
         n_session = session_length(times_s[b], had)
         write_scales(a, had[:HISTORY], n_session, recent_scale, scales)
-        for c in range(listed.shape[1]):
-            if listed[b, c] >= 0:
-                out[b, c] = _speaker(a, had, listed[b, c], scales)
+        loudest[:] = 0
+        for c in range(len(top)):
+            if top[c] >= 0:
+                places[top[c]] = c + 1
+        for k in range(min(HISTORY, len(had))):
+            if had[k] >= 0:
+                n = _heard(a.ids[had[k]], a.filled[had[k]], places, heard)
+                for j in heard[:n]:
+                    voice = np.float32(0.0)
+                    for r in range(N_RELATIONS):
+                        voice += scales[k, r] * a.weights[had[k], j, r]
+                    c = places[a.ids[had[k], j]] - 1
+                    if voice > loudest[c]:
+                        loudest[c], out[b, c] = voice, k
+        for k in range(len(had) - 1, -1, -1):
+            if had[k] >= 0 and places[had[k]] > 0:
+                out[b, places[had[k]] - 1] = k  # the latest time, whoever else speaks
+        for z in top:
+            if z >= 0:
+                places[z] = 0
 
 
 @njit(cache=True, nogil=True)
-def _speaker(a: ItemArrays, had: Ints, item: int, scales: Floats) -> int:
-    for k in range(len(had)):
-        if had[k] == item:
-            return k
-    speaker, loudest = -1, 0.0
-    for k in range(min(HISTORY, len(had))):
-        y = had[k]
-        if y < 0:
-            continue
-        j = place_of(item, a.ids[y], a.filled[y])
-        if j < 0:
-            continue
-        voice = 0.0
-        for r in range(N_RELATIONS):
-            voice += scales[k, r] * a.weights[y, j, r]
-        if voice > loudest:
-            speaker, loudest = k, voice
-    return speaker
+def _heard(ids: Ints, n: int, places: npt.NDArray[np.uint8], heard: Ints) -> int:
+    """Find which of the first ``n`` items have a place, without a branch to be guessed wrong."""
+    n_heard = np.uint32(0)  # unsigned, as items: saves asking whether an index is negative
+    for j in range(np.uint32(n)):
+        heard[n_heard] = j
+        n_heard += np.uint32(places[np.uint32(ids[j])] > 0)
+    return int(n_heard)
