@@ -64,6 +64,8 @@ _STEPS = np.arange(HISTORY)
 STEP_WEIGHTS = np.where(REACH[:, None] > _STEPS, FADE[:, None] ** _STEPS, 0.0)  # (R, H)
 STEP_WEIGHTS[AROUND] *= (1.0 + _STEPS) ** -1.5
 LINK_FADE = 0.95
+_SMALLEST = np.float32(1e-45)  # above zero: its bits are those of 1
+_INFINITY_BITS = 0x7F800000
 # Added to an item's total before dividing by it: a share of few observations is no evidence.
 PRIOR = np.array([1.0, 3.0, 5.0, 0.5, 1.0, 3.0], np.float64)
 
@@ -170,6 +172,7 @@ def _new_walk(n_items: int) -> Walk:
         own=np.zeros((n_items, 5), np.float32),
         stamps=np.full((n_items, 2), -1, np.int64),
         touched=np.zeros(n_items + 1, np.int32),  # one more: it is written to before it is asked
+        strong=np.zeros(n_items + 1, np.int32),
         strengths=np.zeros((N_RELATIONS, n_items), np.float32),
         scales=np.zeros((HISTORY, N_COLUMNS), np.float32),
     )
@@ -366,11 +369,12 @@ def _choose(relation: int, n_touched: int, walk: Walk, stamp: int, items: Ints, 
     """Take the strongest of one relation as candidates; of equal ones, the first met."""
     stamps, strengths = walk.stamps, walk.strengths[relation, :n_touched]
     threshold, n_equal = _threshold(strengths, QUOTAS[relation])
-    for t in range(n_touched):
-        strength = strengths[t]
-        if strength <= 0 or strength < threshold:
-            continue
-        if strength == threshold:
+    n_strong = 0
+    for t in range(n_touched):  # without a branch to be guessed wrong
+        walk.strong[n_strong] = t
+        n_strong += strengths[t] >= threshold
+    for t in walk.strong[:n_strong]:
+        if strengths[t] == threshold:
             if n_equal == 0:
                 continue
             n_equal -= 1
@@ -386,32 +390,35 @@ def _choose(relation: int, n_touched: int, walk: Walk, stamp: int, items: Ints, 
 
 @njit(cache=True, nogil=True)
 def _threshold(strengths: Floats, quota: int) -> tuple[np.float32, int]:
-    """Return the smallest strength within the quota, and how many that are equal to it fit.
+    """Return the smallest strength above zero within the quota, and how many equal to it fit.
 
-    Zero if all positive ones fit. The bits of floats above zero are in the order of the floats:
-    counted by the first 11 of them, the threshold is among the few of one bucket. Several times as
-    fast as partitioning.
+    The bits of floats above zero are in the order of the floats, so that it is found by halving
+    between them. Counting compares several at once: faster than partitioning.
     """
     bits = strengths.view(np.int32)
-    counts = np.zeros(1 << 11, np.int32)
-    n = 0
-    for i in range(len(bits)):
-        counts[bits[i] >> 20] += 1
-        n += bits[i] > 0
-    if n <= quota:
-        return np.float32(0.0), 0
-    bucket, room = len(counts) - 1, quota
-    while counts[bucket] < room:
-        room -= counts[bucket]
-        bucket -= 1
-    inside = np.empty(counts[bucket], np.float32)
-    m = 0
-    for i in range(len(bits)):
-        if bits[i] >> 20 == bucket:
-            inside[m] = strengths[i]
-            m += 1
-    threshold = np.partition(inside, m - room)[m - room]
-    return threshold, room - (inside > threshold).sum()
+    low, high = np.int32(1), np.int32(_INFINITY_BITS)  # of which at least, fewer than quota reach
+    if _count_from(bits, low) <= quota:
+        return _SMALLEST, len(strengths)
+    while high - low > 1:
+        middle = np.int32(low + (high - low) // 2)
+        n = _count_from(bits, middle)
+        if n == quota:
+            return np.array([middle], np.int32).view(np.float32)[0], quota
+        if n > quota:
+            low = middle
+        else:
+            high = middle
+    threshold = np.array([low], np.int32).view(np.float32)[0]
+    return threshold, quota - _count_from(bits, high)
+
+
+@njit(cache=True, nogil=True)
+def _count_from(bits: Ints, least: np.int32) -> int:
+    """Return how many are at least so large."""
+    n = np.int32(0)
+    for i in range(np.int32(len(bits))):
+        n += np.int32(bits[i] >= least)
+    return int(n)
 
 
 @njit(cache=True, nogil=True)
