@@ -4,10 +4,7 @@ The parts are groups of the scorer's inputs, which are then always zero, its net
 inner loops. Nothing here is on the path that serves.
 """
 
-from collections.abc import Callable, Sequence
-
-import torch
-from torch import Tensor, nn
+from collections.abc import Sequence
 
 from headrace.model import item_regression
 from headrace.model.candidate_signals import SIGNALS
@@ -32,7 +29,7 @@ def remove(outer_loop: OuterLoop, parts: Sequence[str]) -> None:
     meta = outer_loop.meta
     gone = [name for part in parts for name in INPUTS_OF.get(part, ())]
     if gone:
-        meta.scorer.register_forward_pre_hook(_zeroing(gone))
+        meta.scorer.is_used[[INPUTS.index(name) for name in gone]] = 0
     if "network" in parts:
         meta.scorer.last.requires_grad_(False)  # it starts at zero
     if "user_loop" in parts:
@@ -40,14 +37,3 @@ def remove(outer_loop: OuterLoop, parts: Sequence[str]) -> None:
     if "scorer_loop" in parts:
         meta.scorer_loop.inner_steps = 0
     outer_loop.published = outer_loop.recommender.copy()
-
-
-def _zeroing(names: Sequence[str]) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-    """Return a hook that makes some of the scorer's (B, C, I) inputs zero."""
-    columns = torch.tensor([INPUTS.index(name) for name in names])
-
-    def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        inputs, *others = arguments
-        return (inputs.index_fill(-1, columns.to(inputs.device), 0.0), *others)
-
-    return hook

@@ -45,7 +45,7 @@ GRADIENT_DECAYS = (0.8, 0.98)
 N_DECAYS = len(GRADIENT_DECAYS)
 GRADIENT_LIMIT = 4.0  # in standard deviations of an input: one odd event must not rule a user
 _PRECONDITIONER_WIDTH = 32
-_LOGIT_LIMIT = 20.0  # what exceeds it is as sure as can be, and sums of exponentials stay finite
+LOGIT_LIMIT = 20.0  # what exceeds it is as sure as can be, and sums of exponentials stay finite
 
 
 def n_scorer_weights(config: ModelConfig) -> int:
@@ -129,8 +129,8 @@ class Support(NamedTuple):
         return cls(
             targets=targets,
             negatives=encoder.items[negatives],
-            target_logits=target.clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT),
-            negative_exps=negative.clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT)
+            target_logits=target.clamp(-LOGIT_LIMIT, LOGIT_LIMIT),
+            negative_exps=negative.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
             .masked_fill_(is_target, float("-inf"))
             .exp_(),
             weights=known * torch.exp(-fade * age),
@@ -156,8 +156,8 @@ class Support(NamedTuple):
         """Return exponentials for users shifted by (B, D): the (B, S) targets' logits, and what
         the (B, M) negatives' are multiplied by."""
         added = torch.einsum("bd,bsd->bs", shift, self.targets)
-        target = self.target_logits + added.clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT)
-        negatives = (shift @ self.negatives.T).clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT)
+        target = self.target_logits + added.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
+        negatives = (shift @ self.negatives.T).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
         return torch.exp(target), torch.exp(negatives)
 
     def _sums(self, negatives: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ Letters: B tasks, C candidates, I inputs, D width, K list length or clusters.
 """
 
 import copy
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from headrace.model import fused
 from headrace.model.candidates import REMEMBERED, Candidates, Gatherer, Histories
 from headrace.model.config import ModelConfig
 from headrace.model.diversity import diversify
@@ -30,14 +30,12 @@ from headrace.model.inner_loop import (
     UserLoop,
 )
 from headrace.model.item_regression import Coefficients
-from headrace.model.scorer import Scorer
+from headrace.model.scorer import AFFINITY_LIMITS, Scorer
 from headrace.model.signals import Floats, Ints, ItemSignals, Longs
 from headrace.model.targets import Targets
 
 MISS = 1_000_000  # rank of an item that was no candidate
 SMALL = ("scorer", "targets")  # what of the meta-parameters travels with every delta
-_AFFINITY_LIMITS = (-12.0, 6.0)
-_TILE = 64  # users scored at a time on a CPU: what lies between stays in its cache
 
 
 class MetaParameters(nn.Module):
@@ -94,6 +92,12 @@ class Prepared(NamedTuple):
     context: Tensor  # (B, X)
     encoded: Encoded
 
+    @property
+    def filled(self) -> Longs:
+        """Return how many candidates each user has: (B,)."""
+        filled: Longs = (self.candidates.items >= 0).sum(1)
+        return filled
+
     def rows(self, index: slice) -> "Prepared":
         """Return some of the tasks."""
         c, e = self.candidates, self.encoded
@@ -148,6 +152,7 @@ class Recommender:
         self.coefficients = coefficients or Coefficients()  # of the item regression
         self.device = torch.device(device)
         self._gatherer = Gatherer(with_last=with_last)
+        self.is_fused = self.device.type == "cpu"  # else modules do what ``fused`` does
 
     def warm_up(self) -> None:
         """Run every pass once: compiling the loops must not be what the first user waits for."""
@@ -214,27 +219,31 @@ class Recommender:
         """Return the (B, C, I) inputs of the scorer: signals, residual and affinity."""
         encoder, negatives = self.meta.encoder, self.meta.negatives
         user = prepared.encoded.latest + user_shift  # (B, D)
+        negative = user @ encoder.items[negatives].T + encoder.bias[negatives]  # (B, M)
+        average = torch.logsumexp(negative, 1, keepdim=True) - np.log(len(negatives))  # (B, 1)
+        if self.is_fused:
+            known_items = encoder, self.meta.residual, int(self.meta.n_items)
+            shown = prepared.signals, prepared.items, prepared.filled
+            return fused.inputs(*known_items, *shown, user, average.squeeze(1))
         known = prepared.items < self.meta.n_items
         items = prepared.items * known
         logits = torch.einsum("bcd,bd->bc", encoder.items[items], user) + encoder.bias[items]
-        negative = user @ encoder.items[negatives].T + encoder.bias[negatives]  # (B, M)
-        affinity = logits - torch.logsumexp(negative, 1, keepdim=True) + np.log(len(negatives))
-        affinity = affinity.clamp(*_AFFINITY_LIMITS) * known
+        affinity = (logits - average).clamp(*AFFINITY_LIMITS) * known
         residual = self.meta.residual[items] * known
         return torch.cat([prepared.signals, residual[..., None], affinity[..., None]], -1)
 
     def score(self, prepared: Prepared, adapted: Adapted) -> Tensor:
         """Return the (B, C) scores; padding scores minus infinity."""
-        scores = [
-            self.meta.scorer(inputs, context, linear_shift=linear, hidden_shift=hidden)
-            for context, inputs, linear, hidden in self._tiles(prepared.context, *adapted)
-        ]
-        return torch.cat(scores).masked_fill(prepared.is_padding, float("-inf"))
-
-    def _tiles(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Cut tensors of B rows alike: a GPU takes all of a micro-batch at once, a CPU parts."""
-        size = len(tensors[0]) if self.device.type == "cuda" else _TILE
-        return zip(*(torch.split(tensor, max(1, size)) for tensor in tensors), strict=True)
+        if self.is_fused:
+            users = (adapted.inputs, prepared.context, adapted.linear, adapted.hidden)
+            return fused.score(self.meta.scorer, *users, prepared.filled)
+        scores: Tensor = self.meta.scorer(
+            adapted.inputs,
+            prepared.context,
+            linear_shift=adapted.linear,
+            hidden_shift=adapted.hidden,
+        )
+        return scores.masked_fill(prepared.is_padding, float("-inf"))
 
     def lists(
         self, prepared: Prepared, scores: Tensor, *, length: int, diversity: float = 0.0
@@ -268,12 +277,11 @@ class Recommender:
     ) -> Adapted:
         """Run the inner loop for all users at once, each on their own history unless given."""
         encoder, loop, negatives = self.meta.encoder, self.meta.user_loop, self.meta.negatives
-        shift = torch.cat(
-            [
-                loop(encoder, Encoded(*tile), negatives, first_order=True)
-                for tile in self._tiles(*(support or prepared.encoded))
-            ]
-        )
+        support = support or prepared.encoded
+        if self.is_fused:
+            shift = fused.shift(loop, encoder, support, negatives)
+        else:
+            shift = loop(encoder, support, negatives, first_order=True)
         fast = self.meta.scorer_loop(gradients, self.shares(prepared))
         return Adapted(self.inputs(prepared, shift), *fast)
 
@@ -287,26 +295,27 @@ class Recommender:
         positions = position_of(prepared.candidates.items, targets)
         with torch.no_grad():
             start = self.initial(prepared)
-        places = self._tensor(positions)
-        tiles = self._tiles(prepared.context, prepared.is_padding, places, *start)
-        parts = [self._learn_from(*tile) for tile in tiles]
-        scores, probabilities, gradients = (torch.cat(part) for part in zip(*parts, strict=True))
-        return Judgement(
-            ranks_of(scores, positions),
-            positions,
-            probabilities.cpu().numpy(),
-            gradients.cpu().numpy(),
-        )
+        users = (start.inputs, prepared.context, start.linear, start.hidden)
+        if self.is_fused:
+            scores, probabilities, gradients = fused.learn(
+                self.meta.scorer, *users, prepared.filled, positions
+            )
+        else:
+            scores, probabilities, gradients = self._learn_from(
+                *users, prepared.is_padding, self._tensor(positions)
+            )
+        gradients = np.nan_to_num(gradients).clip(-GRADIENT_LIMIT, GRADIENT_LIMIT)
+        return Judgement(ranks_of(scores, positions), positions, probabilities, gradients)
 
     def _learn_from(
         self,
-        context: Tensor,
-        is_padding: Tensor,
-        places: Tensor,
         inputs: Tensor,
+        context: Tensor,
         linear: Tensor,
         hidden: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        is_padding: Tensor,
+        places: Tensor,
+    ) -> tuple[Tensor, Floats, Floats]:
         """Return scores, their softmax, and each user's gradients of the log of it at a place."""
         at = linear.requires_grad_(True), hidden.requires_grad_(True)
         scores = self.meta.scorer(inputs, context, linear_shift=at[0], hidden_shift=at[1])
@@ -315,8 +324,8 @@ class Recommender:
         likelihood = likelihoods.gather(1, places.clamp(min=0)[:, None]).squeeze(1)
         # Users do not interact: row b of the sum's gradient is user b's own.
         rows = torch.autograd.grad(torch.where(places >= 0, likelihood, 0.0).sum(), at)
-        gradients = torch.cat(rows, 1).nan_to_num(0.0).clamp(-GRADIENT_LIMIT, GRADIENT_LIMIT)
-        return scores.detach(), likelihoods.detach().exp(), gradients
+        probabilities = likelihoods.detach().exp()
+        return scores.detach(), probabilities.cpu().numpy(), torch.cat(rows, 1).cpu().numpy()
 
     def explain(self, prepared: Prepared, adapted: Adapted, top: Tensor) -> Tensor:
         """Return each input's share of the score of the (B, K) candidates ``top``: (B, K, I).

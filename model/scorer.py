@@ -17,6 +17,8 @@ from headrace.model.candidate_signals import N_CONTEXTS, SIGNALS
 INPUTS = (*SIGNALS, *item_regression.INPUTS, "residual", "affinity")
 N_INPUTS = len(INPUTS)  # I
 LINEAR_START = 0.1  # every signal is a reason to like an item until learned otherwise
+AFFINITY_LIMITS = (-12.0, 6.0)
+STANDARD_LIMITS = (-4.0, 6.0)  # of inputs: a few outliers rule otherwise
 
 
 class Scorer(nn.Module):
@@ -24,6 +26,7 @@ class Scorer(nn.Module):
 
     mean: Tensor
     std: Tensor
+    is_used: Tensor
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -36,6 +39,8 @@ class Scorer(nn.Module):
         nn.init.zeros_(self.last.weight)  # the network starts silent: the linear part leads
         self.register_buffer("mean", torch.zeros(N_INPUTS))
         self.register_buffer("std", torch.ones(N_INPUTS))
+        # (I,) 1, or 0 for an input that is left out (``ablation``).
+        self.register_buffer("is_used", torch.ones(N_INPUTS), persistent=False)
 
     def forward(
         self,
@@ -54,14 +59,15 @@ class Scorer(nn.Module):
             hidden_shift: (B, W) fast weights of the first layer.
         """
         scale = 1 / self.std
-        # A few outliers rule otherwise.
-        standard = torch.addcmul(-self.mean * scale, inputs, scale).clamp(-4, 6)
+        standard = torch.addcmul(-self.mean * scale, inputs, scale * self.is_used).clamp(
+            *STANDARD_LIMITS
+        )
         user = self.context(context)  # (B, W)
         if hidden_shift is not None:
             user = user + hidden_shift
         first = self.first(standard) + user[:, None]  # (B, C, W)
         network = self.last(F.gelu(self.second(F.gelu(first)))).squeeze(-1)  # (B, C)
-        scores: Tensor = inputs @ self.linear + network
+        scores: Tensor = inputs @ (self.linear * self.is_used) + network
         if linear_shift is not None:
             scores = scores + torch.einsum("bci,bi->bc", standard, linear_shift)
         return scores

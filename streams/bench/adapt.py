@@ -169,7 +169,7 @@ def one_at_a_time(model: Recommender, batch: Batch) -> Tensor:
     scores = []
     for b in range(len(batch.histories.items)):
         h = batch.histories.rows(slice(b, b + 1))
-        module = Recommender(copy.deepcopy(model.meta), model.signals, device=str(model.device))
+        module = _of_modules(copy.deepcopy(model.meta), model)
         with torch.no_grad():
             encoded = module.encode(h.items, h.actions, h.times_s, h.features)
         prepared = batch.prepared.rows(slice(b, b + 1))._replace(encoded=encoded)
@@ -191,7 +191,7 @@ def mapped(model: Recommender, batch: Batch) -> Tensor:
     h = batch.histories
     with torch.no_grad():
         encoded = model.encode(h.items, h.actions, h.times_s, h.features)
-    prepared = batch.prepared
+    prepared, plain = batch.prepared, _of_modules(model.meta, model)
 
     def of_one(*given: Tensor) -> Tensor:
         items, is_padding, signals, context, hidden, support, latest, sums, counts = (
@@ -205,7 +205,7 @@ def mapped(model: Recommender, batch: Batch) -> Tensor:
             encoded=type(encoded)(hidden, support, latest),
         )
         shift = _descend(model.meta, own, _gradient_by_functional)
-        adapted = _adapted(model, own, GradientSums(sums, counts), shift)
+        adapted = _adapted(plain, own, GradientSums(sums, counts), shift)
         scores: Tensor = model.meta.scorer(
             adapted.inputs, context, linear_shift=adapted.linear, hidden_shift=adapted.hidden
         )
@@ -221,6 +221,13 @@ def mapped(model: Recommender, batch: Batch) -> Tensor:
             *batch.gradients,
         )
     return scores
+
+
+def _of_modules(meta: MetaParameters, model: Recommender) -> Recommender:
+    """Return a recommender without fused loops, which no transformation sees through."""
+    plain = Recommender(meta, model.signals, device=str(model.device))
+    plain.is_fused = False
+    return plain
 
 
 def _gradient_by_functional(support: Support, shift: Tensor) -> Tensor:

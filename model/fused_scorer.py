@@ -1,0 +1,249 @@
+"""The scorer in one loop over users, for the CPU: inputs, scores, gradients of judged events.
+
+``scorer`` says what is computed, and is what learning differentiates; this is the same (a test
+holds them to each other), but what lies between stays in the fastest memory, places that are only
+padding cost nothing, and a small micro-batch does not wait for a hundred calls.
+
+Letters: B users, C candidates, I inputs, D width, N items, W hidden width, P fast weights.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from headrace.model.arithmetic import exp, fused, gelu, gelu_and_slope, multiply, padded
+from headrace.model.scorer import AFFINITY_LIMITS, STANDARD_LIMITS, Scorer
+from headrace.model.signals import Floats, Longs
+
+_TILE = 64  # candidates
+_LEAST, _MOST = np.float32(AFFINITY_LIMITS[0]), np.float32(AFFINITY_LIMITS[1])
+_LOWEST, _HIGHEST = np.float32(STANDARD_LIMITS[0]), np.float32(STANDARD_LIMITS[1])
+
+
+class Weights(NamedTuple):
+    """The scorer's own, each size padded."""
+
+    scale: Floats  # (I,) of inputs, to be standardised
+    offset: Floats  # (I,)
+    linear: Floats  # (I,)
+    first: Floats  # (W, I)
+    second: Floats  # (W, W)
+    second_back: Floats  # (W, W) transposed
+    second_bias: Floats  # (W,)
+    last: Floats  # (W,)
+
+
+class _Memory(NamedTuple):
+    """What lies between for one user."""
+
+    standard: Floats  # (I, C) standardised inputs
+    first: Floats  # (W, C) of the first layer
+    second: Floats  # (W, C) of the second
+    first_slope: Floats  # (W, C)
+    second_slope: Floats  # (W, C)
+
+
+def weights_of(scorer: Scorer) -> Weights:
+    """Return the weights of a scorer on the CPU as the loops take them."""
+    return Weights(
+        padded(scorer.is_used / scorer.std),
+        padded(-scorer.mean / scorer.std),
+        padded(scorer.linear * scorer.is_used),
+        padded(scorer.first.weight),
+        padded(scorer.second.weight),
+        padded(scorer.second.weight.T),
+        padded(scorer.second.bias),
+        padded(scorer.last.weight[0]),
+    )
+
+
+@fused
+def write_inputs(
+    signals: Floats,
+    residual: Floats,
+    embeddings: Floats,
+    biases: Floats,
+    n_items: int,
+    items: Longs,
+    filled: Longs,
+    users: Floats,
+    averages: Floats,
+    inputs: Floats,
+) -> None:
+    """Write the inputs: signals, residual, affinity.
+
+    Args:
+        signals: (B, C, I - 2).
+        residual: (N,).
+        embeddings: (N, D).
+        biases: (N,).
+        n_items: items from this index on are too new for all three.
+        items: (B, C) item index.
+        filled: (B,) how many candidates each user has.
+        users: (B, D) user vectors.
+        averages: (B,) what an affinity is above.
+        inputs: (B, C, I) zeros, written to.
+    """
+    n, width = signals.shape[2], users.shape[1]
+    for b in range(len(items)):
+        for c in range(filled[b]):
+            z = np.uint32(items[b, c])
+            for i in range(n):
+                inputs[b, c, i] = signals[b, c, i]
+            if z < n_items:
+                affinity = biases[z] - averages[b]
+                for d in range(width):
+                    affinity += embeddings[z, d] * users[b, d]
+                inputs[b, c, n] = residual[z]
+                inputs[b, c, n + 1] = min(max(affinity, _LEAST), _MOST)
+
+
+@fused
+def score(
+    weights: Weights, inputs: Floats, filled: Longs, shifts: Floats, users: Floats, scores: Floats
+) -> None:
+    """Write the (B, C) scores, minus infinity behind the candidates.
+
+    Args:
+        weights: the scorer's.
+        inputs: (B, C, I).
+        filled: (B,) how many candidates each user has.
+        shifts: (B, I) fast weights of the linear part.
+        users: (B, W) what context, bias and fast weights add to the first layer.
+        scores: (B, C) written to.
+    """
+    memory = _new_memory(weights, inputs.shape[1])
+    for b in range(len(inputs)):
+        n = filled[b]
+        scores[b, :n] = 0
+        scores[b, n:] = -np.inf
+        _start(weights, inputs[b], shifts[b], users[b], memory, scores[b], n)
+        gelu(memory.first, n)
+        multiply(weights.second, memory.first, memory.second, n)
+        gelu(memory.second, n)
+        _add_last(weights.last, memory.second, scores[b], n)
+
+
+@fused
+def learn(
+    weights: Weights,
+    inputs: Floats,
+    filled: Longs,
+    shifts: Floats,
+    users: Floats,
+    places: Longs,
+    scores: Floats,
+    probabilities: Floats,
+    gradients: Floats,
+) -> None:
+    """Write scores too, and how the event's place makes each user's fast weights better.
+
+    Args:
+        places: (B,) of the event's item among the candidates, negative for none.
+        probabilities: (B, C) zeros, written to: the softmax of the scores.
+        gradients: (B, P) zeros, written to: of the logarithm of the place's probability.
+        weights, inputs, filled, shifts, users, scores: as in ``score``.
+    """
+    memory = _new_memory(weights, inputs.shape[1])
+    n_inputs = inputs.shape[2]
+    for b in range(len(inputs)):
+        n = filled[b]
+        scores[b, :n] = 0
+        scores[b, n:] = -np.inf
+        _start(weights, inputs[b], shifts[b], users[b], memory, scores[b], n)
+        gelu_and_slope(memory.first, memory.first_slope, n)
+        multiply(weights.second, memory.first, memory.second, n)
+        gelu_and_slope(memory.second, memory.second_slope, n)
+        _add_last(weights.last, memory.second, scores[b], n)
+        _softmax(scores[b], probabilities[b], n)
+        if places[b] >= 0:
+            _ascend(weights, memory, probabilities[b], places[b], n, n_inputs, gradients[b])
+
+
+@fused
+def _start(
+    weights: Weights,
+    inputs: Floats,
+    shift: Floats,
+    user: Floats,
+    memory: _Memory,
+    scores: Floats,
+    n: int,
+) -> None:
+    """Write the standardised inputs, the linear part of the scores and the first layer."""
+    standard = memory.standard
+    for start in range(0, n, _TILE):  # inputs stand by candidate: a tile's are read at once
+        end = min(n, start + _TILE)
+        for i in range(inputs.shape[1]):
+            scale, offset = weights.scale[i], weights.offset[i]
+            linear, own = weights.linear[i], shift[i]
+            for c in range(start, end):
+                x = inputs[c, i]
+                s = min(max(x * scale + offset, _LOWEST), _HIGHEST)
+                standard[i, c] = s
+                scores[c] += x * linear + s * own
+    for w in range(len(user)):
+        memory.first[w, :n] = user[w]
+        memory.second[w, :n] = weights.second_bias[w]
+    multiply(weights.first, standard, memory.first, n)
+
+
+@fused
+def _add_last(last: Floats, second: Floats, scores: Floats, n: int) -> None:
+    for w in range(len(last)):
+        for c in range(n):
+            scores[c] += last[w] * second[w, c]
+
+
+@fused
+def _softmax(scores: Floats, probabilities: Floats, n: int) -> None:
+    highest, total = np.float32(-np.inf), np.float32(0)
+    for c in range(n):
+        highest = max(highest, scores[c])
+    for c in range(n):
+        probabilities[c] = exp(scores[c] - highest)
+        total += probabilities[c]
+    for c in range(n):
+        probabilities[c] /= total
+
+
+@fused
+def _ascend(
+    weights: Weights,
+    memory: _Memory,
+    probabilities: Floats,
+    place: int,
+    n: int,
+    n_inputs: int,
+    gradient: Floats,
+) -> None:
+    """Write the gradient of one user: that of the place's score, less what was expected of it."""
+    pull = -probabilities[:n]
+    pull[place] += 1
+    for i in range(n_inputs):
+        total = np.float32(0)
+        for c in range(n):
+            total += pull[c] * memory.standard[i, c]
+        gradient[i] = total
+    for w in range(len(weights.last)):
+        for c in range(n):
+            memory.second_slope[w, c] *= weights.last[w]
+        memory.second[w, :n] = 0
+    multiply(weights.second_back, memory.second_slope, memory.second, n)
+    for w in range(len(gradient) - n_inputs):
+        total = np.float32(0)
+        for c in range(n):
+            total += pull[c] * memory.first_slope[w, c] * memory.second[w, c]
+        gradient[n_inputs + w] = total
+
+
+@fused
+def _new_memory(weights: Weights, n: int) -> _Memory:
+    width = len(weights.last)
+    return _Memory(
+        np.zeros((len(weights.scale), n), np.float32),
+        np.zeros((width, n), np.float32),
+        np.zeros((width, n), np.float32),
+        np.zeros((width, n), np.float32),
+        np.zeros((width, n), np.float32),
+    )
