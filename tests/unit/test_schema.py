@@ -33,7 +33,7 @@ BLOBS = (schema.MODEL, schema.LEARNER)
 RINGS = {"ann": 0, "bob": 4, "cem": 8}  # where each user's round of the 12 items begins
 N_EACH = 20  # events of each user
 READERS: dict[str, Callable[[bytes], Any]] = {
-    "event": lambda value: decode_event(value, key=None, record_time_ms=0),
+    "event": lambda value: decode_event(value, key=None, record_time_ms=samples.START_MS),
     "item": lambda value: decode_item(value, key=None),
     "list": decode_recommendation,
     "state": UserState.decode,
