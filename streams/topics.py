@@ -138,10 +138,12 @@ def _check(client: Any, topics: list[Topic]) -> None:
                 f" {topic.partitions}: set partitions={partitions[topic.name]}, or use another"
                 " topic_prefix and group (the partitions of a topic in use must never change)"
             )
-        for name, expected in topic.configs.items():
-            found = configs[topic.name].get(name, {}).get("value")
-            if found != expected:
-                raise TopicMismatchError(
-                    f"topic {topic.name} has {name}={found}, expected {expected}:"
-                    f" set it with kafka-configs.sh, or delete the topic"
-                )
+        found = {name: configs[topic.name].get(name, {}).get("value") for name in topic.configs}
+        wrong = {name: value for name, value in topic.configs.items() if found[name] != value}
+        if wrong:
+            told = "; ".join(f"{name}={found[name]}, expected {wrong[name]}" for name in wrong)
+            config = ",".join(f"{name}={value}" for name, value in wrong.items())
+            raise TopicMismatchError(
+                f"topic {topic.name} has {told}: run `kafka-configs.sh --bootstrap-server HOST:PORT"
+                f" --alter --topic {topic.name} --add-config {config}`"
+            )
