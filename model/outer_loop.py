@@ -211,7 +211,7 @@ class OuterLoop:
         """Go on from a state that ``state`` returned.
 
         Raises:
-            ValueError: a moment is not of its parameter's shape, or of no parameter.
+            ValueError: a moment is not of its parameter's shape and type, or of no parameter.
             KeyError: a part is missing.
         """
         self.n_tasks = int(tensors["n_tasks"][0])
@@ -219,7 +219,8 @@ class OuterLoop:
         self._standardise_until = int(tensors["standardise_until"][0])
         for name in ("taken", "expected"):
             counts = tensors[name]
-            if counts.shape != (self.meta.capacity,) or not (counts > 0).all():
+            is_fit = (counts.shape, counts.dtype) == ((self.meta.capacity,), torch.float32)
+            if not is_fit or not (counts > 0).all():
                 raise ValueError(f"{name} is {tuple(counts.shape)}, or no counts")
         self._residual = Residual.of(tensors["taken"].numpy(), tensors["expected"].numpy())
         for name, optimiser in self._optimisers.items():
@@ -229,9 +230,11 @@ class OuterLoop:
                 if key.startswith(name + "."):
                     _, i, moment = key.split(".")
                     shape = like[int(i)].shape if moment != "step" else ()
+                    if (value.shape, value.dtype) != (shape, torch.float32):
+                        raise ValueError(f"{key} is {value.dtype} {tuple(value.shape)}")
                     least = value.min() if value.numel() and moment != "exp_avg" else 0
-                    if value.shape != shape or not value.isfinite().all() or least < 0:
-                        raise ValueError(f"{key} is {tuple(value.shape)}")
+                    if not value.isfinite().all() or least < 0:
+                        raise ValueError(f"{key} holds what is no moment")
                     state["state"].setdefault(int(i), {})[moment] = value
             if any(moments.keys() != ADAM for moments in state["state"].values()):
                 raise ValueError(f"{name} lacks a moment")

@@ -22,15 +22,19 @@ READY_LIMIT_S = (
 )
 FOLDER = "/var/lib/headrace"
 # $1 is the folder of the models, and the rest what to run. 1. The models, which both roles see, and
-# the folders that compose says are in memory. 2. All else can only be read. 3. Nothing more can be
-# gained. A namespace of its own, in which even an ordinary user may mount, ends with the process.
+# the folders that compose says are in memory, behind which the project itself would go if it is in
+# one of them. 2. All else can only be read. 3. Nothing more can be gained. A namespace of its own, in which even an ordinary user may mount, ends with the process.
 IN_CONTAINER = f"""
 set -e
 models=$1; shift
 mount -t tmpfs tmpfs /var/lib
-mkdir -p {FOLDER}/models {FOLDER}/data
+mkdir -p {FOLDER}/models {FOLDER}/data /var/lib/project
 mount --bind "$models" {FOLDER}/models
+mount --bind "$PWD" /var/lib/project
 for folder in $IN_MEMORY; do mount -t tmpfs tmpfs $folder; done
+mkdir -p "$PWD"
+mount --bind /var/lib/project "$PWD"
+mount -o remount,ro,bind "$PWD"
 mount -o remount,ro,bind /var/lib
 mount -o remount,ro,bind /
 exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@"

@@ -42,14 +42,14 @@ def damaged(parts: Parts, draw: random.Random) -> bytes:
     """Return a file with one thing wrong in it."""
     arrays, fields = dict(parts[0]), dict(parts[1])
     if draw.random() < 0.2:
-        name = draw.choice(list(fields))
+        name = draw.choice(sorted(fields))
         whole = fields[name]
         if isinstance(whole, dict) and whole:
-            fields[name] = whole | {draw.choice(list(whole)): draw.choice(JUNK)}
+            fields[name] = whole | {draw.choice(sorted(whole)): draw.choice(JUNK)}
         else:
             fields[name] = draw.choice(JUNK)
         return pack(arrays, fields)
-    name = draw.choice(list(arrays))
+    name = draw.choice(sorted(arrays))
     array = np.array(arrays[name])
     flat = array.reshape(-1)
     damage = draw.randrange(6)
