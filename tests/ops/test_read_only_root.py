@@ -23,7 +23,8 @@ READY_LIMIT_S = (
 FOLDER = "/var/lib/headrace"
 # $1 is the folder of the models, and the rest what to run. 1. The models, which both roles see, and
 # the folders that compose says are in memory, behind which the project itself would go if it is in
-# one of them. 2. All else can only be read. 3. Nothing more can be gained. A namespace of its own, in which even an ordinary user may mount, ends with the process.
+# one of them. 2. All else can only be read. 3. Nothing more can be gained. A namespace of its own,
+# in which even an ordinary user may mount, ends with the process.
 IN_CONTAINER = f"""
 set -e
 models=$1; shift
