@@ -229,18 +229,24 @@ class Watcher:
         return {key: decode_recommendation(value) for key, value in last.items() if value}
 
     def until_answered(self, n_events: int) -> None:
-        """Read on until every user's last event so far is in a written state and a list."""
+        """Read on until every user's last event so far is in a written state and a list.
+
+        Of a user forgotten by then, nothing is left, save what a later event has led to.
+        """
         self.until(lambda: len(self.events) >= n_events, f"{n_events} events on their topic")
         wanted = {key: state.last_offset for key, state in self.expected().items()}
+        last = {(r.partition(), r.key()): r.offset() for r in self.events}
+        forgotten = {key: offset for key, offset in last.items() if key not in wanted}
 
         def is_answered() -> bool:
-            written, lists = self.written(), self.last_lists()
-            return written.keys() | lists.keys() <= wanted.keys() and all(
-                key in written
-                and key in lists
-                and written[key].last_offset >= offset
-                and lists[key].source.offset >= offset
+            states = {key: state.last_offset for key, state in self.written().items()}
+            lists = {key: answer.source.offset for key, answer in self.last_lists().items()}
+            return all(
+                min(states.get(key, -1), lists.get(key, -1)) >= offset
                 for key, offset in wanted.items()
+            ) and all(
+                offset < min(states.get(key, offset + 1), lists.get(key, offset + 1))
+                for key, offset in forgotten.items()
             )
 
         self.until(is_answered, f"{n_events} events answered")

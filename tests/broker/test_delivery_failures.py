@@ -8,6 +8,10 @@ from headrace.streams.guards import EXIT_PAUSED
 from headrace.streams.settings import Settings
 
 USERS = [f"user-{number}" for number in range(40)]
+PER_SECOND = 400
+# The embedded broker gives a group no leader any more whose leader leaves while one that was killed
+# is still counted in: so the next fault comes when the session of 6 s is over.
+A_SESSION = 8 * PER_SECOND
 
 
 def test_restarts_and_kills_mid_stream_lose_and_double_nothing(
@@ -20,11 +24,11 @@ def test_restarts_and_kills_mid_stream_lose_and_double_nothing(
         Fleet(settings, tmp_path) as fleet,
     ):
         first, second = fleet.start(), fleet.start()
-        with publisher.steadily(per_second=400):
+        with publisher.steadily(per_second=PER_SECOND):
             watcher.until_answered(publisher.n_sent + 200)
             first.kill()
             first = fleet.start()
-            watcher.until_answered(publisher.n_sent + 200)
+            watcher.until_answered(publisher.n_sent + A_SESSION)
             assert second.stop() == 0
             second = fleet.start()
             watcher.until_answered(publisher.n_sent + 200)
@@ -49,7 +53,7 @@ def test_a_worker_paused_past_its_session_writes_nothing_stale(
         Fleet(settings, tmp_path) as fleet,
     ):
         paused = fleet.start(slow_s=0.02, slow_calls=10_000)
-        with publisher.steadily(per_second=400):
+        with publisher.steadily(per_second=PER_SECOND):
             watcher.until(lambda: len(watcher.lists) > 100, "the first worker at work")
             fleet.start()
             paused.pause()
