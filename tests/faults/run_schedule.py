@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from announcer import Announcer
 from cluster import Cluster
 from confluent_kafka import Producer
 from ledger import Ledger
@@ -41,7 +42,7 @@ def small_settings(bootstrap: str, name: str, store: Path) -> Settings:
         replication=3,
         session_timeout_s=SESSION_S,
         model_store=str(store),
-        version_interval_s=2.0,  # a version arrives during every fault
+        version_interval_s=2.0,
         history_length=20,  # histories are cut, too
         adapt_port=0,
         learn_port=0,
@@ -82,10 +83,12 @@ class Play:
             time.sleep(TICK_S)  # a log offers nothing to wait for
 
     def play(self, faults: Sequence[Fault], *, seconds: float) -> None:
-        """Publish at a steady pace while the faults come and go."""
+        """Publish at a steady pace while the faults come and go, and a version during each."""
+        announcer = Announcer(self._direct)
         for fault in faults:
             begin, end = self._effects(fault)
             self._at(fault.at_s, begin)
+            self._at(fault.at_s + fault.lasts_s / 2, announcer.announce)
             self._at(fault.at_s + fault.lasts_s, end)
         n_before, started_s = self._ledger.n_sent, time.monotonic()
         self.began_ms = int(time.time() * 1000)
@@ -94,10 +97,12 @@ class Play:
                 heapq.heappop(self._actions)[2]()
             n_due = int(min(now_s, seconds) * EVENTS_PER_S) + n_before - self._ledger.n_sent
             self._ledger.publish(n_due)
+            announcer.tend()
             self._deployment.tend()
             self._cluster.tend()
             time.sleep(TICK_S)  # the pace of the publisher and of the supervisor
         self._cluster.mend()
+        announcer.close()
         self._ledger.flush()
 
     def drain(self, *others: tuple[Settings, Deployment]) -> None:

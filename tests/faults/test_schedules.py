@@ -11,7 +11,7 @@ from cluster import Cluster
 from ledger import Ledger
 from network import Network
 from run_schedule import ROLES, Play, copy_events, small_settings
-from schedule import ADAPT, LEARN, SESSION_S, Fault, draw
+from schedule import ADAPT, LEARN, Fault, draw
 from supervisor import Deployment
 from topics_read import read_all
 from verdict import compare_runs, judge
@@ -20,6 +20,7 @@ from headrace.streams.settings import Settings
 from headrace.streams.topics import create_topics
 
 TEST_LIMIT_S = 900
+LATE_S = 1.0  # a play looks at the clock once a tick, and later on a busy machine
 
 
 class Stages:
@@ -95,7 +96,7 @@ def _commit() -> str:
 
 
 def _met_by_a_version(faults: list[Fault], settings: Settings, *, began_ms: int) -> Counter[str]:
-    """Count the faults during which, or within a session after which, a version was announced."""
+    """Count the faults during which a version was announced."""
     announced_ms = [
         record.timestamp()[1] for record in read_all(settings, settings.topic("models"))
     ]
@@ -103,7 +104,7 @@ def _met_by_a_version(faults: list[Fault], settings: Settings, *, began_ms: int)
         fault.kind
         for fault in faults
         if any(
-            0 <= ms - began_ms - 1000 * fault.at_s <= 1000 * (fault.lasts_s + SESSION_S)
+            0 <= ms - began_ms - 1000 * fault.at_s <= 1000 * (fault.lasts_s + LATE_S)
             for ms in announced_ms
         )
     )
