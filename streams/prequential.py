@@ -107,19 +107,21 @@ def fold(
     *,
     history_length: int,
     with_repeats: bool = False,
+    most_tasks: int | None = None,
 ) -> Folded:
     """Apply events to their users' states, keeping what was before each.
 
     ``events`` are (position of the user's state, offset, event), new to the states and in order.
-    An event that repeats its user's previous item is a task only ``with_repeats``.
+    An event that repeats its user's previous item is a task only ``with_repeats``, and only the
+    latest ``most_tasks`` events of a user can be one.
     """
     n = len(events)
     before, after = Rows(n), Rows(len(states))
     targets, owners = np.full(n, -1, np.int32), np.zeros(n, np.int64)
     actions, times_s = np.zeros(n, np.int64), np.zeros(n, np.int64)
     is_task = np.zeros(n, np.bool_)
-    n_new = Counter(owner for owner, _, _ in events)
-    columns = [Columns(state, vocabulary, room=n_new[owner]) for owner, state in enumerate(states)]
+    n_left = Counter(owner for owner, _, _ in events)
+    columns = [Columns(state, vocabulary, room=n_left[owner]) for owner, state in enumerate(states)]
     for i, (owner, offset, event) in enumerate(events):
         state = states[owner]
         before.add(state, columns[owner])
@@ -128,7 +130,9 @@ def fold(
         times_s[i] = event.time_ms // 1000
         if event.action not in NOT_ENGAGED:
             targets[i] = vocabulary.index(event.item)
-            is_task[i] = with_repeats or not state.items.ends_with(event.item)
+            is_late = most_tasks is None or n_left[owner] <= most_tasks
+            is_task[i] = is_late and (with_repeats or not state.items.ends_with(event.item))
+        n_left[owner] -= 1
         n_before = state.n_events
         state.apply(event, offset=offset, history_length=history_length)
         if state.n_events > n_before:

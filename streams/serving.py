@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 CONTENDERS = ("adapted", "frozen", "popularity")
 N_POPULAR = 12  # the first ten, less the item the user had last, and one to spare
+# Of one user's events in a micro-batch, the latest are judged. It shares one list however many they
+# are, and judging each would let a user who sends nine of ten events hold up all others.
+MOST_TASKS = 32
 MIN_PART = 32  # users; with fewer, a second thread hardly pays for what each part costs anyway
 
 Ranks = dict[str, Longs]  # where each judged event's item stood, by contender
@@ -198,7 +201,11 @@ class Serving:
             (owner, offset, event) for owner, one in enumerate(work) for offset, event in one.events
         ]
         folded = fold(
-            states, events, live.vocabulary, history_length=self._settings.history_length
+            states,
+            events,
+            live.vocabulary,
+            history_length=self._settings.history_length,
+            most_tasks=MOST_TASKS,
         )  # 1
         folded_s = time.thread_time()
         ranks = self._judge(live, folded, states)  # 2

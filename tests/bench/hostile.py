@@ -8,7 +8,6 @@ users, up to ten million of them, and ever new items, against the bounds on both
 """
 
 import argparse
-import itertools
 import json
 import time
 from collections import OrderedDict
@@ -42,12 +41,11 @@ def through_kafka(settings: Settings, n_others: int) -> list[Row]:
     """Return how many events of the others a worker carries, by what comes beside them."""
     with EmbeddedBroker() as broker, stage.on_its_own(settings) as own:
         own = own.model_copy(update={"bootstrap": broker.bootstrap})
-        shop = open_shop(own, n_items=N_ITEMS, n_users=N_USERS, n_events=N_USERS)
-        others = list(itertools.islice(itertools.cycle(shop.events), n_others))
+        shop = open_shop(own, n_items=N_ITEMS, n_users=N_USERS, n_events=n_others)
         n_bot = round(n_others * SHARE / (1 - SHARE))
         bot = [Event(user="bot", item=f"i{n % N_ITEMS}", time_ms=n) for n in range(n_bot)]
         junk = bytes([0xC1]) * (MAX_EVENT_BYTES - 1)  # never used in msgpack
-        even = [(event.user, encode(event)) for event in others]
+        even = [(event.user, encode(event)) for event in shop.events]
         loads: dict[str, tuple[Pairs, int]] = {
             "nothing": (even, 0),
             "one user with nine of ten events": (

@@ -88,6 +88,16 @@ def test_a_repeat_is_a_task_where_repeats_are_judged() -> None:
     assert result.is_task.tolist() == [True, True, True, True]
 
 
+def test_only_the_latest_of_many_events_of_one_user_are_tasks() -> None:
+    states = [UserState(), UserState()]
+    events = [(0, at, event("bot", item, at)) for at, item in enumerate("abcab")]
+    events.insert(2, (1, 9, event("ann", "c", 2)))
+    result = fold(states, events, VOCABULARY, history_length=100, most_tasks=2)
+    assert result.owners.tolist() == [0, 0, 1, 0, 0, 0]
+    assert result.is_task.tolist() == [False, False, True, False, True, True]
+    assert result.after.n_events.tolist() == [5, 1]
+
+
 def test_items_without_an_index_are_unknown_in_targets_and_histories() -> None:
     events = [(0, 0, event("ann", "new")), (0, 1, event("ann", "a", 1))]
     result = fold([UserState()], events, VOCABULARY, history_length=100)

@@ -71,6 +71,24 @@ def test_threads_share_the_users_and_answer_as_one_does(
         np.testing.assert_allclose(shared.state.gradients, alone.state.gradients, atol=1e-5)
 
 
+def test_a_user_who_does_very_much_is_judged_by_the_latest_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop(tmp_path).at_work()
+    seen: list[Judged] = []
+
+    def judge(*args: Any) -> Judged | None:
+        seen.append(prequential.judge(*args))
+        return seen[-1]
+
+    monkeypatch.setattr(serving, "judge", judge)
+    visits = [event("bot", f"item-{n % 9}", n) for n in range(serving.MOST_TASKS + 20)]
+    (result,) = shop.serving.process([work("bot", *visits)])
+    assert seen[0].tasks.histories.n_events.tolist() == list(range(20, len(visits)))
+    assert result.state.n_events == len(visits)
+    assert list_of(result).source.offset == len(visits) - 1
+
+
 @pytest.mark.parametrize(
     ("n_users", "sizes"), [(0, [0]), (63, [63]), (64, [32, 32]), (100, [33, 33, 34])]
 )
