@@ -26,8 +26,8 @@ MOST_EVENTS = 2**53  # a count that no user reaches
 NOT_ENGAGED = frozenset({"impression", "return", FORGET})
 
 
-class NewerStateError(ValueError):
-    """The state is of a later version of this program. Operator action: upgrade this worker."""
+class StateVersionError(ValueError):
+    """The state is of a release whose states are not read. Operator action: in the message."""
 
 
 class Recovered(bytes):
@@ -101,8 +101,8 @@ class UserState:
         """Read a state back; one that this process wrote is ours, and its parts need no look.
 
         Raises:
-            NewerStateError: it is of a newer version.
-            ValueError: the bytes are not a state, or of a version that is not read.
+            StateVersionError: it is of a version that is not read.
+            ValueError: the bytes are not a state.
         """
         unpacker = msgpack.Unpacker()
         unpacker.feed(value)
@@ -111,8 +111,8 @@ class UserState:
             n_fields = unpacker.read_array_header()
             offset, version = unpack(), unpack()
             if why := schema.STATE.refusal(version):
-                is_newer = type(version) is int and version > schema.STATE.version
-                raise NewerStateError(why) if is_newer else ValueError(why)
+                is_version = type(version) is int and version > 0
+                raise StateVersionError(why) if is_version else ValueError(why)
             n_events, n_repeats = unpack(), unpack()
             a, b, c, d = tell(), skip() or tell(), skip() or tell(), skip() or tell()
             gradients, n_judged = unpack(), unpack()
@@ -135,7 +135,7 @@ class UserState:
                 )
             if not is_ours:
                 state._check()
-        except NewerStateError:
+        except StateVersionError:
             raise
         except (TypeError, ValueError, msgpack.UnpackException) as exc:
             raise ValueError(f"not a user's state: {exc}") from exc

@@ -8,7 +8,7 @@ from itertools import chain, islice
 
 from headrace.streams import metrics
 from headrace.streams.micro_batch import StateKey
-from headrace.streams.state import NewerStateError, Recovered, UserState
+from headrace.streams.state import Recovered, StateVersionError, UserState
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class UserStates:
         A user whose state is damaged starts over: to end here would end at every restart.
 
         Raises:
-            NewerStateError: a later version of this program wrote the state.
+            StateVersionError: the state is of a release whose states are not read.
         """
         entry = self._overlay.get(key)
         if entry is not None:
@@ -48,7 +48,7 @@ class UserStates:
             return UserState()
         try:
             return UserState.decode(encoded, is_ours=not isinstance(encoded, Recovered))
-        except NewerStateError:
+        except StateVersionError:
             raise
         except ValueError as exc:
             metrics.STATES_REFUSED.inc()

@@ -14,8 +14,8 @@ from headrace.streams.batches import RecordBatch, Watermarks
 from headrace.streams.compute import compute
 from headrace.streams.engine import UserResult, UserWork
 from headrace.streams.micro_batch import MicroBatch, StateKey, in_rounds
-from headrace.streams.schema import STATE
-from headrace.streams.state import NewerStateError, UserState
+from headrace.streams.schema import STATE, Schema
+from headrace.streams.state import StateVersionError, UserState
 from headrace.streams.user_states import UserStates
 from headrace.streams.wire import Event, encode
 
@@ -210,8 +210,15 @@ def test_a_user_whose_state_is_damaged_starts_over() -> None:
     assert metrics.STATES_REFUSED._value.get() == before + 1
 
 
-def test_a_state_of_a_later_version_is_not_thrown_away() -> None:
+@pytest.mark.parametrize(
+    ("version", "reads", "what_to_do"),
+    [(STATE.version + 1, STATE.version, "upgrade"), (1, 3, "run the release before this one")],
+)
+def test_a_state_of_a_version_that_is_not_read_is_not_thrown_away(
+    version: int, reads: int, what_to_do: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fields = msgpack.unpackb(UserState().encode())
-    states = states_of(ann=msgpack.packb([fields[0], STATE.version + 1, *fields[2:]]))
-    with pytest.raises(NewerStateError, match="upgrade"):
+    states = states_of(ann=msgpack.packb([fields[0], version, *fields[2:]]))
+    monkeypatch.setattr("headrace.streams.schema.STATE", Schema("state", reads))
+    with pytest.raises(StateVersionError, match=what_to_do):
         compute(Recorder(), states, micro_batch_of(click(3, "ann")))
