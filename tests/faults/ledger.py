@@ -45,6 +45,8 @@ class Ledger:
             {
                 "bootstrap.servers": bootstrap,
                 "enable.idempotence": True,  # else a lost broker doubles and reorders what is sent
+                # And so it does with several on their way, while leaders change (librdkafka #4953).
+                "max.in.flight": 1,
                 "partitioner": "murmur2_random",  # as Java's clients
                 "delivery.timeout.ms": int(SEND_LIMIT_S * 1000),
                 "log_level": 0,
