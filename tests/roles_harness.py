@@ -7,14 +7,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from headrace.streams.broker import free_port
 from headrace.streams.child import Child
 from headrace.streams.produce import publish_events
 from headrace.streams.scrape import Scrape, scrape
-from headrace.streams.settings import Settings
+from headrace.streams.settings import PREFIX, Settings
 from headrace.streams.topics import create_topics
 from headrace.streams.up import environment_of
 from headrace.streams.wire import Event
@@ -36,17 +36,21 @@ def small_deployment(settings: Settings, **changes: object) -> Settings:
 
 
 class RoleProcess:
-    """One role as its users start it."""
+    """One role as its users start it, of the release in ``environment`` (else this one)."""
 
-    def __init__(self, settings: Settings, role: str) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: Settings, role: str, *, environment: Mapping[str, str] = os.environ
+    ) -> None:
+        set_here = environment_of(settings).items()
+        named = {f"{PREFIX}{field.upper()}" for field in settings.model_fields_set}
+        self._environment = {**environment, **{k: v for k, v in set_here if k in named}}
         self.role = role
         self.port = settings.adapt_port if role == "adapt" else settings.learn_port
         self.child = self._start()
 
     def _start(self) -> Child:
-        environment = os.environ | environment_of(self._settings)
-        return Child([sys.executable, "-m", "headrace.streams", self.role], env=environment)
+        command = [sys.executable, "-m", "headrace.streams", self.role]
+        return Child(command, env=self._environment)
 
     def kill(self) -> None:
         """End it as a power failure would."""
@@ -90,12 +94,14 @@ class RoleProcess:
 
 
 @contextmanager
-def roles(settings: Settings, *names: str) -> Iterator[list[RoleProcess]]:
+def roles(
+    settings: Settings, *names: str, environment: Mapping[str, str] = os.environ
+) -> Iterator[list[RoleProcess]]:
     """Run roles, ready, for the length of a ``with`` block."""
     with ExitStack() as stack:
         processes = []
         for name in names:
-            process = RoleProcess(settings, name)
+            process = RoleProcess(settings, name, environment=environment)
             stack.callback(lambda p=process: p.child.stop(limit_s=STOP_LIMIT_S))
             processes.append(process)
         for process in processes:

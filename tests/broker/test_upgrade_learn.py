@@ -1,0 +1,47 @@
+"""The learn role is upgraded and taken back: each release goes on from what the other learned."""
+
+from collections import Counter
+from pathlib import Path
+
+import previous_release
+from harness import Watcher
+from roles_harness import publish, roles, shoppers, small_deployment
+from test_roles_versions import restored
+
+from headrace.model.signals import ALL_TIME
+from headrace.streams.settings import Settings
+
+CHUNK = 150
+
+
+def test_releases_of_learn_follow_each_other_and_no_event_is_learned_twice(
+    settings: Settings, tmp_path: Path
+) -> None:
+    settings = small_deployment(settings, version_events=100, delta_interval_s=0.5)
+    before = previous_release.unpacked(tmp_path / "previous")
+    events = shoppers(4 * CHUNK)
+
+    def learns(n_before: int, **release: dict[str, str]) -> None:
+        with roles(settings, "learn", **release) as (learn,):
+            publish(settings, events[n_before:][:CHUNK])
+            learn.until(lambda m: m.get("events_total") == CHUNK, "what is new, and no more")
+            assert learn.stop() == 0  # a stop publishes what was learned until then
+
+    with Watcher(settings) as watcher:
+        learns(0, environment=before)
+        with roles(settings, "adapt") as (adapt,):
+            learns(CHUNK)
+            learns(2 * CHUNK, environment=before)  # the way back
+            learns(3 * CHUNK)
+            watcher.until_answered(len(events))
+            assert adapt.metrics().get("checkpoints_refused_total") == 0
+        ends = Counter(record.partition() for record in watcher.events)
+
+    learner, positions = restored(settings)
+    assert positions == dict(ends)
+    assert learner.n_events == len(events)
+    counted = {
+        item: int(learner.signals.arrays.popularity[index, ALL_TIME])
+        for index, item in enumerate(learner.vocabulary.ids)
+    }
+    assert counted == dict(Counter(event.item for event in events))
