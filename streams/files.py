@@ -71,6 +71,8 @@ def read_events(
         given["context"] = pl.col("context")
     also = [name for name in given if name not in expected]
     table = collect(frame.select(**(stand_ins | given)).select([*expected, *also]), path)
+    nested = [name for name in expected if table[name].dtype.is_nested()]
+    _refuse([columns[name] for name in nested], path)
     times = _times_ms(table["time_ms"], is_ms=is_ms)
     if now_ms is not None:
         times = times.zip_with(table["time_ms"].is_not_null(), pl.Series([now_ms]))
@@ -115,6 +117,11 @@ def _iso_ms(text: str) -> int | None:
     return round(moment.timestamp() * 1000)
 
 
+def _refuse(nested: Sequence[str], path: str | Path) -> None:
+    if nested:
+        raise InputFileError(f"{path}: lists or maps, not text or numbers, in: {', '.join(nested)}")
+
+
 def _refuse_bad_rows(table: pl.DataFrame, path: str | Path) -> None:
     ids = pl.col("user", "item").str.len_bytes().is_between(1, MAX_ID_BYTES)
     is_good = pl.all_horizontal(
@@ -147,9 +154,16 @@ def read_items(path: str | Path) -> list[Item]:
     require([] if "item" in names else ["item"], names, path)
     wanted = ("item", "title", "price", "text", "categories", *CATEGORY_COLUMNS)
     table = collect(frame.select(name for name in wanted if name in names), path)
+    nested = [name for name, dtype in table.schema.items() if dtype.is_nested()]
+    if (
+        isinstance(listed := table.schema.get("categories"), pl.List)
+        and not listed.inner.is_nested()
+    ):
+        nested.remove("categories")
+    _refuse(nested, path)
     table = table.with_columns(pl.col("item").cast(pl.String), _categories(table))
-    types = {"title": pl.String, "text": pl.String, "price": pl.Float64}
-    table = table.cast({n: t for n, t in types.items() if n in table.columns}, strict=False)
+    casts = {"title": pl.String, "text": pl.String, "price": pl.Float64}
+    table = table.cast({n: t for n, t in casts.items() if n in table.columns}, strict=False)
     is_good = table["item"].str.len_bytes().is_between(1, MAX_ID_BYTES).fill_null(value=False)
     if not is_good.all():
         raise InputFileError(f"{path}: row {is_good.to_list().index(False) + 1} has no usable item")

@@ -104,8 +104,7 @@ class UserState:
             StateVersionError: it is of a version that is not read.
             ValueError: the bytes are not a state.
         """
-        unpacker = msgpack.Unpacker()
-        unpacker.feed(value)
+        unpacker = _unpacker(value)
         unpack, skip, tell = unpacker.unpack, unpacker.skip, unpacker.tell
         try:
             n_fields = unpacker.read_array_header()
@@ -192,14 +191,20 @@ def _in_a_row(*fields: Any) -> bytes:
     return packed[1:]
 
 
+def _unpacker(value: bytes) -> msgpack.Unpacker:
+    """Return what reads the value part by part, and makes room for no more than it can hold."""
+    unpacker = msgpack.Unpacker(max_buffer_size=len(value))
+    unpacker.feed(value)
+    return unpacker
+
+
 def offset_of(value: bytes) -> int:
     """Return the last offset of an encoded state without decoding the rest.
 
     Raises:
         ValueError: the bytes are not a state.
     """
-    unpacker = msgpack.Unpacker()
-    unpacker.feed(value)
+    unpacker = _unpacker(value)
     try:
         unpacker.read_array_header()
         offset: int = unpacker.unpack()

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import lzma
 import sys
 from collections.abc import Callable
@@ -203,6 +204,34 @@ def test_damaged_file_is_one_error(tmp_path: Path, name: str, content: bytes, me
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputFileError, match=message):
         read_events(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("user", ["u"]),
+        ("item", {"id": 1}),
+        ("event", [1]),
+        ("timestamp", {"s": 1}),
+        ("time_ms", []),
+    ],
+)
+def test_a_column_of_lists_or_maps_is_named(tmp_path: Path, column: str, value: object) -> None:
+    row = {"user": "u", "item": "i", "event": "view", "timestamp": 1} | {column: value}
+    with pytest.raises(InputFileError, match=f"lists or maps, not text or numbers, in: {column}$"):
+        read_events(write(tmp_path, "e.jsonl", json.dumps(row)))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("item", ["i"]), ("title", {"en": "t"}), ("price", [1]), ("categories", [["a"]])],
+)
+def test_a_column_of_a_catalogue_has_no_lists_but_of_categories(
+    tmp_path: Path, column: str, value: object
+) -> None:
+    row = {"item": "i", "categories": ["a"]} | {column: value}
+    with pytest.raises(InputFileError, match=f"lists or maps, not text or numbers, in: {column}$"):
+        read_items(write(tmp_path, "i.jsonl", json.dumps(row)))
 
 
 def test_absent_file_is_named(tmp_path: Path) -> None:

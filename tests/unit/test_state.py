@@ -1,5 +1,6 @@
 """User state: a bounded fold over events that a replay cannot change."""
 
+import tracemalloc
 from contextlib import suppress
 
 import msgpack
@@ -201,6 +202,18 @@ def test_newer_version_is_refused_by_name() -> None:
 def test_bytes_that_are_no_state_are_refused(value: bytes) -> None:
     with pytest.raises(ValueError, match="state"):
         UserState.decode(value)
+
+
+@pytest.mark.parametrize("header", [b"\xdd\x04\xff\xff\xff", b"\xdf\x04\xff\xff\xff"])
+def test_no_room_is_made_for_what_a_state_cannot_hold(header: bytes) -> None:
+    value = b"\x9a\x07\x02" + header + bytes(20)  # 80 million parts of twenty bytes
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="state"):
+        UserState.decode(value)
+    with pytest.raises(ValueError, match="state"):
+        offset_of(b"\x9a" + header + bytes(20))
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
 
 
 def test_the_damaged_states_above_are_damaged_in_one_part_only() -> None:
