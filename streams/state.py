@@ -128,9 +128,9 @@ class UserState:
                 features=later[0] if later else [],
             )
             if gradients is not None:
-                state.n_judged = np.frombuffer(bytearray(n_judged), np.float32)  # can be written to
-                state.gradients = np.frombuffer(bytearray(gradients), np.float32).reshape(
-                    len(state.n_judged), -1
+                state.n_judged = np.frombuffer(n_judged, np.float32).copy()  # can be written to
+                state.gradients = (
+                    np.frombuffer(gradients, np.float32).reshape(len(state.n_judged), -1).copy()
                 )
             if not is_ours:
                 state._check()

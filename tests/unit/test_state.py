@@ -212,6 +212,9 @@ def test_no_room_is_made_for_what_a_state_cannot_hold(header: bytes) -> None:
         UserState.decode(value)
     with pytest.raises(ValueError, match="state"):
         offset_of(b"\x9a" + header + bytes(20))
+    for place in (7, 8):  # gradients and counts are bytes, and no number of bytes
+        with pytest.raises(ValueError, match="state"):
+            UserState.decode(msgpack.packb([*WHOLE[:place], 10**9, *WHOLE[place + 1 :]]))
     assert tracemalloc.get_traced_memory()[1] < 1e6
     tracemalloc.stop()
 
