@@ -91,6 +91,17 @@ class Histories(NamedTuple):
             self.features[index],
         )
 
+    def and_then(self, others: "Histories") -> "Histories":
+        """Return the histories of these users and then of others."""
+        return Histories(
+            np.concatenate([self.items, others.items]),
+            np.concatenate([self.times_s, others.times_s]),
+            np.concatenate([self.actions, others.actions]),
+            np.concatenate([self.n_events, others.n_events]),
+            np.concatenate([self.n_repeats, others.n_repeats]),
+            np.concatenate([self.features, others.features]),
+        )
+
 
 class Candidates(NamedTuple):
     """What is worth scoring for each of B tasks."""
@@ -132,8 +143,10 @@ class Gatherer:
         self.with_last = with_last
         self._memory = _Memory()
 
-    def gather(self, signals: ItemSignals, histories: Histories) -> Candidates:
-        """Return the candidates of each user."""
+    def gather(
+        self, signals: ItemSignals, histories: Histories, order: Longs | None = None
+    ) -> Candidates:
+        """Return the candidates of each history; ``order`` is as in ``Recommender.prepare``."""
         memory = self._memory
         if len(memory.walk.own) < signals.capacity:
             memory.walk = _new_walk(signals.capacity)
@@ -153,6 +166,7 @@ class Gatherer:
             signals.popular,
             content.nearest(profiles),
             histories,
+            np.arange(b) if order is None else order,
             out,
             ages,
             memory.walk,
@@ -187,13 +201,14 @@ def _gather(
     popular: Ints,
     cold: Ints,
     histories: Histories,
+    order: Longs,
     out: Candidates,
     ages: Floats,
     walk: Walk,
     tick: int,
     with_last: bool,
 ) -> None:
-    for b in range(len(histories.items)):
+    for b in order:
         stamp = tick + b
         had, times_s = histories.items[b], histories.times_s[b]
         n_session = session_length(times_s, had)

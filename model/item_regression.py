@@ -70,10 +70,14 @@ class Coefficients:
         )
         self.put(rows, items, weights)
 
-    def inputs(self, candidates: Ints, histories: Ints) -> Floats:
-        """Return what (B, H) histories say of (B, C) candidates, evenly and faded: (B, C, 2)."""
+    def inputs(self, candidates: Ints, histories: Ints, order: Longs | None = None) -> Floats:
+        """Return what (B, H) histories say of (B, C) candidates, evenly and faded: (B, C, 2).
+
+        ``order`` is as in ``Recommender.prepare``.
+        """
         out = np.zeros((*candidates.shape, len(INPUTS)), np.float32)
-        _apply(self.items, self.weights, candidates, histories, out)
+        order = np.arange(len(candidates)) if order is None else order
+        _apply(self.items, self.weights, candidates, histories, order, out)
         return out
 
     # ------------------------------------------------------------------- deltas and checkpoints
@@ -199,13 +203,18 @@ class PairCounts:
 
 @njit(cache=True, nogil=True)
 def _apply(
-    regressors: Ints, weights: Floats, candidates: Ints, histories: Ints, out: Floats
+    regressors: Ints,
+    weights: Floats,
+    candidates: Ints,
+    histories: Ints,
+    order: Longs,
+    out: Floats,
 ) -> None:
     """Write what (B, H) histories say of (B, C) candidates."""
     n = len(regressors)
     # By the item and one more, zero unless the user had it, so that padding is asked of too.
     fades = np.zeros(n + 1, np.float32)
-    for b in range(len(candidates)):
+    for b in order:
         had = histories[b]
         for k in range(len(had)):
             if 0 <= had[k] < n and fades[had[k] + 1] == 0:

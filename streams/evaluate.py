@@ -18,7 +18,7 @@ from headrace.model.ablation import remove
 from headrace.model.baselines import baseline_ranks
 from headrace.model.candidates import Candidates, stack
 from headrace.model.outer_loop import Tasks
-from headrace.model.recommender import Recommender
+from headrace.model.recommender import Prepared, Recommender
 from headrace.model.signals import Ints, Longs
 from headrace.streams import by_action, report
 from headrace.streams.drift import Drift, tell
@@ -110,8 +110,8 @@ class Evaluation:
         learner.admit([event for _, _, event in block])
         states, folded = learner.fold(block)
         self.n_earlier.append(folded.before.n_events)
-        candidates = None if self.has_lag else self._gather_at_once(folded)
-        judged = judge(self.served, folded, states, candidates=candidates)
+        prepared = None if self.has_lag else self._prepare_at_once(folded)
+        judged = judge(self.served, folded, states, prepared)
         contenders = [*CONTENDERS, *by_action.names(self._actions)]
         ranks = {name: np.full(len(block), UNSCORED, np.int64) for name in contenders}
         if judged is not None:
@@ -175,15 +175,16 @@ class Evaluation:
         n_items = self.learner.vocabulary.n_items
         return {name: counted.summary(n_items=n_items) for name, counted in self._lists.items()}
 
-    def _gather_at_once(self, folded: Folded) -> Candidates:
-        """Gather each task's candidates with every event before it counted."""
+    def _prepare_at_once(self, folded: Folded) -> Prepared:
+        """Prepare the tasks, the candidates of each with every event before it counted."""
         found: list[Candidates] = []
         for i in range(len(folded.targets)):
             row = slice(i, i + 1)
             if folded.is_task[i]:
                 found.append(self.served.gather(folded.before.rows(row)))
             self.learner.count(folded, row)
-        return stack(found) if found else self.served.gather(folded.tasks_before())
+        with torch.no_grad():
+            return self.served.prepare(folded.tasks_before(), stack(found) if found else None)
 
     def _is_version_due(self, n_events: int) -> bool:
         """Count events towards the next version; without lag everything is served at once."""

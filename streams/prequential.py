@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from headrace.model.candidates import REMEMBERED, Candidates, Histories
+from headrace.model.candidates import REMEMBERED, Histories
 from headrace.model.features import MAX_FEATURES
 from headrace.model.inner_loop import GRADIENT_DECAYS, N_DECAYS, GradientSums, n_scorer_weights
 from headrace.model.outer_loop import Tasks
@@ -142,6 +142,16 @@ def fold(
     return Folded(before.histories, after.histories, targets, actions, times_s, owners, is_task)
 
 
+def prepare(recommender: Recommender, folded: Folded) -> tuple[Prepared, Prepared]:
+    """Return the tasks, and the users after them, prepared in one pass."""
+    owners = folded.owners[folded.is_task]
+    n, n_users = len(owners), len(folded.after.items)
+    by_user = np.argsort(np.concatenate([owners, np.arange(n_users)]), kind="stable")
+    with torch.no_grad():
+        both = recommender.prepare(folded.tasks_before().and_then(folded.after), order=by_user)
+    return both.rows(slice(n)), both.rows(slice(n, None))
+
+
 class Judged(NamedTuple):
     """Tasks, and where their items stood."""
 
@@ -155,21 +165,20 @@ def judge(
     recommender: Recommender,
     folded: Folded,
     states: Sequence[UserState],
-    *,
-    candidates: Candidates | None = None,
+    prepared: Prepared | None = None,
 ) -> Judged | None:
     """Judge the tasks among the events and add their gradients to the users' states.
 
-    Returns None if there are none. ``candidates`` saves gathering them again.
+    Returns None if there are none. ``prepared`` are the tasks, where they are already.
     """
     if not folded.is_task.any():
         return None
-    histories = folded.tasks_before()
-    with torch.no_grad():
-        prepared = recommender.prepare(histories, candidates)
+    histories, owners = folded.tasks_before(), folded.owners[folded.is_task]
+    if prepared is None:
+        with torch.no_grad():
+            prepared = recommender.prepare(histories, order=np.argsort(owners, kind="stable"))
     targets = folded.targets[folded.is_task]
     judgement = recommender.judge(prepared, targets)
-    owners = folded.owners[folded.is_task]
     sums, counts = accumulate(states, owners, judgement)
     with torch.no_grad():
         adapted = recommender.adapt(prepared, to_tensors(recommender, sums, counts))

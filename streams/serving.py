@@ -20,14 +20,22 @@ import numpy as np
 import torch
 
 from headrace.model.candidates import Histories
-from headrace.model.recommender import MISS, Recommender
+from headrace.model.recommender import MISS, Prepared, Recommender
 from headrace.model.signals import MEDIUM, Ints, Longs
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import metrics
 from headrace.streams.engine import UserResult, UserWork
 from headrace.streams.errors import CheckpointError
 from headrace.streams.lists import ListMaker
-from headrace.streams.prequential import Folded, Judged, fold, gradient_sums, judge, served
+from headrace.streams.prequential import (
+    Folded,
+    Judged,
+    fold,
+    gradient_sums,
+    judge,
+    prepare,
+    served,
+)
 from headrace.streams.publication import Announcement, apply_delta, unpack_model
 from headrace.streams.quality import Window
 from headrace.streams.settings import Settings
@@ -192,8 +200,8 @@ class Serving:
     def _process(self, live: Live, work: Sequence[UserWork]) -> tuple[list[UserResult], Ranks]:
         """Return the results of some users, and where their events' items stood.
 
-        1. Fold the events into the states. 2. Judge them by what would have been shown. 3. Adapt
-        and rank each user as they are now.
+        1. Fold the events into the states. 2. Prepare the histories before and after them. 3. Judge
+        them by what would have been shown. 4. Adapt and rank each user as they are now.
         """
         started_s = time.thread_time()
         states = [one.state for one in work]
@@ -208,18 +216,21 @@ class Serving:
             most_tasks=MOST_TASKS,
         )  # 1
         folded_s = time.thread_time()
-        ranks = self._judge(live, folded, states)  # 2
+        before, after = prepare(live.recommender, folded)  # 2
+        ranks = self._judge(live, folded, states, before)  # 3
         judged: list[dict[str, int]] = [{} for _ in work]  # a user's last, for their list
         for row, owner in enumerate(folded.owners[folded.is_task] if ranks else ()):
             judged[owner] = {name: int(r[row]) for name, r in ranks.items() if r[row] < MISS}
-        results = self._rank(live, work, folded.after, judged)  # 3
+        results = self._rank(live, work, folded.after, after, judged)  # 4
         metrics.CPU_SECONDS.labels("fold").inc(folded_s - started_s)
         metrics.CPU_SECONDS.labels("model").inc(time.thread_time() - folded_s)
         return results, ranks
 
-    def _judge(self, live: Live, folded: Folded, states: Sequence[UserState]) -> Ranks:
+    def _judge(
+        self, live: Live, folded: Folded, states: Sequence[UserState], before: Prepared
+    ) -> Ranks:
         """Judge the events; nothing if none of them can be."""
-        judged = judge(live.recommender, folded, states)
+        judged = judge(live.recommender, folded, states, before)
         if judged is None:
             return {}
         return {
@@ -238,15 +249,15 @@ class Serving:
         self,
         live: Live,
         work: Sequence[UserWork],
-        after: Histories,
+        histories: Histories,
+        after: Prepared,
         judged: Sequence[Mapping[str, int]],
     ) -> list[UserResult]:
         states = [one.state for one in work]
         with torch.no_grad():
-            prepared = live.recommender.prepare(after)
-            adapted = live.recommender.adapt(prepared, gradient_sums(live.recommender, states))
+            adapted = live.recommender.adapt(after, gradient_sums(live.recommender, states))
         ranked = self._lists.rank(
-            live.recommender, live.vocabulary, after, prepared, adapted, states
+            live.recommender, live.vocabulary, histories, after, adapted, states
         )
         now_ms = self._now_ms()
         return [

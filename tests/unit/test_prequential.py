@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from stream_samples import copies, drawn, event, folded, learned, state_of
 
 from headrace.model.candidates import REMEMBERED
@@ -15,6 +16,7 @@ from headrace.streams.prequential import (
     fold,
     gradient_sums,
     judge,
+    prepare,
     served,
 )
 from headrace.streams.state import UserState
@@ -177,6 +179,37 @@ def test_a_micro_batch_is_judged_as_its_events_one_at_a_time(learner: Learner) -
         assert one.n_judged is not None
         np.testing.assert_allclose(one.gradients, other.gradients, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(one.n_judged, other.n_judged, rtol=1e-6)
+
+
+def test_one_pass_over_before_and_after_prepares_what_two_do(learner: Learner) -> None:
+    kinds = [
+        event("ann", "unheard of", 1),
+        event("ann", "item-1", 2),
+        event("ann", "item-1", 3),  # a repeat is no task
+        event("bob", "item-2", 4, action="impression"),
+    ]
+    known = copies(list(learner.users.values())[:3])
+    states = [*known, UserState(), UserState()]
+    events = [*new_events(3), *((3 + (e.user == "bob"), 10**6 + i, e) for i, e in enumerate(kinds))]
+    result = folded(learner, states, events)
+    model = learner.recommender
+    together = prepare(model, result)
+    with torch.no_grad():
+        apart = [model.prepare(h) for h in (result.tasks_before(), result.after)]
+    assert not result.is_task.all()
+    assert len(apart[0].items) > 20
+    for one, other in zip(together, apart, strict=True):
+        n = other.items.shape[1]
+        assert (one.candidates.items[:, n:] == -1).all()
+        np.testing.assert_array_equal(one.candidates.items[:, :n], other.candidates.items)
+        torch.testing.assert_close(one.signals[:, :n], other.signals)
+        torch.testing.assert_close(one.context, other.context)
+        torch.testing.assert_close(one.encoded, other.encoded)
+    given = judge(model, result, copies(states), together[0])
+    alone = judge(model, result, copies(states))
+    assert given is not None
+    assert alone is not None
+    np.testing.assert_allclose(given.judgement.gradients, alone.judgement.gradients, atol=1e-5)
 
 
 def test_before_any_outer_step_the_adapted_user_ranks_as_the_frozen_one() -> None:
