@@ -1,10 +1,16 @@
-"""What every simulation needs: ends that can be told, small buffers, no logs."""
+"""What every simulation needs: ends that can be told, small buffers, no logs, no waste."""
 
+import gc
 import logging
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
+import faust
 import pytest
+from faust.utils import terminal
+from mode.utils.logging import CompositeLogger
 from simulated_worker import EndedError
 from simulated_world import World
 
@@ -13,6 +19,7 @@ from headrace.streams.settings import Settings
 
 BUFFERED_BATCHES = 3  # so that schedules of a dozen events fill the agent's buffer
 TICK_S = 1.0  # between ticks nothing else happens, and each costs as much as a step
+COLLECT_EVERY = 50  # worlds
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,9 +40,31 @@ def _simulated() -> Iterator[None]:
         patch.setattr(process, "end_process", end)
         patch.setattr(faust_app, "BUFFERED_BATCHES", BUFFERED_BATCHES)
         patch.setattr(process, "TICK_S", TICK_S)
+        _leave_out(patch)
         logging.disable(logging.CRITICAL)
+        gc.collect()
+        gc.freeze()
+        gc.disable()  # it would also decide when a generator that nobody holds is closed
         yield
+        gc.enable()
+        gc.unfreeze()
         logging.disable(logging.NOTSET)
+
+
+def _leave_out(patch: pytest.MonkeyPatch) -> None:
+    """Leave out of Faust what nobody reads here, and what is the same for every worker."""
+    patch.setattr(terminal, "logtable", lambda *_, **__: "")
+    for name in ("log", "dev", "debug", "info", "warn", "error", "exception"):
+        patch.setattr(CompositeLogger, name, lambda *_, **__: None)  # it formats what is not logged
+    load, known = faust.App._load_settings, dict[str, Any]()
+
+    def load_once(app: faust.App, *, silent: bool = False) -> Any:
+        options = repr(app._default_options)
+        if options not in known:
+            known[options] = load(app, silent=silent)
+        return known[options]
+
+    patch.setattr(faust.App, "_load_settings", load_once)
 
 
 @pytest.fixture(scope="module")
@@ -43,4 +72,11 @@ def new_world(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], World]:
     """Return what makes worlds with two partitions and three events in a micro-batch."""
     folder: Path = tmp_path_factory.mktemp("simulation")
     settings = Settings(data_dir=folder, micro_batch_events=3, partitions=2)
-    return lambda: World(settings)
+    n_worlds = count(1)
+
+    def new() -> World:
+        if next(n_worlds) % COLLECT_EVERY == 0:
+            gc.collect()
+        return World(settings)
+
+    return new

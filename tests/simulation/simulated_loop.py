@@ -66,6 +66,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         Raises:
             SystemExit: a callback ended the process.
         """
+        if not self._ready and ((due := self.next_timer()) is None or due > self._clock()):
+            return  # most often: all workers are run after whatever happens
         outer, hooks = events._get_running_loop(), sys.get_asyncgen_hooks()
         events._set_running_loop(self)
         sys.set_asyncgen_hooks(finalizer=self._finalize)

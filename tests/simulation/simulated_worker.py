@@ -22,6 +22,7 @@ from headrace.streams.wire import Recommendation, rec_id_of
 HISTORY_LENGTH = 100
 WIRE = frozenset({"produce", "commit"})  # a killed process has sent these; they may still arrive
 OWN = frozenset({"compute", "computed", "hop"})  # these need no broker
+TOLD_FRAMES = -3  # the innermost: many workers end as they should, and all would take long
 
 
 class EndedError(SystemExit):
@@ -154,7 +155,8 @@ class Worker:
 
     def _worked(self, task: Any) -> None:
         if not task.cancelled() and task.exception() is not None:
-            self.failure = "".join(traceback.format_exception(task.exception()))
+            told = traceback.format_exception(task.exception(), limit=TOLD_FRAMES)
+            self.failure = "".join(told)
             self.end(EXIT_FAILED)
 
     def _failed(self, context: dict[str, Any]) -> None:
