@@ -20,12 +20,20 @@ from headrace.streams.settings import Settings
 BUFFERED_BATCHES = 3  # so that schedules of a dozen events fill the agent's buffer
 TICK_S = 1.0  # between ticks nothing else happens, and each costs as much as a step
 COLLECT_EVERY = 50  # worlds
+RULES_PER_ORDER = 10  # schedules of the rules alone, for one with Faust: they are quicker
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a night play more schedules than a push."""
     parser.addoption("--orders", type=int, default=100, help="random schedules to play")
     parser.addoption("--first-seed", type=int, default=0, help="seed of the first of them")
+
+
+@pytest.fixture(scope="module")
+def rule_seeds(request: pytest.FixtureRequest) -> range:
+    """Return the seeds of the schedules without Faust."""
+    first, n_orders = (request.config.getoption(o) for o in ("--first-seed", "--orders"))
+    return range(first, first + RULES_PER_ORDER * n_orders)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,10 +9,8 @@ import random
 from collections import OrderedDict
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from faust.types.tuples import TP
 from guards_off import (
     WATERMARK,
     Off,
@@ -20,7 +18,10 @@ from guards_off import (
     read_table_only,
     read_without_offset,
 )
-from simulated_worker import Folding
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from rules_log import EVENTS, EXPECTED, LOG, N_RECORDS, OFFSETS, Folding, leave_out
 
 from headrace.streams.batches import Receipt, RecordBatch, Watermarks
 from headrace.streams.compute import Computed, compute
@@ -28,31 +29,12 @@ from headrace.streams.faust_app import StateStore
 from headrace.streams.micro_batch import MicroBatch, StateKey
 from headrace.streams.state import UserState, offset_of
 from headrace.streams.user_states import UserStates
-from headrace.streams.wire import Event, encode
 
-EVENTS = TP("headrace.events", 0)
-N_RECORDS = 12
-USERS = ("ann", "bob")
 N_MOVES = 25
-SCHEDULES = 1_000
+MOVES = ("deliver", "write", "acknowledge", "commit")
+CHOICES = 6  # of a move: how many, which
+GUARD_SEEDS = range(1_000)  # enough for each
 IN_FLIGHT = 3
-
-LOG = [
-    SimpleNamespace(
-        topic=EVENTS.topic,
-        partition=0,
-        offset=offset,
-        timestamp=1_000,
-        key=None,
-        value=encode(Event(user=USERS[offset % 3 == 0], item=f"i{offset}", time_ms=offset)),
-    )
-    for offset in range(N_RECORDS)
-]
-OFFSETS = {
-    (0, user.encode()): [o for o in range(N_RECORDS) if USERS[o % 3 == 0] == user] for user in USERS
-}
-EXPECTED = {key: [f"i{offset}" for offset in offsets] for key, offsets in OFFSETS.items()}
-
 
 Written = tuple[StateKey, bytes | None, int]  # with the offset of the last event, -1 for none
 
@@ -137,8 +119,10 @@ class Rules:
     def finish(self) -> None:
         """Let everything run, then compare with an uninterrupted fold."""
         while self.committed < N_RECORDS:
-            for move in (self.deliver, self.write, self.acknowledge, self.commit):
-                move()
+            self.deliver(2)
+            self.write()
+            self.acknowledge()
+            self.commit()
         self.begin()
         found = {key: UserState.decode(value).items for key, value in self.table.items()}
         if self.max_users >= len(EXPECTED):
@@ -155,39 +139,55 @@ def written(states: Mapping[StateKey, bytes | None]) -> list[Written]:
 def play(seed: int, *, max_users: int = 10) -> Rules:
     """Play the schedule of a seed."""
     chance, rules = random.Random(seed), Rules(max_users=max_users)
-    moves: list[Any] = [rules.deliver, rules.write, rules.acknowledge, rules.commit]
-    often = [*moves, *moves, rules.begin]
-    if max_users >= len(
-        EXPECTED
-    ):  # what is late could bring back who was evicted; leases prevent it
-        often.append(rules.arrive_late)
+    moves = [*MOVES, *MOVES, "begin"]
+    if max_users >= len(EXPECTED):  # a late state could bring back who was evicted: see the lease
+        moves.append("arrive_late")
     for _ in range(N_MOVES):
-        chance.choice(often)(chance.randrange(6))
+        getattr(rules, chance.choice(moves))(chance.randrange(CHOICES))
     rules.finish()
     return rules
 
 
-def play_all() -> None:
+def play_all(seeds: range, *, max_users: int = 10) -> list[Rules]:
     """Play the schedules of all seeds."""
-    for seed in range(SCHEDULES):
-        play(seed)
+    return [play(seed, max_users=max_users) for seed in seeds]
 
 
 @pytest.fixture(autouse=True)
-def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the clock alone: asking it takes longer than all else here."""
-    clock = SimpleNamespace(monotonic=float, thread_time=float)
-    monkeypatch.setattr("headrace.streams.compute.time", clock)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_out(monkeypatch)
 
 
-def test_no_order_of_the_rules_loses_or_doubles_anything() -> None:
-    play_all()
+def test_no_order_of_the_rules_loses_or_doubles_anything(rule_seeds: range) -> None:
+    play_all(rule_seeds)
 
 
-def test_who_is_evicted_starts_over_and_nothing_is_doubled_or_left_out() -> None:
-    played = [play(seed, max_users=1) for seed in range(SCHEDULES)]
+def test_who_is_evicted_starts_over_and_nothing_is_doubled_or_left_out(rule_seeds: range) -> None:
+    played = play_all(rule_seeds, max_users=1)
     evictions = [sum(value is None for _, value, _ in rules.changelog) for rules in played]
     assert min(evictions) == 0 < max(evictions)
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """The same moves, chosen and made fewer by hypothesis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rules = Rules()
+
+    @rule(move=st.sampled_from([*MOVES, "begin", "arrive_late"]), choice=st.integers(0, 5))
+    def make(self, move: str, choice: int) -> None:
+        getattr(self.rules, move)(choice)
+
+    def teardown(self) -> None:
+        self.rules.finish()
+
+
+def test_no_moves_that_hypothesis_finds_lose_or_double_anything() -> None:
+    examples = settings(
+        max_examples=100, stateful_step_count=N_MOVES, deadline=None, derandomize=True
+    )
+    run_state_machine_as_test(AnyOrder, settings=examples)
 
 
 @pytest.mark.parametrize(
@@ -203,4 +203,4 @@ def test_a_rule_that_is_off_is_missed(off: list[Off], monkeypatch: pytest.Monkey
     for one in off:
         monkeypatch.setattr(*one)
     with pytest.raises(AssertionError):
-        play_all()
+        play_all(GUARD_SEEDS)
