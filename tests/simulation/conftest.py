@@ -52,7 +52,7 @@ def _simulated() -> Iterator[None]:
         logging.disable(logging.CRITICAL)
         gc.collect()
         gc.freeze()
-        gc.disable()  # it would also decide when a generator that nobody holds is closed
+        gc.disable()  # new_world collects, so many worlds at once
         yield
         gc.enable()
         gc.unfreeze()
