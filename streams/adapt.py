@@ -56,6 +56,7 @@ def make_role(
     guard = PauseGuard(settings.pause_limit_s, clock=clock, end=end)
     lease = Lease(
         settings.session_timeout_s,
+        is_static=bool(settings.group_instance_id),
         ask=lambda oldest: app.intake.is_member(oldest),
         clock=clock,
         wall_clock=wall_clock,

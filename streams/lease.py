@@ -8,8 +8,12 @@ lists behind its successor's newer ones, and compaction would keep the old. Two 
    or ``CLOCKS_DIFFER_S`` after it (topics.py).
 2. Nothing is stamped later than a session, less both times, after the coordinator was last asked;
    and it gives the partitions to nobody else before a session has passed since.
+
+Nobody else but who comes back under the same name, a static member: it goes on at once, and first
+waits until what its predecessor may have sent has arrived or is refused.
 """
 
+import asyncio
 import logging
 import math
 import time
@@ -34,10 +38,12 @@ class Lease:
         self,
         session_s: float,
         *,
+        is_static: bool = False,
         ask: "Callable[[RecordBatch], Awaitable[bool]]",
         clock: Callable[[], float] = now_s,
         wall_clock: Callable[[], float] = time.time,
         end: Callable[[int], object] = end_process,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Ask at least once a session; ``ask`` returns whether the group still counts us in."""
         self._limit_s = session_s - STALE_AFTER_S - CLOCKS_DIFFER_S
@@ -45,7 +51,9 @@ class Lease:
         self._clock = clock
         self._wall_clock = wall_clock
         self._end = end
+        self._sleep = sleep
         self._asked_s = -math.inf
+        self._first_s = clock() + STALE_AFTER_S + CLOCKS_DIFFER_S if is_static else -math.inf
 
     async def stamp_ms(self, oldest: "RecordBatch") -> int:
         """Return the time to stamp a write with, in Unix ms; end the process if it is replaced.
@@ -53,6 +61,8 @@ class Lease:
         ``oldest`` is the first batch that is not acknowledged yet. The answer to a question that
         took too long is out of date, and it is asked again.
         """
+        if (wait_s := self._first_s - self._clock()) > 0:
+            await self._sleep(wait_s)
         while True:
             stamp_ms, asked_s = int(self._wall_clock() * 1000), self._clock()
             if asked_s - self._asked_s <= self._limit_s:

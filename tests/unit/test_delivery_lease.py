@@ -30,18 +30,25 @@ class Coordinator:
         self.now_s += self.takes_s.pop(0) if self.takes_s else 0.0
         return self.is_member
 
+    async def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
 
 def with_lease(
     check: Callable[[Coordinator, Callable[[], Awaitable[int]]], Awaitable[None]],
+    *,
+    is_static: bool = False,
 ) -> list[int]:
     """Run ``check`` with a coordinator and what stamps; return how the process was ended."""
     coordinator, ended = Coordinator(), list[int]()
     lease = Lease(
         SESSION_S,
+        is_static=is_static,
         ask=coordinator.ask,
         clock=lambda: coordinator.now_s,
         wall_clock=lambda: BEGAN_S + coordinator.now_s,
         end=ended.append,
+        sleep=coordinator.sleep,
     )
     oldest: Any = "oldest"
 
@@ -92,6 +99,16 @@ def test_a_worker_that_was_replaced_is_ended_before_it_writes() -> None:
         await stamp_s()
 
     assert with_lease(check) == [EXIT_PAUSED]
+
+
+def test_who_comes_back_under_its_name_waits_for_what_its_predecessor_sent() -> None:
+    async def check(coordinator: Coordinator, stamp_s: Callable[[], Awaitable[int]]) -> None:
+        # What was sent just before is refused from then on, by the slowest of clocks.
+        assert await stamp_s() == STALE_AFTER_S + CLOCKS_DIFFER_S
+        coordinator.now_s += 0.5
+        assert await stamp_s() == STALE_AFTER_S + CLOCKS_DIFFER_S + 0.5
+
+    assert with_lease(check, is_static=True) == []
 
 
 def test_the_last_stamp_is_refused_before_the_session_is_over() -> None:
