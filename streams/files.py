@@ -72,7 +72,7 @@ def read_events(
     also = [name for name in given if name not in expected]
     table = collect(frame.select(**(stand_ins | given)).select([*expected, *also]), path)
     nested = [name for name in expected if table[name].dtype.is_nested()]
-    _refuse([columns[name] for name in nested], path)
+    _refuse_nested([columns[name] for name in nested], path)
     times = _times_ms(table["time_ms"], is_ms=is_ms)
     if now_ms is not None:
         times = times.zip_with(table["time_ms"].is_not_null(), pl.Series([now_ms]))
@@ -117,7 +117,7 @@ def _iso_ms(text: str) -> int | None:
     return round(moment.timestamp() * 1000)
 
 
-def _refuse(nested: Sequence[str], path: str | Path) -> None:
+def _refuse_nested(nested: Sequence[str], path: str | Path) -> None:
     if nested:
         raise InputFileError(f"{path}: lists or maps, not text or numbers, in: {', '.join(nested)}")
 
@@ -160,7 +160,7 @@ def read_items(path: str | Path) -> list[Item]:
         and not listed.inner.is_nested()
     ):
         nested.remove("categories")
-    _refuse(nested, path)
+    _refuse_nested(nested, path)
     table = table.with_columns(pl.col("item").cast(pl.String), _categories(table))
     casts = {"title": pl.String, "text": pl.String, "price": pl.Float64}
     table = table.cast({n: t for n, t in casts.items() if n in table.columns}, strict=False)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
-from harness import Fleet, Watcher, Worker, deploy
+from harness import Fleet, Watcher, deploy
 from kafka import KafkaProducer
 
 from headrace.streams.settings import Settings
@@ -40,9 +40,9 @@ def producer(settings: Settings, codec: str) -> Producer:
     )
 
 
-def resident_bytes(worker: Worker, field: str) -> int:
-    """Return what a worker holds (VmRSS), or the most it has held (VmHWM)."""
-    status = Path(f"/proc/{worker.process.pid}/status").read_text()
+def resident_bytes(pid: int, field: str) -> int:
+    """Return what a process holds (VmRSS), or the most it has held (VmHWM)."""
+    status = Path(f"/proc/{pid}/status").read_text()
     return 1024 * int(status.split(f"{field}:")[1].split()[0])
 
 
@@ -73,7 +73,7 @@ def test_hostile_records_are_set_aside_and_the_worker_goes_on_within_its_memory(
         sender.produce(topic, key=b"ann", value=good("first"), partition=1)
         sender.flush()
         watcher.until(lambda: bool(watcher.lists), "the first list")
-        at_rest = resident_bytes(worker, "VmRSS")
+        at_rest = resident_bytes(worker.process.pid, "VmRSS")
 
         sender.produce(topic, key=b"ann", value=BOMB, partition=1)
         sender.flush()
@@ -91,7 +91,7 @@ def test_hostile_records_are_set_aside_and_the_worker_goes_on_within_its_memory(
         watcher.until(
             lambda: watcher.last_lists()[1, b"ann"].items == ("last", "first"), "the last list"
         )
-        assert resident_bytes(worker, "VmHWM") - at_rest < ROOM_BYTES
+        assert resident_bytes(worker.process.pid, "VmHWM") - at_rest < ROOM_BYTES
         assert worker.stop() == 0
     told = [dict(letter.headers()) for letter in watcher.dead_letters]
     assert {(t["headrace.offset"], t["headrace.reason"]) for t in told} == {

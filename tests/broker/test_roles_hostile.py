@@ -1,11 +1,9 @@
 """What a writer of the catalogue can do to both roles: inflate, outsize, mangle."""
 
-from pathlib import Path
-
 from harness import Watcher
 from kafka import KafkaProducer
-from roles_harness import RoleProcess, publish, roles, shoppers, small_deployment
-from test_delivery_hostile import BOMB, ROOM_BYTES, Mangled, producer
+from roles_harness import publish, roles, shoppers, small_deployment
+from test_delivery_hostile import BOMB, ROOM_BYTES, Mangled, producer, resident_bytes
 from test_roles_lists import act_until
 
 from headrace.streams.produce import publish_items
@@ -14,12 +12,6 @@ from headrace.streams.wire import Item, encode
 
 N_EVENTS = 200
 WITHDRAWN = {f"item-{number}" for number in range(20)}  # half of the ring
-
-
-def held_bytes(role: RoleProcess, field: str) -> int:
-    """Return what a role holds (VmRSS), or the most it has held (VmHWM)."""
-    status = Path(f"/proc/{role.child.pid}/status").read_text()
-    return 1024 * int(status.split(f"{field}:")[1].split()[0])
 
 
 def test_a_hostile_catalogue_leaves_both_roles_at_work_within_their_memory(
@@ -31,7 +23,7 @@ def test_a_hostile_catalogue_leaves_both_roles_at_work_within_their_memory(
         publish(settings, shoppers(N_EVENTS))
         watcher.until_answered(N_EVENTS)
         learn.until(lambda m: m.get("events_total") == N_EVENTS, "everything learned")
-        at_rest = {role: held_bytes(role, "VmRSS") for role in (learn, adapt)}
+        at_rest = {role: resident_bytes(role.child.pid, "VmRSS") for role in (learn, adapt)}
 
         sender = producer(settings, "zstd")
         for key, value in (
@@ -59,5 +51,5 @@ def test_a_hostile_catalogue_leaves_both_roles_at_work_within_their_memory(
         learn.until(lambda m: m.get("events_total") == n_events + N_EVENTS, "the rest learned")
         assert "skipped catalogue record offset=3" in learn.child.log_tail()
         for role in (learn, adapt):
-            assert held_bytes(role, "VmHWM") - at_rest[role] < ROOM_BYTES
+            assert resident_bytes(role.child.pid, "VmHWM") - at_rest[role] < ROOM_BYTES
             assert role.stop() == 0

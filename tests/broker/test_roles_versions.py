@@ -112,11 +112,7 @@ def test_killed_learn_role_learns_nothing_twice_and_skips_nothing(settings: Sett
     assert set(learner.users) == set(expected)
     for key, state in learner.users.items():
         assert (state.items, state.n_events) == (expected[key].items, expected[key].n_events)
-    counted = {
-        item: int(learner.signals.arrays.popularity[index, ALL_TIME])
-        for index, item in enumerate(learner.vocabulary.ids)
-    }
-    assert counted == dict(Counter(event.item for event in events))
+    assert counted(learner) == dict(Counter(event.item for event in events))
 
 
 def restored(settings: Settings) -> tuple[Learner, dict[int, int]]:
@@ -126,6 +122,14 @@ def restored(settings: Settings) -> tuple[Learner, dict[int, int]]:
     learner = Learner(settings)
     positions = restore(learner, store.read(announcement.model), store.read(announcement.learner))
     return learner, positions
+
+
+def counted(learner: Learner) -> dict[str, int]:
+    """Return how many events of each item a learner has counted."""
+    return {
+        item: int(learner.signals.arrays.popularity[index, ALL_TIME])
+        for index, item in enumerate(learner.vocabulary.ids)
+    }
 
 
 def learned_events(settings: Settings) -> int:

@@ -6,9 +6,8 @@ from pathlib import Path
 import previous_release
 from harness import Watcher
 from roles_harness import publish, roles, shoppers, small_deployment
-from test_roles_versions import restored
+from test_roles_versions import counted, restored
 
-from headrace.model.signals import ALL_TIME
 from headrace.streams.settings import Settings
 
 CHUNK = 150
@@ -40,8 +39,4 @@ def test_releases_of_learn_follow_each_other_and_no_event_is_learned_twice(
     learner, positions = restored(settings)
     assert positions == dict(ends)
     assert learner.n_events == len(events)
-    counted = {
-        item: int(learner.signals.arrays.popularity[index, ALL_TIME])
-        for index, item in enumerate(learner.vocabulary.ids)
-    }
-    assert counted == dict(Counter(event.item for event in events))
+    assert counted(learner) == dict(Counter(event.item for event in events))
