@@ -10,8 +10,10 @@ from headrace.model import item_regression
 from headrace.model.candidate_signals import SIGNALS
 from headrace.model.outer_loop import OuterLoop
 from headrace.model.scorer import INPUTS
+from headrace.model.tenure import TENURE_SIGNALS
 
 INPUTS_OF = {
+    "tenure": TENURE_SIGNALS,
     "own": tuple(name for name in SIGNALS if name.startswith("own_")),
     "neighbours": SIGNALS[SIGNALS.index("next") : SIGNALS.index("popularity")],
     "popularity": SIGNALS[SIGNALS.index("popularity") : SIGNALS.index("category_share")],

@@ -25,12 +25,14 @@ from headrace.model.signals import (
     ItemArrays,
     Longs,
 )
+from headrace.model.tenure import TENURE_SIGNALS, tenure_of
 
 HISTORY = 50  # interactions whose items are candidates and whose neighbours are walked
 OWN_FADE = 0.9  # of own interactions, for each step further back
 FOLLOWED_FADE = 0.95  # of what came after earlier takings of the last item
 
 SIGNALS = (
+    *TENURE_SIGNALS,
     "own_recency", "own_last", "own_count", "own_total", "own_seen", "own_age", "own_in_session",
     "own_followed",
     "next", "next_lift", "next_of_last", "next_of_last_lift", "near", "near_lift", "session",
@@ -41,6 +43,7 @@ SIGNALS = (
 )  # fmt: skip
 N_SIGNALS = len(SIGNALS)
 (
+    TENURE, TENURE_SHARE,
     OWN_RECENCY, OWN_LAST, OWN_COUNT, OWN_TOTAL, OWN_SEEN, OWN_AGE, OWN_IN_SESSION,
     OWN_FOLLOWED,
     F_NEXT, NEXT_LIFT, NEXT_OF_LAST, NEXT_OF_LAST_LIFT, F_NEAR, NEAR_LIFT, F_SESSION,
@@ -87,6 +90,7 @@ def describe(
     items: Ints,
     signals: Floats,
     ages: Floats,
+    n_earlier: int,
 ) -> None:
     """Write the counted signals of one task's candidates; ``finish`` takes them on from there.
 
@@ -104,9 +108,11 @@ def describe(
         items: (C,) the candidates.
         signals: (C, F) zeros, written to.
         ages: (C,) written to: ticks since each candidate's last event.
+        n_earlier: interactions the user ever had.
     """
     n = len(items)
     last = had[0]
+    tenure = tenure_of(n_earlier)
     n_had = 0
     for y in had[:HISTORY]:
         n_had += y >= 0
@@ -120,6 +126,8 @@ def describe(
         f[POPULARITY_SLOW] = popularity[SLOW]
         f[POPULARITY_MEDIUM] = 10 * popularity[MEDIUM]
         f[POPULARITY_FAST] = popularity[FAST]
+        f[TENURE] = a.tenures[z, tenure]
+        f[TENURE_SHARE] = 10 * (f[TENURE] + 0.6) / (popularity[ALL_TIME] + 3)
         f[REPEAT_PROPENSITY] = (a.repeats[z] + 0.5) / (popularity[ALL_TIME] + 3)
     for c in range(n):
         z, f = items[c], signals[c]
@@ -206,6 +214,6 @@ def finish(signals: Floats, ages: Floats) -> None:
     does time.
     """
     signals[:, :, POPULARITY_SLOW : POPULARITY_FAST + 1] *= np.exp(ages[:, :, None] * _FADE_RATES)
-    counted = signals[:, :, F_NEXT:REPEAT_PROPENSITY]
-    np.log1p(counted, out=counted)
+    for counted in (signals[:, :, : TENURE_SHARE + 1], signals[:, :, F_NEXT:REPEAT_PROPENSITY]):
+        np.log1p(counted, out=counted)
     signals[:, :, IDLE : AGE + 1] /= 10

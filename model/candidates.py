@@ -234,6 +234,7 @@ def _gather(
             out.items[b, :n],
             out.signals[b],
             ages[b],
+            histories.n_events[b],
         )
         for z in walk.touched[:n_touched]:
             walk.sums[z] = 0.0

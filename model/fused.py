@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from headrace.model import fused_loop, fused_scorer
 from headrace.model.encoder import Encoded, Encoder
 from headrace.model.inner_loop import UserLoop
-from headrace.model.scorer import N_INPUTS, Scorer
+from headrace.model.scorer import ADAPTED, N_INPUTS, Scorer
 from headrace.model.signals import Floats, Longs
 
 
@@ -57,7 +57,7 @@ def score(
     scores = np.empty(inputs.shape[:2], np.float32)
     weights = fused_scorer.weights_of(scorer)
     users = _users(scorer, context, hidden)
-    fused_scorer.score(weights, _floats(inputs), filled, _floats(linear), users, scores)
+    fused_scorer.score(weights, _floats(inputs), filled, _shifts(linear), users, scores)
     return torch.from_numpy(scores)
 
 
@@ -83,14 +83,19 @@ def learn(
         fused_scorer.weights_of(scorer),
         _floats(inputs),
         filled,
-        _floats(linear),
+        _shifts(linear),
         _users(scorer, context, hidden),
         places,
         scores,
         probabilities,
         gradients,
     )
-    return torch.from_numpy(scores), probabilities, gradients
+    return torch.from_numpy(scores), probabilities, gradients[:, ADAPTED]
+
+
+def _shifts(linear: Tensor) -> Floats:
+    """Return the shifts of all inputs, of those that are not adapted zero: (B, I)."""
+    return _floats(F.pad(linear, (N_INPUTS - linear.shape[1], 0)))
 
 
 def _users(scorer: Scorer, context: Tensor, hidden: Tensor) -> Floats:

@@ -4,7 +4,7 @@
 holds them to each other), but what lies between stays in the fastest memory, places that are only
 padding cost nothing, and a small micro-batch does not wait for a hundred calls.
 
-Letters: B users, C candidates, I inputs, D width, N items, W hidden width, P fast weights.
+Letters: B users, C candidates, I inputs, D width, N items, W hidden width.
 """
 
 from typing import NamedTuple
@@ -45,11 +45,12 @@ class _Memory(NamedTuple):
 
 def weights_of(scorer: Scorer) -> Weights:
     """Return the weights of a scorer on the CPU as the loops take them."""
+    whole = scorer.whole()
     return Weights(
-        padded(scorer.is_used / scorer.std),
-        padded(-scorer.mean / scorer.std),
-        padded(scorer.linear * scorer.is_used),
-        padded(scorer.first.weight),
+        padded(scorer.is_used / whole.std),
+        padded(-whole.mean / whole.std),
+        padded(whole.linear),
+        padded(whole.first),
         padded(scorer.second.weight),
         padded(scorer.second.weight.T),
         padded(scorer.second.bias),
@@ -108,7 +109,7 @@ def score(
         weights: the scorer's.
         inputs: (B, C, I).
         filled: (B,) how many candidates each user has.
-        shifts: (B, I) fast weights of the linear part.
+        shifts: (B, I) of the linear part, on standardised inputs.
         users: (B, W) what context, bias and fast weights add to the first layer.
         scores: (B, C) written to.
     """
@@ -136,12 +137,12 @@ def learn(
     probabilities: Floats,
     gradients: Floats,
 ) -> None:
-    """Write scores too, and how the event's place makes each user's fast weights better.
+    """Write scores too, and which shifts of both layers make the event's place likelier.
 
     Args:
         places: (B,) of the event's item among the candidates, negative for none.
         probabilities: (B, C) zeros, written to: the softmax of the scores.
-        gradients: (B, P) zeros, written to: of the logarithm of the place's probability.
+        gradients: (B, I + W) zeros, written to: of the logarithm of the place's probability.
         weights, inputs, filled, shifts, users, scores: as in ``score``.
     """
     memory = _new_memory(weights, inputs.shape[1])

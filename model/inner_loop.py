@@ -26,7 +26,8 @@ Raghu et al. 2019, ANIL (arXiv:1909.09157); Nichol et al. 2018, Reptile (arXiv:1
 
 Where fast weights start is mixed from those of the task clusters (``clusters``), K of them.
 
-Letters: B tasks, T interactions, D width, K clusters, M negatives, P fast weights of the scorer.
+Letters: B tasks, T interactions, D width, K clusters, M negatives, P fast weights of the scorer: J
+of its linear part and W of its first layer.
 """
 
 from typing import NamedTuple
@@ -38,7 +39,7 @@ from torch.nn import functional as F
 from headrace.model.clusters import new_prototypes, shares_of
 from headrace.model.config import ModelConfig
 from headrace.model.encoder import Encoded, Encoder
-from headrace.model.scorer import N_INPUTS
+from headrace.model.scorer import N_ADAPTED
 
 # Gradients of judged events are summed twice: over some five recent ones and some fifty.
 GRADIENT_DECAYS = (0.8, 0.98)
@@ -50,7 +51,7 @@ LOGIT_LIMIT = 20.0  # what exceeds it is as sure as can be, and sums of exponent
 
 def n_scorer_weights(config: ModelConfig) -> int:
     """Return P: the shifts of the linear part and of the first layer."""
-    return N_INPUTS + config.hidden
+    return N_ADAPTED + config.hidden
 
 
 class GradientSums(NamedTuple):
@@ -180,7 +181,7 @@ class ScorerLoop(nn.Module):
         self.raw_curvature = nn.Parameter(torch.zeros(self.n_weights))  # softplus: 0.7
         self.raw_patience = nn.Parameter(torch.tensor(3.0))  # softplus: 3 judged events
         adapts = torch.ones(self.n_weights)
-        adapts[N_INPUTS:] = config.meta_learning != "anil"
+        adapts[N_ADAPTED:] = config.meta_learning != "anil"
         self.register_buffer("adapts", adapts, persistent=False)  # (P,) 1 or 0
         # A single cluster starts at the scorer itself, which is learned.
         self.start = nn.Parameter(
@@ -188,11 +189,11 @@ class ScorerLoop(nn.Module):
         )
 
     def initial(self, shares: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the (B, I) and (B, W) shifts before any step, of users with (B, K) shares."""
+        """Return the (B, J) and (B, W) shifts before any step, of users with (B, K) shares."""
         return _split(shares @ self.start)
 
     def forward(self, gradients: GradientSums, shares: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the (B, I) and (B, W) shifts; the start for users without judged events.
+        """Return the (B, J) and (B, W) shifts; the start for users without judged events.
 
         ``shares`` is (B, K).
         """
@@ -213,4 +214,4 @@ class ScorerLoop(nn.Module):
 
 def _split(shift: Tensor) -> tuple[Tensor, Tensor]:
     """Return the linear part's and the first layer's share of the scorer's (B, P) fast weights."""
-    return shift[:, :N_INPUTS], shift[:, N_INPUTS:]
+    return shift[:, :N_ADAPTED], shift[:, N_ADAPTED:]

@@ -32,6 +32,7 @@ from headrace.model.losses import Batch, Lists, Ranks, Sequences, backward, move
 from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.replay import Array, Replay
 from headrace.model.residual import Residual
+from headrace.model.scorer import ADAPTED
 from headrace.model.signals import Floats, Ints, Longs
 
 STANDARDISE_EVERY = 20  # steps: the inputs' spread changes slowly, the pass over them costs
@@ -102,10 +103,12 @@ class OuterLoop:
         self._n_due = 0  # new tasks that no step was taken for yet
         self._n_steps = 0
         self._random = np.random.default_rng(seed)
+        scorer = self.meta.scorer
+        own = [p for name, p in scorer.named_parameters() if not name.startswith("tenure.")]
         self._optimisers: dict[str, torch.optim.Optimizer] = {
             "scorer": torch.optim.Adam(
                 [
-                    {"params": list(self.meta.scorer.parameters()), "lr": config.scorer_lr},
+                    {"params": own, "lr": config.scorer_lr},
                     {"params": list(self.meta.scorer_loop.parameters()), "lr": config.loop_lr},
                 ],
                 betas=(0.9, 0.99),
@@ -114,6 +117,10 @@ class OuterLoop:
                 self.meta.targets.parameters(), lr=config.scorer_lr, betas=(0.9, 0.99)
             ),
             "encoder": self._new_encoder_optimiser(),
+            # Its moments stand apart in files, as its weights do.
+            "tenure": torch.optim.Adam(
+                scorer.tenure.parameters(), lr=config.scorer_lr, betas=(0.9, 0.99)
+            ),
         }
         self._action_weights = torch.tensor(config.action_weights)
         self._residual = Residual(self.meta.capacity)
@@ -334,7 +341,8 @@ class OuterLoop:
         if self.n_tasks > self._standardise_until or not is_due or not self._lists.filled:
             return
         filled, inputs, *_ = self._lists.peek(STANDARDISE_SAMPLE, self._random)
-        rows = _tensor(inputs[filled].astype(np.float32)).to(self.recommender.device)  # (rows, I)
+        adapted = inputs[filled][:, ADAPTED].astype(np.float32)
+        rows = _tensor(adapted).to(self.recommender.device)  # (rows, J)
         if len(rows) > 1:
             self.meta.scorer.mean.copy_(rows.mean(0))
             self.meta.scorer.std.copy_(rows.std(0).clamp(min=0.05))
@@ -349,6 +357,8 @@ class OuterLoop:
             if math.isfinite(losses[-1]):  # an empty batch has no mean
                 torch.nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
                 self._optimisers[part].step()
+                if part == "scorer":
+                    self._optimisers["tenure"].step()
         return losses[0]
 
     def _draw_lists(self) -> Lists:

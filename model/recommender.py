@@ -4,7 +4,7 @@ The same passes serve and judge: ``prepare`` (candidates, encoder), ``judge`` (w
 item stood, and the user's gradients, at the initial weights), ``adapt`` (the inner loop) and
 ``score``.
 
-Letters: B tasks, C candidates, I inputs, D width, K list length or clusters.
+Letters: B tasks, C candidates, I inputs, J of them adapted, D width, K list length or clusters.
 """
 
 import copy
@@ -115,7 +115,7 @@ class Adapted(NamedTuple):
     """Users after the inner loop, ready to be scored."""
 
     inputs: Tensor  # (B, C, I) of the scorer; the affinity is that of the shifted user vector
-    linear: Tensor  # (B, I) shift of the scorer's linear part
+    linear: Tensor  # (B, J) shift of the scorer's linear part
     hidden: Tensor  # (B, W) shift of the scorer's first layer
 
     def towards(self, targets: Targets, action: int | None) -> "Adapted":
@@ -349,7 +349,7 @@ class Recommender:
             chosen, prepared.context, linear_shift=adapted.linear, hidden_shift=adapted.hidden
         )
         (gradient,) = torch.autograd.grad(scores.sum(), chosen)
-        share: Tensor = gradient * (chosen.detach() - self.meta.scorer.mean)
+        share: Tensor = gradient * (chosen.detach() - self.meta.scorer.whole().mean)
         return share
 
     def _tensor(self, array: npt.NDArray[np.generic]) -> Tensor:

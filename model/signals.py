@@ -7,7 +7,7 @@ absolute values, so that a delta applied twice changes nothing.
 Time is the event clock: one tick per counted event. A quiet night does not make a shop's items
 old, and a replayed stream gives the same signals as the live one.
 
-Letters: N items, K neighbours kept of an item, R relations, P popularity half-lives.
+Letters: N items, K neighbours kept of an item, R relations, P popularity half-lives, S tenures.
 """
 
 from typing import NamedTuple
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from numba import njit
 
 from headrace.model.content import Content
+from headrace.model.tenure import N_TENURES, count_tenure
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
@@ -53,6 +54,7 @@ class ItemArrays(NamedTuple):
     first: npt.NDArray[np.float64]  # (N,) tick of its first event
     last_time_s: Longs  # (N,) event time of its last event
     repeats: Floats  # (N,) events of users who already had it
+    tenures: Floats  # (N, S) events by their users' tenure (``tenure``)
     category: Ints  # (N,) finest category, -1 if unknown
     dirty: npt.NDArray[np.bool_]  # (N, K) neighbours changed since the last delta
     dirty_items: npt.NDArray[np.bool_]  # (N,) items changed since the last delta
@@ -69,6 +71,7 @@ def _empty(n: int, k: int) -> ItemArrays:
         first=np.zeros(n, np.float64),
         last_time_s=np.zeros(n, np.int64),
         repeats=np.zeros(n, np.float32),
+        tenures=np.zeros((n, N_TENURES), np.float32),
         category=np.full(n, -1, np.int32),
         dirty=np.zeros((n, k), np.bool_),
         dirty_items=np.zeros(n, np.bool_),
@@ -77,7 +80,8 @@ def _empty(n: int, k: int) -> ItemArrays:
 
 # Travel with a delta or a checkpoint for each changed item, as they are.
 _PER_ITEM = (
-    "filled", "totals", "popularity", "touched", "first", "last_time_s", "repeats", "category",
+    "filled", "totals", "popularity", "touched", "first", "last_time_s", "repeats", "tenures",
+    "category",
 )  # fmt: skip
 
 
@@ -118,6 +122,7 @@ class ItemSignals:
         times_s: Longs,
         history: Ints,
         history_times_s: Longs,
+        n_earlier: Longs,
     ) -> None:
         """Count events in order.
 
@@ -126,6 +131,7 @@ class ItemSignals:
             times_s: (n,) event time.
             history: (n, T) item indexes the user had before the event, newest first, -1 padded.
             history_times_s: (n, T) their event times.
+            n_earlier: (n,) interactions the user ever had before.
         """
         self.clock = _count(
             self.arrays,
@@ -135,6 +141,7 @@ class ItemSignals:
             times_s,
             history,
             history_times_s,
+            n_earlier,
         )
         if len(times_s):
             self.now_s = max(self.now_s, int(times_s.max()))
@@ -293,6 +300,7 @@ def _count(
     times_s: Longs,
     history: Ints,
     history_times_s: Longs,
+    n_earlier: Longs,
 ) -> float:
     for i in range(len(items)):
         x = items[i]
@@ -304,6 +312,7 @@ def _count(
                 a, x, times_s[i], had, history_times_s[i], np.exp((clock - landmark) / RECENT_LIFE)
             )
         _touch(a, x, clock, times_s[i])
+        count_tenure(a.tenures[x], n_earlier[i])
         clock += 1
     return clock
 

@@ -4,7 +4,7 @@ Each action has a shift of the scorer's fast weights, on top of the user's own. 
 the events of that action alone, with all else held still: what is listed for no action in
 particular is the same as if there were only one.
 
-Letters: B tasks, A actions, I inputs, W hidden width.
+Letters: B tasks, A actions, J adapted inputs, W hidden width.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from headrace.model.config import ModelConfig
 from headrace.model.encoder import N_ACTIONS
-from headrace.model.scorer import N_INPUTS
+from headrace.model.scorer import N_ADAPTED
 
 PATIENCE = 200  # events of an action after which half of its shift is believed
 
@@ -24,7 +24,7 @@ class Targets(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.linear = nn.Parameter(torch.zeros(N_ACTIONS, N_INPUTS))
+        self.linear = nn.Parameter(torch.zeros(N_ACTIONS, N_ADAPTED))
         self.hidden = nn.Parameter(torch.zeros(N_ACTIONS, config.hidden))
         self.register_buffer("seen", torch.zeros(N_ACTIONS))
 
@@ -33,7 +33,7 @@ class Targets(nn.Module):
         self.seen += torch.bincount(actions, minlength=len(self.seen))
 
     def forward(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the (B, I) and (B, W) shifts for (B,) actions."""
+        """Return the (B, J) and (B, W) shifts for (B,) actions."""
         seen = self.seen[actions, None]
         trust = seen / (seen + PATIENCE)
         return trust * self.linear[actions], trust * self.hidden[actions]

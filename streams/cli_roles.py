@@ -9,8 +9,8 @@ from headrace.streams.settings import Settings
 MODEL_FLAGS = ("device", "seed")
 ROLE_FLAGS = ("topic_prefix", "partitions", "group", "model_store", "http_host", "log_level")
 PARTS = (  # those of model.ablation; not imported, for it takes seconds to load
-    "own", "neighbours", "popularity", "categories", "content", "regression", "residual", "encoder",
-    "network", "user_loop", "scorer_loop",
+    "tenure", "own", "neighbours", "popularity", "categories", "content", "regression", "residual",
+    "encoder", "network", "user_loop", "scorer_loop",
 )  # fmt: skip
 
 

@@ -139,7 +139,7 @@ class Learner:
         self.recommender.warm_up()
         none = np.zeros(0, np.int64)
         had = np.zeros((0, REMEMBERED), np.int64)
-        self.signals.count(none.astype(np.int32), none, had.astype(np.int32), had)
+        self.signals.count(none.astype(np.int32), none, had.astype(np.int32), had, none)
         pairs = PairCounts()
         pairs.count(np.ones(1, np.int32), np.zeros((1, REMEMBERED), np.int32))
         pairs.fit(Coefficients())
@@ -186,7 +186,9 @@ class Learner:
     def count(self, folded: Folded, rows: slice) -> None:
         """Count some of the folded events in the item signals and for the item regression."""
         targets, before = folded.targets[rows], folded.before.rows(rows)
-        self.signals.count(targets, folded.times_s[rows], before.items, before.times_s)
+        self.signals.count(
+            targets, folded.times_s[rows], before.items, before.times_s, before.n_events
+        )
         self.pairs.count(targets, before.items)
 
     def admit(self, events: Sequence[Event]) -> None:

@@ -21,6 +21,7 @@ from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.signals import ItemSignals
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import schema
+from headrace.streams.apart import arrays_of, complete
 from headrace.streams.delta_check import (
     check_content,
     check_regression,
@@ -81,7 +82,7 @@ def pack_model(
     arrays = {f"signals.{k}": a for k, a in recommender.signals.snapshot(n).items()}
     arrays |= {f"regression.{k}": a for k, a in recommender.coefficients.snapshot().items()}
     arrays |= {f"content.{k}": a for k, a in recommender.signals.content.snapshot().items()}
-    arrays |= _arrays_of(recommender.meta.state_dict(), "meta.")
+    arrays |= arrays_of(recommender.meta.state_dict())
     config = recommender.meta.config.to_dict()
     fields = {
         "v": schema.MODEL.version,
@@ -102,6 +103,7 @@ def unpack_model(blob: bytes, *, max_items: int, device: str) -> tuple[Recommend
     """
     arrays, fields = unpack(blob, schema.MODEL)
     try:
+        complete(arrays)
         config = check_model(arrays, fields)
         meta = MetaParameters(config, capacity=len(arrays["meta.encoder.bias"]))
         meta.load_state_dict(_tensors_of(arrays, "meta."))
@@ -126,7 +128,7 @@ def pack_delta(recommender: Recommender, new_items: list[tuple[int, str]]) -> by
     arrays = {f"signals.{k}": a for k, a in recommender.signals.take_delta().items()}
     arrays |= {f"regression.{k}": a for k, a in recommender.coefficients.take_delta().items()}
     arrays |= {f"content.{k}": a for k, a in recommender.signals.content.take_delta().items()}
-    arrays |= _arrays_of(recommender.meta.small_state(), "meta.")
+    arrays |= arrays_of(recommender.meta.small_state())
     return zlib.compress(pack(arrays, {"v": schema.DELTA.version, "new_items": new_items}), 1)
 
 
@@ -141,6 +143,7 @@ def apply_delta(blob: bytes, recommender: Recommender, vocabulary: Vocabulary) -
     signals = recommender.signals
     try:  # 1
         arrays, fields = unpack(_decompress(blob), schema.DELTA)
+        complete(arrays)
         small, changed = _tensors_of(arrays, "meta."), under(arrays, "signals.")
         content, fitted = under(arrays, "content."), under(arrays, "regression.")
         room = max(vocabulary.max_items, len(vocabulary))
@@ -258,10 +261,6 @@ class Assembler:
     def _follows(self, fragment: Fragment) -> bool:
         first = self._pieces[0]
         return (first.epoch, first.sequence) == (fragment.epoch, fragment.sequence)
-
-
-def _arrays_of(state: dict[str, torch.Tensor], prefix: str) -> Arrays:
-    return {prefix + name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
 
 
 def _tensors_of(arrays: Arrays, prefix: str) -> dict[str, torch.Tensor]:

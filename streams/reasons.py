@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from headrace.streams.wire import Reason
 
 WORDS = {  # one for each of model.scorer.INPUTS; not imported, for it takes seconds to load
+    "tenure": "taken by users as new or as loyal",
+    "tenure_share": "typical of users as new or as loyal",
     "own_recency": "taken lately",
     "own_last": "taken lately",
     "own_count": "taken often",

@@ -10,6 +10,7 @@ import torch
 
 from headrace.model.config import ModelConfig
 from headrace.streams import schema
+from headrace.streams.apart import complete
 from headrace.streams.errors import CheckpointError
 from headrace.streams.inheritance import Inheritance
 from headrace.streams.learner import Learner
@@ -39,12 +40,13 @@ def start_from(learner: Learner, url: str) -> dict[str, torch.Tensor]:
     ]
     if differences:
         raise CheckpointError(f"{url} does not fit: {'; '.join(differences)}")
-    taken = {
-        name: torch.from_numpy(array.copy())
-        for name, array in under(arrays, "meta.").items()
-        if name not in TIED_TO_ITEMS
-    }
     try:
+        complete(arrays)
+        taken = {
+            name: torch.from_numpy(array.copy())
+            for name, array in under(arrays, "meta.").items()
+            if name not in TIED_TO_ITEMS
+        }
         inheritance = Inheritance.of(arrays, fields)
         learner.outer_loop.start_from(taken)
     except (RuntimeError, KeyError, IndexError, ValueError, TypeError) as exc:

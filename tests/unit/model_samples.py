@@ -41,14 +41,15 @@ def count_user(signals: ItemSignals, items: Sequence[int], *, times_s: Sequence[
     for i in range(1, len(items)):
         had[i, :i] = items[:i][::-1]
         had_times_s[i, :i] = times[:i][::-1]
-    signals.count(np.array(items, np.int32), times, had, had_times_s)
+    signals.count(np.array(items, np.int32), times, had, had_times_s, np.arange(len(items)))
 
 
 def count_alone(signals: ItemSignals, item: int, *, times: int) -> None:
     """Count an item for as many users without a history: its popularity, and no neighbours."""
     nobody = np.full((times, 1), -1, np.int32)
     nothing: Longs = np.zeros((times, 1), np.int64)
-    signals.count(np.full(times, item, np.int32), np.zeros(times, np.int64), nobody, nothing)
+    zeros = np.zeros(times, np.int64)
+    signals.count(np.full(times, item, np.int32), zeros, nobody, nothing, zeros)
 
 
 def relation_of(signals: ItemSignals, relation: int, n_items: int) -> npt.NDArray[np.float32]:

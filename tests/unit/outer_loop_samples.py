@@ -17,6 +17,7 @@ from headrace.model.outer_loop import OuterLoop, OuterLoopConfig, Tasks
 from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.scorer import N_INPUTS
 from headrace.model.signals import ItemSignals
+from headrace.model.tenure import N_TENURE_SIGNALS
 
 CONFIG = ModelConfig(width=4, heads=2, length=6, hidden=5, inner_steps=2, negatives=8)
 P = n_scorer_weights(CONFIG)
@@ -80,9 +81,9 @@ def with_gradients(tasks: Tasks) -> Tasks:
 
 
 def two_candidates(*signals: float) -> Tasks:
-    """Return one task of which the second item is the event's; they differ in the first signal."""
+    """Return one task, its event of the second item, told apart by the first adapted signal."""
     inputs = np.zeros((1, 2, N_INPUTS), np.float32)
-    inputs[0, :, 0] = signals
+    inputs[0, :, N_TENURE_SIGNALS] = signals
     return Tasks(
         histories([2]),
         np.array([[0, 1]], np.int32),

@@ -21,8 +21,9 @@ from headrace.model.recommender import (
     position_of,
     ranks_of,
 )
-from headrace.model.scorer import LINEAR_START, N_INPUTS
+from headrace.model.scorer import LINEAR_START, N_ADAPTED, N_INPUTS
 from headrace.model.signals import ItemSignals
+from headrace.model.tenure import N_TENURE_SIGNALS
 
 CONFIG = ModelConfig(width=4, heads=2, length=6, hidden=5, inner_steps=1, negatives=8)
 N_ITEMS = 30
@@ -57,12 +58,12 @@ def some_targets(prepared: Prepared) -> np.ndarray:
 
 
 def two_candidates(*, first: float, second: float, padding: int = 0) -> Candidates:
-    """Return candidates 0 and 1 of one user, told apart by their first signal."""
+    """Return candidates 0 and 1 of one user, told apart by their first signal that is adapted."""
     n = 2 + padding
     items = np.full((1, n), -1, np.int32)
     items[0, :2] = [0, 1]
     signals = np.zeros((1, n, N_SIGNALS), np.float32)
-    signals[0, :2, 0] = [first, second]
+    signals[0, :2, N_TENURE_SIGNALS] = [first, second]
     return Candidates(items, signals, np.zeros((1, 4), np.float32))
 
 
@@ -116,7 +117,7 @@ def judge_alone(recommender: Recommender, prepared: Prepared, row: int, target: 
     items = [item for item in user.candidates.items[0].tolist() if item >= 0]
     with torch.no_grad():
         inputs = recommender.initial(user).inputs[:, : len(items)]
-    linear = torch.zeros(1, N_INPUTS, requires_grad=True)
+    linear = torch.zeros(1, N_ADAPTED, requires_grad=True)
     hidden = torch.zeros(1, CONFIG.hidden, requires_grad=True)
     scores = recommender.meta.scorer(inputs, user.context, linear_shift=linear, hidden_shift=hidden)
     likelihood = torch.log_softmax(scores[0], 0)[items.index(target)]
@@ -130,7 +131,7 @@ def test_gradients_equal_those_of_one_user_at_a_time(recommender: Recommender) -
     for row in range(len(USERS) - 1):
         expected = judge_alone(recommender, prepared, row, int(targets[row]))
         torch.testing.assert_close(torch.from_numpy(found[row]), expected, rtol=1e-3, atol=1e-5)
-        assert expected[N_INPUTS:].abs().max() > 0.001  # the first layer has its share
+        assert expected[N_ADAPTED:].abs().max() > 0.001  # the first layer has its share
 
 
 def test_gradient_of_two_candidates_by_hand() -> None:
@@ -140,7 +141,7 @@ def test_gradient_of_two_candidates_by_hand() -> None:
     prepared = recommender.prepare(histories([2]), two_candidates(first=2, second=0))
     judgement = recommender.judge(prepared, np.array([1], np.int32))
     p = 1 / (1 + math.exp(-LINEAR_START * 2))
-    assert judgement.gradients[0] == pytest.approx([-2 * p] + [0] * (N_INPUTS - 1 + CONFIG.hidden))
+    assert judgement.gradients[0] == pytest.approx([-2 * p] + [0] * (N_ADAPTED - 1 + CONFIG.hidden))
     assert judgement.ranks.tolist() == [2]
 
 
@@ -294,9 +295,9 @@ def test_shares_of_a_linear_score_add_up_to_what_it_is_above_the_mean_input() ->
     share = recommender.explain(prepared, frozen, torch.tensor([[1, 0]]))
     assert share.shape == (1, 2, N_INPUTS)
     # 0.1 of what the first signal is above 0.25: item 1, then item 0.
-    assert share[0, :, 0].tolist() == pytest.approx([0.1 * 0.75, 0.1 * 2.75])
+    assert share[0, :, N_TENURE_SIGNALS].tolist() == pytest.approx([0.1 * 0.75, 0.1 * 2.75])
     scores = recommender.score(prepared, frozen)[0, [1, 0]]
-    torch.testing.assert_close(share[0].sum(1), scores - LINEAR_START * 0.25 * N_INPUTS)
+    torch.testing.assert_close(share[0].sum(1), scores - LINEAR_START * 0.25 * N_ADAPTED)
 
 
 # -------------------------------------------------------------------------------- meta-parameters

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from headrace.model.candidate_signals import N_CONTEXTS
-from headrace.model.scorer import INPUTS, LINEAR_START, N_INPUTS, Scorer
+from headrace.model.scorer import ADAPTED, INPUTS, LINEAR_START, N_ADAPTED, N_INPUTS, Scorer
 
 HIDDEN = 5
 
@@ -16,9 +16,10 @@ def scorer() -> Scorer:
     torch.manual_seed(0)
     scorer = Scorer(HIDDEN)
     nn.init.normal_(scorer.last.weight)
-    nn.init.normal_(scorer.linear)
-    scorer.mean.copy_(torch.linspace(-1, 1, N_INPUTS))
-    scorer.std.copy_(torch.linspace(0.5, 2, N_INPUTS))
+    for weights in (scorer.linear, scorer.tenure.linear, scorer.tenure.first):
+        nn.init.normal_(weights)
+    scorer.mean.copy_(torch.linspace(-1, 1, N_ADAPTED))
+    scorer.std.copy_(torch.linspace(0.5, 2, N_ADAPTED))
     return scorer
 
 
@@ -39,12 +40,12 @@ def test_affinity_is_the_last_input() -> None:
 def test_new_scorer_is_its_linear_part() -> None:
     inputs, context = batch()
     scores = Scorer(HIDDEN)(inputs, context)
-    torch.testing.assert_close(scores, LINEAR_START * inputs.sum(-1))
+    torch.testing.assert_close(scores, LINEAR_START * inputs[..., ADAPTED].sum(-1))
 
 
 def test_network_adds_to_the_linear_part(scorer: Scorer) -> None:
     inputs, context = batch()
-    network = scorer(inputs, context) - inputs @ scorer.linear
+    network = scorer(inputs, context) - inputs @ scorer.whole().linear
     assert network.shape == (3, 4)
     assert network.abs().min() > 0
 
@@ -59,11 +60,11 @@ def test_context_is_the_user_s_own(scorer: Scorer) -> None:
 
 def test_linear_shift_adds_its_product_with_the_standardised_inputs(scorer: Scorer) -> None:
     inputs, context = batch()
-    shift = torch.zeros(3, N_INPUTS)
+    shift = torch.zeros(3, N_ADAPTED)
     shift[1, 7] = 2.0
     moved = scorer(inputs, context, linear_shift=shift) - scorer(inputs, context)
     expected = torch.zeros(3, 4)
-    expected[1] = 2 * (inputs[1, :, 7] - scorer.mean[7]) / scorer.std[7]
+    expected[1] = 2 * (inputs[1, :, ADAPTED][:, 7] - scorer.mean[7]) / scorer.std[7]
     torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -83,19 +84,22 @@ def test_hidden_shift_is_a_shift_of_the_first_layer_s_bias(scorer: Scorer) -> No
 def test_no_shift_and_a_shift_of_zero_are_the_same(scorer: Scorer) -> None:
     inputs, context = batch()
     zero = scorer(
-        inputs, context, linear_shift=torch.zeros(3, N_INPUTS), hidden_shift=torch.zeros(3, HIDDEN)
+        inputs, context, linear_shift=torch.zeros(3, N_ADAPTED), hidden_shift=torch.zeros(3, HIDDEN)
     )
     torch.testing.assert_close(zero, scorer(inputs, context))
 
 
 def test_outlier_weighs_as_its_limit_in_the_shift_and_the_network(scorer: Scorer) -> None:
     # The standardised input is held within -4 and 6; the linear part sees all of it.
-    shift = torch.ones(2, N_INPUTS)
+    shift = torch.ones(2, N_ADAPTED)
     context = torch.zeros(2, N_CONTEXTS)
 
     def beyond_linear(standard: float) -> Tensor:
-        inputs = (scorer.mean + scorer.std * standard).expand(2, 1, -1)
-        scores: Tensor = scorer(inputs, context, linear_shift=shift) - inputs @ scorer.linear
+        whole = scorer.whole()
+        inputs = (whole.mean + whole.std * standard).expand(2, 1, -1)
+        scores: Tensor = (
+            scorer(inputs, context, linear_shift=shift) - inputs @ scorer.whole().linear
+        )
         return scores
 
     for limit, outlier in ((6, 60), (-4, -40)):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from headrace.model.config import ModelConfig
 from headrace.model.inner_loop import N_DECAYS, GradientSums, ScorerLoop, n_scorer_weights
-from headrace.model.scorer import N_INPUTS
+from headrace.model.scorer import N_ADAPTED
 
 CONFIG = ModelConfig(hidden=3)
 ONE = torch.ones(1, 1)  # all belong to the only cluster
@@ -39,7 +39,7 @@ def test_scorer_shift_is_the_preconditioned_mean_gradient_times_trust() -> None:
     # The mean is over the short count, shrunk by three: 3 / (3 + 3) and -18 / (3 + 3). Trust is
     # over the long one: 3 / (3 + 3) and 6 / (6 + 3).
     expected = [2 * math.tanh(1 / 2) / 2, 2 * math.tanh(-3) * 2 / 3]
-    assert linear.shape == (2, N_INPUTS)
+    assert linear.shape == (2, N_ADAPTED)
     assert hidden.shape == (2, CONFIG.hidden)
     torch.testing.assert_close(linear, torch.tensor(expected)[:, None].expand_as(linear))
     torch.testing.assert_close(hidden, torch.tensor(expected)[:, None].expand_as(hidden))

@@ -56,14 +56,14 @@ def damaged(parts: Parts, draw: random.Random) -> bytes:
     if damage == 0:
         del arrays[name]
         return pack(arrays, fields)
-    if damage == 1 and array.size:
-        with np.errstate(all="ignore"):
-            extreme = np.array(draw.choice(EXTREMES)).astype(array.dtype)
-        flat[draw.randrange(array.size)] = extreme
+    with np.errstate(all="ignore"):
+        if damage == 1 and array.size:
+            flat[draw.randrange(array.size)] = np.array(draw.choice(EXTREMES)).astype(array.dtype)
+        other = array.astype(draw.choice(TYPES))
     arrays[name] = (
         array,
         flat.reshape(array.shape),
-        array.astype(draw.choice(TYPES)),
+        other,
         flat[:-1].copy(),
         np.concatenate([flat, flat]),
         array[None],
