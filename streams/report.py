@@ -23,8 +23,11 @@ EARLIER = {
     "51+": (51, None),
 }  # fmt: skip
 
+RIVALS = ("twin", "placebo", "frozen")  # of the adapted users
+
 Span = tuple[int, int | None]
 Bools = npt.NDArray[np.bool_]
+Doubles = npt.NDArray[np.float64]
 
 
 class Judged(NamedTuple):
@@ -46,7 +49,6 @@ def summarise(judged: Judged) -> dict[str, Any]:
     n = len(judged.users)
     is_ranked = judged.ranks["adapted"] != UNSCORED
     half = judged.rows(is_ranked & (np.arange(n) >= n // 2))
-    adapted = half.ranks["adapted"]
     return {
         "scored": len(half.users),
         "candidate_recall": round(float((half.ranks["frozen"] < MISS).mean()), 4),
@@ -54,14 +56,31 @@ def summarise(judged: Judged) -> dict[str, Any]:
         "cold_items": _of_cold_items(half),
         "by_history": {name: _of_span(half, span) for name, span in EARLIER.items()},
         "over_stream": _over_stream(judged, is_ranked),
-        "adapting": {
-            f"versus_{name}": {
-                part: _difference(half, adapted, half.ranks[name], span)
-                for part, span in HISTORIES.items()
-            }
-            for name in ("twin", "placebo", "frozen")
-        },
+        "adapting": adapting(
+            {name: gains_at(half.ranks[name], K) for name in ("adapted", *RIVALS)},
+            half.users,
+            half.n_earlier,
+        ),
     }
+
+
+def adapting(gains: Mapping[str, Doubles], users: Longs, n_earlier: Longs) -> dict[str, Any]:
+    """Return what adapting adds to NDCG@10, by how many interactions users had before.
+
+    Args:
+        gains: contender to the (n,) NDCG@10 of each event.
+        users: (n,) whose event it is.
+        n_earlier: (n,) interactions of that user before it.
+    """
+    told: dict[str, Any] = {}
+    for name in RIVALS:
+        for part, span in HISTORIES.items():
+            rows = _is_within(n_earlier, span)
+            found = paired_difference(gains["adapted"][rows], gains[name][rows], users[rows])
+            told.setdefault(f"versus_{name}", {})[part] = {
+                key: round(value, 5) for key, value in found._asdict().items()
+            }
+    return told
 
 
 def _measures(ranks: Longs) -> dict[str, float]:
@@ -103,15 +122,6 @@ def _over_stream(judged: Judged, is_ranked: Bools) -> dict[str, list[float]]:
         scored = ranks[is_ranked]
         told[name] = [round(ndcg_at(scored[a:b], K), 5) for a, b in pairwise(at)]
     return told
-
-
-def _difference(judged: Judged, adapted: Longs, other: Longs, span: Span) -> dict[str, float]:
-    """Return how much NDCG@10 adapting adds for users with so many interactions before."""
-    rows = _is_within(judged.n_earlier, span)
-    found = paired_difference(
-        gains_at(adapted[rows], K), gains_at(other[rows], K), judged.users[rows]
-    )
-    return {key: round(value, 5) for key, value in found._asdict().items()}
 
 
 def _is_within(counts: Longs, span: Span) -> Bools:
