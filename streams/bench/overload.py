@@ -217,10 +217,8 @@ def _last_answered(settings: Settings) -> tuple[dict[tuple[int, bytes], int], in
     n_back = 0
     with reader(settings, settings.topic("recommendations")) as lists:
         for record in lists.to_end():
-            user, offset = (
-                (record.partition, record.key),
-                decode_recommendation(record.value).source.offset,
-            )
+            user = (record.partition, record.key)
+            offset = decode_recommendation(record.value).source.offset
             n_back += offset <= last.get(user, -1)
             last[user] = offset
     return last, n_back
