@@ -25,7 +25,7 @@ from headrace.model.signals import (
     ItemArrays,
     Longs,
 )
-from headrace.model.tenure import TENURE_SIGNALS, tenure_of
+from headrace.model.tenure import FEW, TENURE_SIGNALS, USUAL_SHARE, tenure_of
 
 HISTORY = 50  # interactions whose items are candidates and whose neighbours are walked
 OWN_FADE = 0.9  # of own interactions, for each step further back
@@ -127,7 +127,7 @@ def describe(
         f[POPULARITY_MEDIUM] = 10 * popularity[MEDIUM]
         f[POPULARITY_FAST] = popularity[FAST]
         f[TENURE] = a.tenures[z, tenure]
-        f[TENURE_SHARE] = 10 * (f[TENURE] + 0.6) / (popularity[ALL_TIME] + 3)
+        f[TENURE_SHARE] = 10 * (f[TENURE] + USUAL_SHARE * FEW) / (popularity[ALL_TIME] + FEW)
         f[REPEAT_PROPENSITY] = (a.repeats[z] + 0.5) / (popularity[ALL_TIME] + 3)
     for c in range(n):
         z, f = items[c], signals[c]

@@ -20,6 +20,8 @@ Floats = npt.NDArray[np.float32]
 
 N_TENURES = 10  # S, in doublings of interactions: none, 1, 2 to 3, 4 to 7, ..., 256 and more
 BESIDE = 0.5  # of an event counts for the tenures beside it too: few users are exactly as far
+FEW = 3.0  # events of an item that its share is held against, so that one or two prove little:
+USUAL_SHARE = 0.2  # what counts for one of ten tenures, with halves beside them
 
 TENURE_SIGNALS = ("tenure", "tenure_share")
 N_TENURE_SIGNALS = len(TENURE_SIGNALS)
