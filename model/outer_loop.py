@@ -74,7 +74,7 @@ class OuterLoopConfig:
     standardise_until: int = 20_000  # tasks after which the scorer's mean and std stand still
     history_events: int = 1024  # of all in a batch's histories, predicted for the encoder's loss
     softmax_items: int = 4096  # of more items, so many are in the encoder's softmax at a step
-    gradient_dropout: float = 0.5  # share of tasks trained as if the user were new
+    gradient_dropout: float = 0.1  # share of tasks trained as if the user were new
     max_gradient_norm: float = 5.0
     action_weights: tuple[float, ...] = (1.0,) * N_ACTIONS  # of a task, by what its event was
 
