@@ -46,22 +46,31 @@ class Judged(NamedTuple):
 
 def summarise(judged: Judged) -> dict[str, Any]:
     """Return what the second half of the events says, and NDCG@10 over all of them in turn."""
-    n = len(judged.users)
-    is_ranked = judged.ranks["adapted"] != UNSCORED
-    half = judged.rows(is_ranked & (np.arange(n) >= n // 2))
+    half = second_half(judged)
     return {
         "scored": len(half.users),
         "candidate_recall": round(float((half.ranks["frozen"] < MISS).mean()), 4),
         "contenders": {name: _measures(ranks) for name, ranks in half.ranks.items()},
         "cold_items": _of_cold_items(half),
         "by_history": {name: _of_span(half, span) for name, span in EARLIER.items()},
-        "over_stream": _over_stream(judged, is_ranked),
+        "over_stream": _over_stream(judged),
         "adapting": adapting(
             {name: gains_at(half.ranks[name], K) for name in ("adapted", *RIVALS)},
             half.users,
             half.n_earlier,
         ),
     }
+
+
+def second_half(judged: Judged) -> Judged:
+    """Return the events that are scored."""
+    n = len(judged.users)
+    return judged.rows(_is_ranked(judged) & (np.arange(n) >= n // 2))
+
+
+def _is_ranked(judged: Judged) -> Bools:
+    is_ranked: Bools = judged.ranks["adapted"] != UNSCORED
+    return is_ranked
 
 
 def adapting(gains: Mapping[str, Doubles], users: Longs, n_earlier: Longs) -> dict[str, Any]:
@@ -112,8 +121,9 @@ def _of_span(judged: Judged, span: Span) -> dict[str, Any]:
     }
 
 
-def _over_stream(judged: Judged, is_ranked: Bools) -> dict[str, list[float]]:
+def _over_stream(judged: Judged) -> dict[str, list[float]]:
     """Return each contender's NDCG@10 in equal windows of the stream, and where they end."""
+    is_ranked = _is_ranked(judged)
     n = len(is_ranked)
     ends = [n * (i + 1) // WINDOWS for i in range(WINDOWS)]
     at = np.searchsorted(np.flatnonzero(is_ranked), [0, *ends])

@@ -18,7 +18,7 @@ import polars as pl
 from headrace.model.ranking_metrics import gains_at
 from headrace.streams.evaluate import CONTENDERS, Evaluation
 from headrace.streams.files import load_events, load_items
-from headrace.streams.report import UNSCORED, Judged, K, adapting, summarise
+from headrace.streams.report import Judged, K, adapting, second_half, summarise
 from headrace.streams.settings import load
 from headrace.streams.state import NOT_ENGAGED
 
@@ -38,9 +38,7 @@ def run(file: str, seeds: range, n_events: int) -> None:
         judged = Judged(ranks, users, np.concatenate(evaluation.n_earlier), n_of_item)
         line = {"stream": stream, "seed": seed, "seconds": round(evaluation.seconds, 1)}
         print(json.dumps(line | summarise(judged)), flush=True)
-        # Which events are scored is decided by the stream alone.
-        is_scored = (ranks["adapted"] != UNSCORED) & (np.arange(len(users)) >= len(users) // 2)
-        half = judged.rows(is_scored)
+        half = second_half(judged)  # the same events each time: the stream alone decides
         of_seeds.append({name: gains_at(half.ranks[name], K) for name in CONTENDERS})
     gains = {name: np.mean([gains[name] for gains in of_seeds], 0) for name in CONTENDERS}
     told = {

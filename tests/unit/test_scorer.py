@@ -97,9 +97,7 @@ def test_outlier_weighs_as_its_limit_in_the_shift_and_the_network(scorer: Scorer
     def beyond_linear(standard: float) -> Tensor:
         whole = scorer.whole()
         inputs = (whole.mean + whole.std * standard).expand(2, 1, -1)
-        scores: Tensor = (
-            scorer(inputs, context, linear_shift=shift) - inputs @ scorer.whole().linear
-        )
+        scores: Tensor = scorer(inputs, context, linear_shift=shift) - inputs @ whole.linear
         return scores
 
     for limit, outlier in ((6, 60), (-4, -40)):
