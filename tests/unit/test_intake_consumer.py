@@ -14,7 +14,13 @@ from faust.types.tuples import TP
 
 from headrace.streams.batches import ChangelogMessage
 from headrace.streams.faust_app import make_app
-from headrace.streams.intake import FETCH_WAIT_MS, IntakeConsumer, IntakeOptions, IntakeThread
+from headrace.streams.intake import (
+    FETCH_MIN_BYTES,
+    FETCH_WAIT_MS,
+    IntakeConsumer,
+    IntakeOptions,
+    IntakeThread,
+)
 from headrace.streams.settings import Settings
 
 EVENTS = "headrace.events"
@@ -413,6 +419,7 @@ def test_a_fetch_answers_sooner_than_faust_lets_it(tmp_path: Path) -> None:
         stock = AIOKafkaConsumerThread._create_consumer(thread, loop)
         ours = thread._create_consumer(loop)
         assert stock._fetch_max_wait_ms > ours._fetch_max_wait_ms == FETCH_WAIT_MS
+        assert stock._fetch_min_bytes < ours._fetch_min_bytes == FETCH_MIN_BYTES
         stock._closed = ours._closed = True  # neither was started
 
     asyncio.run(run())
