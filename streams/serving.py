@@ -50,7 +50,7 @@ N_POPULAR = 12  # the first ten, less the item the user had last, and one to spa
 # Of one user's events in a micro-batch, the latest are judged. It shares one list however many they
 # are, and judging each would let a user who sends nine of ten events hold up all others.
 MOST_TASKS = 32
-MIN_PART = 32  # users; with fewer, a second thread hardly pays for what each part costs anyway
+MIN_PART = 16  # users; with fewer, a second thread hardly pays for what each part costs anyway
 
 Ranks = dict[str, Longs]  # where each judged event's item stood, by contender
 

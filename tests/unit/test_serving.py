@@ -90,7 +90,7 @@ def test_a_user_who_does_very_much_is_judged_by_the_latest_of_it(
 
 
 @pytest.mark.parametrize(
-    ("n_users", "sizes"), [(0, [0]), (63, [63]), (64, [32, 32]), (100, [33, 33, 34])]
+    ("n_users", "sizes"), [(0, [0]), (31, [31]), (32, [16, 16]), (50, [16, 17, 17])]
 )
 def test_parts_hold_all_users_in_order_and_are_not_very_small(
     n_users: int, sizes: list[int]
