@@ -43,9 +43,11 @@ _FAR = np.float32(12)  # standard deviations, from which on the normal has nothi
 def padded(weights: Tensor) -> Floats:
     """Return weights of (O, K) or (O,) on the CPU, zeros added to multiples of ``UNROLLED``."""
     array: Floats = np.ascontiguousarray(weights.detach().numpy())
-    if any(size % UNROLLED for size in array.shape):
-        array = np.pad(array, [(0, -size % UNROLLED) for size in array.shape])
-    return array
+    if not any(size % UNROLLED for size in array.shape):
+        return array
+    whole = np.zeros([size + -size % UNROLLED for size in array.shape], np.float32)
+    whole[tuple(map(slice, array.shape))] = array  # np.pad takes five times as long
+    return whole
 
 
 @fused
