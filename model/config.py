@@ -1,7 +1,9 @@
-"""Sizes of the model. Everything else about it is learned."""
+"""Sizes of the model, and how its outer loop learns."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+N_ACTIONS = 8  # known actions and one for all others
 
 MetaLearning = Literal["fomaml", "maml", "meta_sgd", "anil", "reptile"]
 
@@ -27,3 +29,21 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, for a checkpoint."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OuterLoopConfig:
+    """How the outer loop learns."""
+
+    scorer_lr: float = 3e-3
+    loop_lr: float = 5e-4  # of the scorer's inner loop, which learns noise if it may learn fast
+    encoder_lr: float = 2e-3
+    batch_tasks: int = 256
+    replay_batches: int = 2  # rehearsed tasks for each new one
+    replay_tasks: int = 8192
+    standardise_until: int = 20_000  # tasks after which the scorer's mean and std stand still
+    history_events: int = 1024  # of all in a batch's histories, predicted for the encoder's loss
+    softmax_items: int = 4096  # of more items, so many are in the encoder's softmax at a step
+    gradient_dropout: float = 0.1  # share of tasks trained as if the user were new
+    max_gradient_norm: float = 5.0
+    action_weights: tuple[float, ...] = (1.0,) * N_ACTIONS  # of a task, by what its event was

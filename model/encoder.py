@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headrace.model.config import ModelConfig
+from headrace.model.config import N_ACTIONS, ModelConfig
 from headrace.model.features import N_FEATURES
 
-N_ACTIONS = 8  # known actions and one for all others
 N_GAPS = 24  # log2 of the seconds between two interactions: 2^23 s is three months
 EMBEDDING_STD = 0.1
 

@@ -11,72 +11,31 @@ among all. The scorer sees each task's inputs as they were when the event was ju
 had learned from it: an affinity computed again, by an encoder that has seen the answer, would be
 trusted more than it deserves.
 
-The losses are in ``losses``; other processes may compute a part of their gradients (``parallel``).
+The losses are in ``losses``, the tasks to draw batches from in ``rehearsal``; other processes may
+compute a part of the gradients (``parallel``).
 
-Letters: B tasks, C candidates, I inputs, T interactions, K clusters, P fast weights of the scorer,
-M items of a softmax.
+Letters: B tasks, J adapted inputs of the scorer.
 """
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from headrace.model.candidates import MAX_CANDIDATES, Histories
-from headrace.model.encoder import EMBEDDING_STD, N_ACTIONS
-from headrace.model.losses import Batch, Lists, Ranks, Sequences, backward, moved
+from headrace.model.config import OuterLoopConfig
+from headrace.model.encoder import EMBEDDING_STD
+from headrace.model.losses import Batch, Ranks, backward, moved
 from headrace.model.recommender import MetaParameters, Recommender
-from headrace.model.replay import Array, Replay
+from headrace.model.rehearsal import Rehearsal, Tasks
 from headrace.model.residual import Residual
 from headrace.model.scorer import ADAPTED
-from headrace.model.signals import Floats, Ints, Longs
+from headrace.model.signals import Longs
 
 STANDARDISE_EVERY = 20  # steps: the inputs' spread changes slowly, the pass over them costs
 STANDARDISE_SAMPLE = 256  # tasks
 ADAM = {"step", "exp_avg", "exp_avg_sq"}  # what the optimisers hold of a parameter
-
-
-@dataclass(frozen=True, slots=True)
-class Tasks:
-    """B judged events, each with the support it was judged from."""
-
-    histories: Histories
-    items: Ints  # (B, C) candidates, -1 padded
-    inputs: Floats  # (B, C, I) what the scorer was given for each
-    context: Floats  # (B, X)
-    targets: Ints  # (B,) item index of the event
-    actions: Longs  # (B,) what it was
-    positions: Ints  # (B,) its place among the candidates, -1 if it is none
-    probabilities: Floats  # (B, C) of each candidate, before
-    gradient_sums: Floats  # (B, decays, P)
-    gradient_counts: Floats  # (B, decays)
-    shares: Floats  # (B, K) of the user in each task cluster
-
-    def __len__(self) -> int:
-        """Return B."""
-        return len(self.targets)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OuterLoopConfig:
-    """How the outer loop learns."""
-
-    scorer_lr: float = 3e-3
-    loop_lr: float = 5e-4  # of the scorer's inner loop, which learns noise if it may learn fast
-    encoder_lr: float = 2e-3
-    batch_tasks: int = 256
-    replay_batches: int = 2  # rehearsed tasks for each new one
-    replay_tasks: int = 8192
-    standardise_until: int = 20_000  # tasks after which the scorer's mean and std stand still
-    history_events: int = 1024  # of all in a batch's histories, predicted for the encoder's loss
-    softmax_items: int = 4096  # of more items, so many are in the encoder's softmax at a step
-    gradient_dropout: float = 0.1  # share of tasks trained as if the user were new
-    max_gradient_norm: float = 5.0
-    action_weights: tuple[float, ...] = (1.0,) * N_ACTIONS  # of a task, by what its event was
 
 
 class OuterLoop:
@@ -122,9 +81,8 @@ class OuterLoop:
                 scorer.tenure.parameters(), lr=config.scorer_lr, betas=(0.9, 0.99)
             ),
         }
-        self._action_weights = torch.tensor(config.action_weights)
         self._residual = Residual(self.meta.capacity)
-        self._forget_replay()
+        self._rehearsal = self._new_rehearsal()
 
     @property
     def meta(self) -> MetaParameters:
@@ -134,15 +92,14 @@ class OuterLoop:
     @property
     def n_replay(self) -> int:
         """Return how many tasks are kept for rehearsal."""
-        return self._sequences.filled
+        return self._rehearsal.n_tasks
 
     def _new_encoder_optimiser(self) -> torch.optim.Optimizer:
         parameters = [*self.meta.encoder.parameters(), *self.meta.user_loop.parameters()]
         return torch.optim.Adam(parameters, lr=self.config.encoder_lr, betas=(0.9, 0.98))
 
-    def _forget_replay(self) -> None:
-        self._lists = Replay(self.config.replay_tasks)  # tasks whose item was a candidate
-        self._sequences = Replay(self.config.replay_tasks)  # all tasks
+    def _new_rehearsal(self) -> Rehearsal:
+        return Rehearsal(self.config, self._random, length=self.meta.config.length)
 
     def start_from(self, state: dict[str, Tensor]) -> None:
         """Take over some meta-parameters, learned elsewhere, before anything is learned here.
@@ -181,12 +138,11 @@ class OuterLoop:
         """
         self._settle(n_items)
         self.start_anew(indexes)
-        self._forget_replay()
+        self._rehearsal = self._new_rehearsal()
 
     def forget_owner(self, owner: int) -> None:
         """Rehearse a user's tasks no more, nor learn from those that no step was taken for yet."""
-        self._lists.drop(owner)
-        self._sequences.drop(owner)
+        self._rehearsal.drop(owner)
 
     def start_anew(self, indexes: npt.NDArray[np.integer]) -> None:
         """Let indexes that nobody took an item of be as new: other items are to have them."""
@@ -296,53 +252,33 @@ class OuterLoop:
     def _settle(self, n_items: int) -> None:
         """Take a step on what none was due for yet: a checkpoint must not owe any."""
         n_due, self._n_due = self._n_due, 0
-        if n_due and self._sequences.filled:  # a user who was forgotten may have owed them all
+        if n_due and self._rehearsal.n_tasks:  # a user who was forgotten may have owed them all
             self._step(n_items)
 
     def _step(self, n_items: int) -> float:
         """Step both parts; return the mean query loss before, NaN while no item was a candidate."""
         self._standardise()
-        self._descend(self._draw_sequences(n_items))
-        return self._descend(self._draw_lists()) if self._lists.filled else float("nan")
+        self._descend(self._rehearsal.draw_sequences(min(n_items, self.meta.capacity)))
+        if not self._rehearsal.n_lists:
+            return float("nan")
+        return self._descend(self._rehearsal.draw_lists())
 
     def _keep(self, tasks: Tasks, owners: Longs) -> None:
-        """Put tasks into the replay; half precision, for the inputs are most of it."""
-        h, length = tasks.histories, self.meta.config.length
-        self._sequences.add(
-            [
-                h.items[:, :length],
-                h.actions[:, :length],
-                h.times_s[:, :length],
-                h.features,
-                tasks.targets,
-                tasks.actions,
-            ],
-            owners,
-        )
-        self.meta.targets.count(_tensor(tasks.actions).to(self.recommender.device))
+        """Count tasks, and put them with those to draw from."""
+        self.meta.targets.count(torch.from_numpy(tasks.actions).to(self.recommender.device))
         hit = tasks.positions >= 0
         taken = tasks.items[hit, tasks.positions[hit]]
         self._residual.count(tasks.items[hit], tasks.probabilities[hit], taken)
-        pad = ((0, 0), (0, MAX_CANDIDATES - tasks.items.shape[1]))
-        self._lists.add(
-            [
-                np.pad(tasks.items[hit], pad, constant_values=-1) >= 0,
-                np.pad(tasks.inputs[hit], (*pad, (0, 0))).astype(np.float16),
-                *(a[hit] for a in (tasks.context, tasks.positions, tasks.actions)),
-                *(a[hit] for a in (tasks.gradient_sums, tasks.gradient_counts, tasks.shares)),
-            ],
-            owners[hit],
-        )
+        self._rehearsal.keep(tasks, owners)
 
     def _standardise(self) -> None:
         """Follow the inputs' mean and spread while the stream is young."""
         self._n_steps += 1
         is_due = self._n_steps % STANDARDISE_EVERY == 1
-        if self.n_tasks > self._standardise_until or not is_due or not self._lists.filled:
+        if self.n_tasks > self._standardise_until or not is_due or not self._rehearsal.n_lists:
             return
-        filled, inputs, *_ = self._lists.peek(STANDARDISE_SAMPLE, self._random)
-        adapted = inputs[filled][:, ADAPTED].astype(np.float32)
-        rows = _tensor(adapted).to(self.recommender.device)  # (rows, J)
+        inputs = self._rehearsal.peek_inputs(STANDARDISE_SAMPLE)[:, ADAPTED]
+        rows = torch.from_numpy(inputs).to(self.recommender.device)  # (rows, J)
         if len(rows) > 1:
             self.meta.scorer.mean.copy_(rows.mean(0))
             self.meta.scorer.std.copy_(rows.std(0).clamp(min=0.05))
@@ -360,87 +296,3 @@ class OuterLoop:
                 if part == "scorer":
                     self._optimisers["tenure"].step()
         return losses[0]
-
-    def _draw_lists(self) -> Lists:
-        """Draw a batch for the scorer; some users' gradients drop out."""
-        n = self.config.batch_tasks
-        drawn = self._lists.sample(n, self._random)
-        filled, inputs, context, positions, actions, sums, counts, shares = drawn
-        width = int(filled.sum(1).max())  # C of this batch: padding costs time
-        keep = self._random.random(n) >= self.config.gradient_dropout
-        weights = self._action_weights[actions]
-        return Lists(
-            filled=_tensor(filled[:, :width]),
-            inputs=_tensor(inputs[:, :width]),
-            context=_tensor(context),
-            positions=_tensor(positions).long(),
-            actions=_tensor(actions),
-            weights=weights,
-            gradient_sums=_tensor(sums * keep[:, None, None]),
-            gradient_counts=_tensor(counts * keep[:, None]),
-            shares=_tensor(shares),
-            weight=weights.sum(),
-            has_several_actions=torch.tensor(bool((actions != actions[0]).any())),
-        )
-
-    def _draw_sequences(self, n_items: int) -> Sequences:
-        """Draw a batch for the encoder, and what of its histories is to be predicted."""
-        columns = self._sequences.sample(self.config.batch_tasks, self._random)
-        items, actions, times_s, features, targets, kinds = columns
-        n_known = min(n_items, self.meta.capacity)
-        items = np.where(items < self.meta.capacity, items, -1)  # too new to have an embedding
-        known = (targets >= 0) & (targets < n_known) & (items[:, 0] >= 0)
-        event = self._softmax(targets[known], n_known)
-        event_columns = np.full(len(targets), -1)
-        event_columns[known] = event.columns
-        weights = self._action_weights[kinds]
-        oldest_first = items[:, ::-1]
-        given, asked = oldest_first[:, :-1], oldest_first[:, 1:]
-        task, step = np.nonzero((given >= 0) & (asked >= 0) & (asked < n_known))
-        if len(task) > self.config.history_events:
-            some = self._random.permutation(len(task))[: self.config.history_events]
-            task, step = task[some], step[some]
-        history = self._softmax(asked[task, step], n_known if len(task) else 0)
-        return Sequences(
-            items=_tensor(items).long(),
-            actions=_tensor(actions).long(),
-            times_s=_tensor(times_s),
-            features=_tensor(features).long(),
-            weights=weights,
-            event_columns=_tensor(event_columns),
-            event_items=_tensor(event.items),
-            event_logs=_tensor(event.logs),
-            event_weight=weights[_tensor(known)].sum(),
-            history_tasks=_tensor(task),
-            history_steps=_tensor(step),
-            history_columns=_tensor(history.columns),
-            history_items=_tensor(history.items),
-            history_logs=_tensor(history.logs),
-            n_history=torch.tensor(len(task)),
-        )
-
-    def _softmax(self, targets: Ints, n_items: int) -> "_Softmax":
-        """Return a softmax over all items that has these (n,) targets.
-
-        Of many items, all targets stand for themselves and a sample for the others.
-        """
-        width = self.config.softmax_items
-        if n_items <= width:
-            return _Softmax(np.arange(n_items), np.zeros(n_items, np.float32), targets.astype(int))
-        asked, columns = np.unique(targets, return_inverse=True)
-        others = self._random.permutation(n_items)
-        others = others[np.isin(others, asked, invert=True)]
-        drawn = others[: max(1, width - len(asked))]
-        each = np.log(max(1, len(others)) / max(1, len(drawn)))
-        logs = np.repeat(np.array([0, each], np.float32), [len(asked), len(drawn)])
-        return _Softmax(np.concatenate([asked, drawn]), logs, columns)
-
-
-class _Softmax(NamedTuple):
-    items: Longs  # (M,)
-    logs: Floats  # (M,) of how many items each stands for
-    columns: Longs  # (n,) of the targets
-
-
-def _tensor(array: Array) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))

@@ -10,8 +10,7 @@ Letters: B tasks, A actions, J adapted inputs, W hidden width.
 import torch
 from torch import Tensor, nn
 
-from headrace.model.config import ModelConfig
-from headrace.model.encoder import N_ACTIONS
+from headrace.model.config import N_ACTIONS, ModelConfig
 from headrace.model.scorer import N_ADAPTED
 
 PATIENCE = 200  # events of an action after which half of its shift is believed

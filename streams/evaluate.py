@@ -17,8 +17,8 @@ import torch
 from headrace.model.ablation import remove
 from headrace.model.baselines import baseline_ranks
 from headrace.model.candidates import Candidates, stack
-from headrace.model.outer_loop import Tasks
 from headrace.model.recommender import Prepared, Recommender
+from headrace.model.rehearsal import Tasks
 from headrace.model.signals import Ints, Longs
 from headrace.streams import by_action, report
 from headrace.streams.drift import Drift, tell

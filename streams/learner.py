@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from headrace.model.candidates import REMEMBERED
-from headrace.model.config import ModelConfig
+from headrace.model.config import ModelConfig, OuterLoopConfig
 from headrace.model.content import MAX_COLD
 from headrace.model.item_regression import FIT_EVENTS, Coefficients, PairCounts
 from headrace.model.losses import Ranks
-from headrace.model.outer_loop import OuterLoop, OuterLoopConfig, Tasks
+from headrace.model.outer_loop import OuterLoop
 from headrace.model.recommender import MetaParameters, Recommender
+from headrace.model.rehearsal import Tasks
 from headrace.model.signals import ALL_TIME, Ints, ItemSignals, Longs
 from headrace.model.vocabulary import ItemIndex, Vocabulary
 from headrace.streams.actions import weights_of

@@ -15,7 +15,6 @@ import torch
 from headrace.model.candidates import REMEMBERED, Histories
 from headrace.model.features import MAX_FEATURES
 from headrace.model.inner_loop import GRADIENT_DECAYS, N_DECAYS, GradientSums, n_scorer_weights
-from headrace.model.outer_loop import Tasks
 from headrace.model.recommender import (
     MISS,
     Adapted,
@@ -24,6 +23,7 @@ from headrace.model.recommender import (
     Recommender,
     ranks_of,
 )
+from headrace.model.rehearsal import Tasks
 from headrace.model.signals import Floats, Ints, Longs
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams.actions import index_of, indexes_of, target_of

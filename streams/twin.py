@@ -12,8 +12,9 @@ import torch
 
 from headrace.model.encoder import Encoded
 from headrace.model.inner_loop import GradientSums
-from headrace.model.outer_loop import OuterLoop, Tasks
+from headrace.model.outer_loop import OuterLoop
 from headrace.model.recommender import MetaParameters, Recommender, ranks_of
+from headrace.model.rehearsal import Tasks
 from headrace.model.signals import Longs
 from headrace.streams.learner import Learner
 from headrace.streams.prequential import Judged

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headrace.model.candidate_signals import N_CONTEXTS
-from headrace.model.config import ModelConfig
+from headrace.model.config import ModelConfig, OuterLoopConfig
 from headrace.model.inner_loop import N_DECAYS, GradientSums, n_scorer_weights
 from headrace.model.losses import Ranks
-from headrace.model.outer_loop import OuterLoop, OuterLoopConfig, Tasks
+from headrace.model.outer_loop import OuterLoop
 from headrace.model.recommender import MetaParameters, Recommender
+from headrace.model.rehearsal import Tasks
 from headrace.model.scorer import N_INPUTS
 from headrace.model.signals import ItemSignals
 from headrace.model.tenure import N_TENURE_SIGNALS

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from headrace.model.outer_loop import OuterLoop, OuterLoopConfig
+from headrace.model.config import OuterLoopConfig
+from headrace.model.outer_loop import OuterLoop
 from headrace.streams.learner import Learner
 from headrace.streams.prequential import Folded, fold
 from headrace.streams.settings import Settings

@@ -20,8 +20,8 @@ from stream_samples import PlainLearner, drawn, learned, small
 from torch import nn
 
 from headrace.model.clusters import mean_moves, shares_of
-from headrace.model.config import MetaLearning
-from headrace.model.outer_loop import OuterLoop, OuterLoopConfig
+from headrace.model.config import MetaLearning, OuterLoopConfig
+from headrace.model.outer_loop import OuterLoop
 from headrace.streams.errors import CheckpointError
 from headrace.streams.learner_state import pack_learner, restore
 from headrace.streams.publication import pack_model

@@ -52,9 +52,8 @@ def next_version(learner: Learner) -> bytes:
 
 def owners_of(loop: OuterLoop) -> set[int]:
     """Return whose tasks are kept for rehearsal."""
-    return {
-        int(owner) for replay in (loop._lists, loop._sequences) for owner in replay._owners if owner
-    }
+    kept = loop._rehearsal
+    return {int(o) for replay in (kept._lists, kept._sequences) for o in replay._owners if o}
 
 
 def test_later_versions_hold_neither_the_user_nor_an_item_only_they_took() -> None:
@@ -78,7 +77,7 @@ def test_nothing_of_the_user_is_rehearsed_or_owed() -> None:
     assert learner.outer_loop.n_replay == n_tasks - 5  # none of ann's visits repeats the last item
     assert {owner_of(f"user-{i}") for i in range(7)} <= owners_of(learner.outer_loop)
     gone = learner.vocabulary.index(ONLY)
-    histories, *_, targets, _ = learner.outer_loop._sequences._columns
+    histories, *_, targets, _ = learner.outer_loop._rehearsal._sequences._columns
     assert gone not in histories[: learner.outer_loop.n_replay]
     assert gone not in targets[: learner.outer_loop.n_replay]
 

@@ -11,10 +11,11 @@ import torch
 from outer_loop_samples import N_ITEMS, new_loop, new_tasks, with_gradients
 from stream_samples import small
 
-from headrace.model.config import MetaLearning
+from headrace.model.config import MetaLearning, OuterLoopConfig
 from headrace.model.losses import Ranks
-from headrace.model.outer_loop import OuterLoop, OuterLoopConfig, Tasks
+from headrace.model.outer_loop import OuterLoop
 from headrace.model.parallel import RankLostError
+from headrace.model.rehearsal import Tasks
 from headrace.streams.learn_ranks import ranks_of
 from headrace.streams.learner import model_config
 
