@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CommitFailedError, IllegalStateError
@@ -34,12 +34,23 @@ from headrace.streams.record_batches import checked
 fetcher.MemoryRecords = checked(MemoryRecords)
 
 CHANGELOG_RECORDS = 512  # in one batch; one at a time, a million users recover in over a minute
-# So long an event waits for company in the broker: a fetch for each as it comes keeps Python's lock
-# from the threads that compute, which the next events wait for.
-FETCH_WAIT_MS = 10
-FETCH_MIN_BYTES = 65_536
 END_OFFSET_LIMIT_S = 15.0  # a fetch answers within its wait; the rest is for a slow broker
 END_OFFSET_POLL_S = 0.02
+
+
+class BrokerWait(NamedTuple):
+    """How long a fetch may wait in the broker, unless it brings so much."""
+
+    longest_ms: int
+    bytes: int
+
+
+# What comes after silence is fetched at once. The embedded broker lets it wait, whatever comes.
+AT_ONCE = BrokerWait(50, 1)
+# What comes in a stream waits for company: a fetch for each event keeps Python's lock from the
+# threads that compute, which the next events wait for.
+IN_COMPANY = BrokerWait(10, 65_536)
+COMPANY_S = 0.02  # events that come closer than this are a stream
 
 
 async def _nothing_to_settle() -> None:
@@ -60,13 +71,24 @@ class IntakeOptions:
 
 
 class IntakeThread(driver.AIOKafkaConsumerThread):
-    """Faust's consumer thread, with fetches that wait for company, but not for 1.5 s as Faust's."""
+    """Faust's consumer thread, with fetches that answer soon: Faust lets them wait for 1.5 s."""
+
+    _fetched_s = float("-inf")
 
     def _create_consumer(self, loop: asyncio.AbstractEventLoop) -> Any:
         consumer = super()._create_consumer(loop)
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
-        consumer._fetch_min_bytes = FETCH_MIN_BYTES
+        consumer._fetch_max_wait_ms, consumer._fetch_min_bytes = AT_ONCE
         return consumer
+
+    async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:
+        records = await super()._fetch_records(consumer, *args, **kwargs)
+        now_s = asyncio.get_running_loop().time()
+        is_stream = records and now_s - self._fetched_s < COMPANY_S
+        if records:
+            self._fetched_s = now_s
+        wait = IN_COMPANY if is_stream else AT_ONCE
+        consumer._fetcher._fetch_max_wait_ms, consumer._fetcher._fetch_min_bytes = wait
+        return records
 
 
 class IntakeConsumer(driver.Consumer):

@@ -104,7 +104,7 @@ class Settings(BaseSettings):
         0.01,
         ge=0,
         le=60,
-        description="Longest an event waits for company while nothing is computed.",
+        description="Longest that fetched events wait for company while nothing is computed.",
     )
 
     # ---------------------------------------------------------------------------------- state

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +17,10 @@ from faust.types.tuples import TP
 from headrace.streams.batches import ChangelogMessage
 from headrace.streams.faust_app import make_app
 from headrace.streams.intake import (
-    FETCH_MIN_BYTES,
-    FETCH_WAIT_MS,
+    AT_ONCE,
+    COMPANY_S,
+    IN_COMPANY,
+    BrokerWait,
     IntakeConsumer,
     IntakeOptions,
     IntakeThread,
@@ -418,11 +422,48 @@ def test_a_fetch_answers_sooner_than_faust_lets_it(tmp_path: Path) -> None:
         assert isinstance(thread, IntakeThread)
         stock = AIOKafkaConsumerThread._create_consumer(thread, loop)
         ours = thread._create_consumer(loop)
-        assert stock._fetch_max_wait_ms > ours._fetch_max_wait_ms == FETCH_WAIT_MS
-        assert stock._fetch_min_bytes < ours._fetch_min_bytes == FETCH_MIN_BYTES
+        assert stock._fetch_max_wait_ms > ours._fetch_max_wait_ms == AT_ONCE.longest_ms
+        assert stock._fetch_min_bytes == ours._fetch_min_bytes == AT_ONCE.bytes
         stock._closed = ours._closed = True  # neither was started
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("fetched", "silence_s", "wait"),
+    [
+        (True, COMPANY_S / 2, IN_COMPANY),
+        (True, COMPANY_S * 2, AT_ONCE),
+        (False, COMPANY_S / 2, AT_ONCE),
+    ],
+)
+def test_in_a_stream_events_wait_in_the_broker_for_company(
+    tmp_path: Path, fetched: bool, silence_s: float, wait: BrokerWait
+) -> None:
+    class Fetcher:
+        """Stands for aiokafka's: what it fetched, and how long the next fetch may wait."""
+
+        _closed = False
+        _subscriptions = SimpleNamespace(fetch_context=nullcontext)
+
+        async def fetched_records(self, *_: object, **__: object) -> Mapping[TP, object]:
+            return {P0: records(P0, 0)} if fetched else {}
+
+    async def run() -> None:
+        options = IntakeOptions(topics=frozenset({EVENTS}), batch_records=2)
+        thread = make_app(Settings(data_dir=tmp_path), "adapt", options).intake._thread
+        thread.thread_loop.close()
+        assert isinstance(thread, IntakeThread)
+        kafka = SimpleNamespace(_closed=False, _fetcher=Fetcher())
+        now_s = asyncio.get_running_loop().time()
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now_s)
+        thread._fetched_s = now_s - silence_s
+        await thread._fetch_records(kafka, None)
+        found = kafka._fetcher._fetch_max_wait_ms, kafka._fetcher._fetch_min_bytes
+        assert found == wait
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        asyncio.run(run())
 
 
 def test_a_look_at_partitions_that_are_being_positioned_does_not_end_the_worker(
