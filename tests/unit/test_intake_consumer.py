@@ -413,13 +413,19 @@ def test_lag_is_end_offset_less_committed_offset(tmp_path: Path) -> None:
     with_rig(tmp_path, check, commits={P0: 7})
 
 
+def new_thread(folder: Path) -> IntakeThread:
+    """Return a consumer thread that is never started."""
+    options = IntakeOptions(topics=frozenset({EVENTS}), batch_records=2)
+    thread = make_app(Settings(data_dir=folder), "adapt", options).intake._thread
+    thread.thread_loop.close()
+    assert isinstance(thread, IntakeThread)
+    return thread
+
+
 def test_a_fetch_answers_sooner_than_faust_lets_it(tmp_path: Path) -> None:
     async def run() -> None:
-        options = IntakeOptions(topics=frozenset({EVENTS}), batch_records=2)
-        thread = make_app(Settings(data_dir=tmp_path), "adapt", options).intake._thread
-        thread.thread_loop.close()
+        thread = new_thread(tmp_path)
         loop = asyncio.get_running_loop()
-        assert isinstance(thread, IntakeThread)
         stock = AIOKafkaConsumerThread._create_consumer(thread, loop)
         ours = thread._create_consumer(loop)
         assert stock._fetch_max_wait_ms > ours._fetch_max_wait_ms == AT_ONCE.longest_ms
@@ -450,10 +456,7 @@ def test_in_a_stream_events_wait_in_the_broker_for_company(
             return {P0: records(P0, 0)} if fetched else {}
 
     async def run() -> None:
-        options = IntakeOptions(topics=frozenset({EVENTS}), batch_records=2)
-        thread = make_app(Settings(data_dir=tmp_path), "adapt", options).intake._thread
-        thread.thread_loop.close()
-        assert isinstance(thread, IntakeThread)
+        thread = new_thread(tmp_path)
         kafka = SimpleNamespace(_closed=False, _fetcher=Fetcher())
         now_s = asyncio.get_running_loop().time()
         monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now_s)
