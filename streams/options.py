@@ -58,11 +58,13 @@ def with_settings(*names: str) -> Callable[[Command], Command]:
 
 def _flag(name: str) -> Callable[[Command], Command]:
     field = Settings.model_fields[name]
+    default = field.get_default(call_default_factory=True)
+    shown = "empty" if default in ("", {}, None) else default
     return click.option(
         f"--{FLAG_NAMES.get(name, name).replace('_', '-')}",
         name,
         metavar="VALUE",
-        help=f"{field.description}  ({PREFIX}{name.upper()}; {field.get_default()!s} if not set)",
+        help=f"{field.description}  ({PREFIX}{name.upper()}; {shown} if not set)",
     )
 
 

@@ -71,6 +71,13 @@ def test_overview_lists_every_command_in_the_order_of_use() -> None:
     assert listed.index("broker") < listed.index("topics") < listed.index("produce")
 
 
+def test_help_names_the_default_of_each_setting_in_words() -> None:
+    _, out, _ = run("evaluate", "--help")
+    told = " ".join(out.split())
+    assert "(HEADRACE_ACTION_WEIGHTS; empty if not set)" in told
+    assert "(HEADRACE_SEED; 0 if not set)" in told
+
+
 def test_help_is_quick_because_it_loads_neither_model_nor_streaming() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", SHOW_HELP_THEN_MODULES],
