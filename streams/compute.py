@@ -1,7 +1,16 @@
-"""What the compute thread does with one micro-batch: states in, lists and states out."""
+"""What the compute threads do with one micro-batch: states in, lists and states out.
+
+Users do not interact, so those of a micro-batch are shared among threads, each with all steps for
+its part, from reading a state to writing it: what holds Python's lock in one of them passes while
+the others are in loops that do not need it.
+"""
 
 import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 
 from headrace.streams import metrics
 from headrace.streams.engine import Engine, UserResult, UserWork
@@ -10,45 +19,88 @@ from headrace.streams.state import UserState, since_forgotten
 from headrace.streams.user_states import UserStates
 from headrace.streams.wire import encode
 
+MIN_PART = 16  # users; with fewer, a second thread hardly pays for what each part costs anyway
+
 
 @dataclass(slots=True)
 class Computed:
-    """What to write for one micro-batch, as bytes."""
+    """What to write for one micro-batch, or a part of it, as bytes."""
 
     lists: dict[StateKey, bytes | None] = field(default_factory=dict)  # None: the user asked to
     states: dict[StateKey, bytes | None] = field(default_factory=dict)  # be forgotten
+    fresh: dict[StateKey, UserState] = field(default_factory=dict)  # until they are overlaid
     n_applied: int = 0
     n_replayed: int = 0
     started_s: float = 0.0
     ended_s: float = 0.0
 
+    def add(self, part: "Computed") -> None:
+        """Take over what was computed of other users."""
+        self.lists |= part.lists
+        self.states |= part.states
+        self.fresh |= part.fresh
+        self.n_applied += part.n_applied
+        self.n_replayed += part.n_replayed
 
-def compute(engine: Engine, states: UserStates, micro_batch: MicroBatch) -> Computed:
+
+def compute(
+    engine: Engine,
+    states: UserStates,
+    micro_batch: MicroBatch,
+    *,
+    pool: Executor | None = None,
+    threads: int = 1,
+) -> Computed:
     """Process every user of the micro-batch and overlay their new states.
+
+    Those of a round in parts, on as many ``threads`` of the pool.
+    """
+    computed = Computed(started_s=time.monotonic())
+    for keys in in_rounds(micro_batch.users):
+        parts = in_parts(keys, threads)
+        in_turn = pool.map if pool and len(parts) > 1 else map
+        for part in in_turn(partial(_compute_part, engine, states, micro_batch), parts):
+            computed.add(part)
+    states.overlay(micro_batch, computed.fresh)
+    computed.fresh = {}
+    computed.ended_s = time.monotonic()
+    return computed
+
+
+def in_parts(keys: Sequence[StateKey], n: int) -> list[Sequence[StateKey]]:
+    """Cut users into at most ``n`` parts of about the same size, none of them very small."""
+    n = max(1, min(n, len(keys) // MIN_PART))
+    bounds = [len(keys) * part // n for part in range(n + 1)]
+    return [keys[start:end] for start, end in pairwise(bounds)]
+
+
+def _compute_part(
+    engine: Engine, states: UserStates, micro_batch: MicroBatch, keys: Sequence[StateKey]
+) -> Computed:
+    """Process some users, each of whom appears once.
 
     A user who asks to be forgotten, and does nothing after it, leaves nothing: the overlay alone
     holds the offset until that is written. Afterwards no offset is needed. Only a replay brings the
     user's earlier events again, and one that begins before them brings the event that asks too.
     """
-    computed = Computed(started_s=time.monotonic())
-    cpu_s = time.thread_time()
-    fresh: dict[StateKey, UserState] = {}
-    for keys in in_rounds(micro_batch.users):
-        work: dict[StateKey, UserWork] = {}
-        for key in keys:
-            one, is_forgotten = _work_of(key, states, micro_batch, computed)
-            if is_forgotten:
-                fresh[key] = one.state
-                computed.states[key] = computed.lists[key] = None
-            else:
-                work[key] = one
-        results = engine.process(list(work.values())) if work else []
-        for key, result in zip(work, results, strict=True):
-            fresh[key] = result.state
-            _encode(key, result, computed)
-    states.overlay(micro_batch, fresh)
-    metrics.CPU_SECONDS.labels("states").inc(time.thread_time() - cpu_s)
-    computed.ended_s = time.monotonic()
+    started_s = time.thread_time()
+    computed = Computed()
+    work: dict[StateKey, UserWork] = {}
+    for key in keys:
+        one, is_forgotten = _work_of(key, states, micro_batch, computed)
+        if is_forgotten:
+            computed.fresh[key] = one.state
+            computed.states[key] = computed.lists[key] = None
+        else:
+            work[key] = one
+    read_s = time.thread_time()
+    results = engine.process(list(work.values())) if work else []
+    processed_s = time.thread_time()
+    for key, result in zip(work, results, strict=True):
+        computed.fresh[key] = result.state
+        _encode(key, result, computed)
+    spent_s = read_s - started_s + time.thread_time() - processed_s
+    metrics.CPU_SECONDS.labels("states").inc(spent_s)
     return computed
 
 

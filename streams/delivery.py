@@ -1,6 +1,6 @@
 """Delivery of the adapt role: from record batches to written lists, nothing lost or doubled.
 
-    take -> fill a micro-batch -> compute (one thread) -> finish, strictly first in, first out
+    take -> fill a micro-batch -> compute, one at a time -> finish, strictly first in, first out
 
 A crash anywhere replays from the last commit; events that a state holds already are skipped.
 """
@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from aiokafka.errors import InvalidTimestampError
 
@@ -56,12 +57,13 @@ class Delivery:
     ) -> None:
         self._settings = settings
         self._app = app
-        self._engine = engine
         self._states = states
         self._writer = writer
         self._guard = guard
         self._lease = lease
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="part")
+        self._compute = partial(compute, engine, states, pool=self._pool, threads=settings.threads)
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
         self._slots = asyncio.Semaphore(IN_FLIGHT)  # the back-pressure
         self._computing = asyncio.Semaphore(1)
@@ -141,9 +143,7 @@ class Delivery:
                 self._computing.release()
                 self._slots.release()
                 continue
-            computation = loop.run_in_executor(
-                self._thread, compute, self._engine, self._states, micro_batch
-            )
+            computation = loop.run_in_executor(self._thread, self._compute, micro_batch)
             computation.add_done_callback(lambda _: self._computing.release())
             self._jobs.put_nowait(Job(micro_batch, computation))
 
@@ -218,4 +218,5 @@ class Delivery:
         self._is_draining = True
         self._empty()
         await self._jobs.join()
-        self._thread.shutdown(wait=False)
+        for threads in (self._thread, self._pool):
+            threads.shutdown(wait=False)

@@ -1,6 +1,6 @@
 """What the adapt role asks of the model, so that delivery and model can be tested apart.
 
-Every call happens on the role's one compute thread, in submission order.
+Compute threads call it at once, each with other users; micro-batches come one after the other.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class UserResult:
 
 
 class Engine(Protocol):
-    """Judges, adapts and ranks the users of one micro-batch."""
+    """Judges, adapts and ranks users of one micro-batch."""
 
     def process(self, work: Sequence[UserWork]) -> list[UserResult]:
         """Return one result for each user, in order."""

@@ -83,7 +83,7 @@ EVENT_TO_LIST_SECONDS = _histogram(
     "event_to_list_seconds", "From the event's record time to its acknowledged list."
 )
 ADAPT_SECONDS = _histogram(
-    "adapt_duration_seconds", "Wall time of the inner loop and ranking of a micro-batch."
+    "adapt_duration_seconds", "Wall time of judging, adapting and ranking a part of a micro-batch."
 )
 CPU_SECONDS = _counter(
     "cpu_seconds_total",

@@ -1,20 +1,18 @@
 """Serving: the adapt role's engine. Judges, adapts and ranks with the version announced last.
 
-Two threads meet here: the compute thread in ``process``, and the follower that brings versions,
-deltas and catalogue records. The lock between them is held for one micro-batch or one delta, so a
-version is swapped between two micro-batches and intake never pauses. Users do not interact, so the
-users of a micro-batch are shared among ``threads`` more, each with all steps for its part: the
-tensor library's own threads would only shorten the larger of its operations.
+Compute threads meet here in ``process``, each with other users, and the follower that brings
+versions, deltas and catalogue records. It changes something when none of them is at work, and those
+that come meanwhile wait: so a version is swapped between two micro-batches or two parts of one, and
+intake never pauses. The tensor library has no threads of its own: they would only shorten the
+larger of its operations.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import chain, pairwise
 
 import numpy as np
 import torch
@@ -50,7 +48,6 @@ N_POPULAR = 12  # the first ten, less the item the user had last, and one to spa
 # Of one user's events in a micro-batch, the latest are judged. It shares one list however many they
 # are, and judging each would let a user who sends nine of ten events hold up all others.
 MOST_TASKS = 32
-MIN_PART = 16  # users; with fewer, a second thread hardly pays for what each part costs anyway
 
 Ranks = dict[str, Longs]  # where each judged event's item stood, by contender
 
@@ -86,16 +83,16 @@ class Serving:
     def __init__(
         self, settings: Settings, *, device: str, now_ms: Callable[[], int] | None = None
     ) -> None:
-        torch.set_num_threads(1)  # of each thread below
-        self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="part")
+        torch.set_num_threads(1)  # of each compute thread
         self._settings = settings
         self._device = device
         self._now_ms = now_ms or (lambda: int(time.time() * 1000))
         self._store = ModelStore(settings.store_url, keep=settings.versions_kept)
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._changed = threading.Condition()
         self._live: Live | None = None
         self._is_closed = False
+        self._n_processing = 0  # compute threads at work
+        self._n_changing = 0  # who waits for them to end
         self._window = Window()
         self._lists = ListMaker(settings)
 
@@ -124,7 +121,7 @@ class Serving:
             metrics.CHECKPOINTS_REFUSED.inc()
             raise CheckpointError(f"refused model version {announcement.version}: {exc}") from exc
         recommender.warm_up()
-        with self._changed:
+        with self._changing():
             has_signals = live is None or live.epoch != announcement.epoch or live.is_behind
             if live is not None and not has_signals:
                 # What is counted at work is this version's own and has moved on since.
@@ -137,7 +134,6 @@ class Serving:
                 vocabulary = live.vocabulary
             self._live = Live(announcement.version, announcement.epoch, recommender, vocabulary)
             self._live.refresh()
-            self._changed.notify_all()
         metrics.MODEL_VERSION.set(announcement.version)
         metrics.MODEL_PUBLISHED.set(announcement.published_ms / 1000)
         logger.info(
@@ -151,7 +147,7 @@ class Serving:
         Raises:
             CheckpointError: it is refused; the next version makes up for it.
         """
-        with self._lock:
+        with self._changing():
             live = self._live
             if live is None or live.epoch != epoch:
                 return
@@ -166,7 +162,7 @@ class Serving:
 
     def note_item(self, item: Item) -> None:
         """Take over a catalogue record."""
-        with self._lock:
+        with self._changing():
             self._lists.note_item(item)
 
     def close(self) -> None:
@@ -175,27 +171,51 @@ class Serving:
             self._is_closed = True
             self._changed.notify_all()
 
-    # ----------------------------------------------------------------------- the compute thread
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Keep compute threads out, once those at work have ended."""
+        with self._changed:
+            self._n_changing += 1
+            try:
+                self._changed.wait_for(lambda: self._n_processing == 0)
+                yield
+            finally:
+                self._n_changing -= 1
+                self._changed.notify_all()
+
+    # ---------------------------------------------------------------------- the compute threads
 
     def process(self, work: Sequence[UserWork]) -> list[UserResult]:
-        """Process users, in parts; waits for the first version: until then nothing is written."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._live is not None or self._is_closed)
-            if self._live is None:
-                raise ClosedError("stopped before a model version came")
+        """Process users; waits for the first version: until then nothing is written."""
+        with self._processing() as live:
             started_s = time.perf_counter()
-            live = self._live
-            parts = self._threads.map(
-                partial(self._process, live), in_parts(work, self._settings.threads)
-            )
-            results, ranks = zip(*parts, strict=True)
-            for each in filter(None, ranks):
-                self._window.add(each)
-            self._window.publish(CONTENDERS)
+            results, ranks = self._process(live, work) if work else ([], {})
             metrics.ADAPT_SECONDS.observe(time.perf_counter() - started_s)
+        with self._changed:
+            if ranks:
+                self._window.add(ranks)
+            self._window.publish(CONTENDERS)
         served_hits = sum(event.rec_id is not None for one in work for _, event in one.events)
         metrics.SERVED_HITS.inc(served_hits)
-        return list(chain(*results))
+        return results
+
+    @contextmanager
+    def _processing(self) -> Iterator[Live]:
+        """Give the version at work, and keep everything as it is."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._is_closed or (self._live is not None and not self._n_changing)
+            )
+            if self._live is None:
+                raise ClosedError("stopped before a model version came")
+            live = self._live
+            self._n_processing += 1
+        try:
+            yield live
+        finally:
+            with self._changed:
+                self._n_processing -= 1
+                self._changed.notify_all()
 
     def _process(self, live: Live, work: Sequence[UserWork]) -> tuple[list[UserResult], Ranks]:
         """Return the results of some users, and where their events' items stood.
@@ -267,13 +287,6 @@ class Serving:
             )
             for one, chosen, judgement in zip(work, ranked, judged, strict=True)
         ]
-
-
-def in_parts(work: Sequence[UserWork], n: int) -> list[Sequence[UserWork]]:
-    """Cut users into at most ``n`` parts of about the same size, none of them very small."""
-    n = max(1, min(n, len(work) // MIN_PART))
-    bounds = [len(work) * part // n for part in range(n + 1)]
-    return [work[start:end] for start, end in pairwise(bounds)]
 
 
 def _popularity_ranks(popular: Ints, judged: Judged) -> Longs:

@@ -1,4 +1,4 @@
-"""Every user's state as the compute thread sees it: the newest, written or still in flight."""
+"""Every user's state as the compute threads see it: the newest, written or still in flight."""
 
 import logging
 import threading
@@ -19,8 +19,8 @@ class UserStates:
     """The table's states, overlaid by those computed but not yet written.
 
     Micro-batch n+1 is computed while n is being written. It must see n's states, and nobody else
-    may: they leave the overlay when n is written or dropped. The compute thread reads and
-    overlays, the event loop writes and releases.
+    may: they leave the overlay when n is written or dropped. Compute threads read, the
+    first of them overlays, the event loop writes and releases.
     """
 
     def __init__(self, table: OrderedDict[StateKey, bytes], *, max_users: int) -> None:

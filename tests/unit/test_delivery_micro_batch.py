@@ -2,7 +2,10 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
+from threading import Barrier
 from typing import Any
 
 import msgpack
@@ -11,7 +14,7 @@ from faust.types.tuples import TP
 
 from headrace.streams import metrics, micro_batch
 from headrace.streams.batches import RecordBatch, Watermarks
-from headrace.streams.compute import compute
+from headrace.streams.compute import Computed, compute, in_parts
 from headrace.streams.engine import UserResult, UserWork
 from headrace.streams.micro_batch import MicroBatch, StateKey, in_rounds
 from headrace.streams.schema import STATE, Schema
@@ -178,6 +181,42 @@ def test_the_next_micro_batch_sees_what_this_one_computed() -> None:
     assert states.read((0, b"ann")).last_offset == 5
     states.release(second, computed.states)  # dropped, not written
     assert states.read((0, b"ann")).last_offset == 3
+
+
+def test_threads_share_the_users_of_a_micro_batch_and_leave_what_one_does() -> None:
+    records = [click(offset, f"user-{offset % 50}") for offset in range(100)]
+
+    def computed(threads: int) -> tuple[Computed, list[list[str]]]:
+        engine, all_at_once = Recorder(), Barrier(threads, timeout=60)
+
+        class Meeting(Recorder):
+            def process(self, work: Sequence[UserWork]) -> list[UserResult]:
+                all_at_once.wait()
+                return engine.process(work)
+
+        batch, states = micro_batch_of(*records), states_of()
+        with ThreadPoolExecutor(threads) as pool:
+            made = compute(Meeting(), states, batch, pool=pool, threads=threads)
+        assert states.read((0, b"user-49")).last_offset == 99
+        return made, sorted([work.user for work in call] for call in engine.calls)
+
+    (one, together), (three, in_three) = computed(1), computed(3)
+    assert (three.n_applied, list(three.states.items())) == (100, list(one.states.items()))
+    assert [len(call) for call in together] == [50]
+    assert sorted(len(call) for call in in_three) == [16, 17, 17]
+    assert sorted(chain(*in_three)) == sorted(chain(*together))
+
+
+@pytest.mark.parametrize(
+    ("n_users", "sizes"), [(0, [0]), (31, [31]), (32, [16, 16]), (50, [16, 17, 17])]
+)
+def test_parts_hold_all_users_in_order_and_are_not_very_small(
+    n_users: int, sizes: list[int]
+) -> None:
+    keys: list[StateKey] = [(0, b"%d" % n) for n in range(n_users)]
+    parts = in_parts(keys, 3)
+    assert [len(part) for part in parts] == sizes
+    assert [key for part in parts for key in part] == keys
 
 
 # -------------------------------------------------------------------------------------- eviction

@@ -1,4 +1,4 @@
-"""The pipeline: filling, the one compute thread, strictly ordered writes, the epoch barrier."""
+"""The pipeline: filling, one micro-batch at a time, strictly ordered writes, the epoch barrier."""
 
 import asyncio
 import threading
@@ -217,7 +217,7 @@ def test_a_micro_batch_goes_when_its_wait_is_over() -> None:
     run(check, micro_batch_wait_s=0.01)
 
 
-def test_micro_batches_are_computed_on_one_thread_and_written_in_order() -> None:
+def test_micro_batches_are_computed_one_at_a_time_and_written_in_order() -> None:
     async def check(rig: Rig) -> None:
         for offset in range(0, 40, 4):
             await rig.delivery.take(rig.batch(*range(offset, offset + 4)))

@@ -1,6 +1,8 @@
 """Serving: the state and the list that an event gives."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -42,11 +44,11 @@ def test_users_of_a_micro_batch_are_answered_as_if_each_were_alone(tmp_path: Pat
         assert one.scores == pytest.approx(other.scores, abs=2e-4)  # told to four digits
 
 
-def test_threads_share_the_users_and_answer_as_one_does(
+def test_threads_answer_at_once_as_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answered(threads: int) -> tuple[list[UserResult], float]:
-        shop = Shop(tmp_path / str(threads), threads=threads).at_work()
+        shop = Shop(tmp_path / str(threads)).at_work()
         all_at_once = Barrier(threads, timeout=60)
 
         def judge(*args: Any) -> Judged | None:
@@ -54,12 +56,16 @@ def test_threads_share_the_users_and_answer_as_one_does(
             return prequential.judge(*args)
 
         monkeypatch.setattr(serving, "judge", judge)
-        items = [[f"item-{n * step % 17}" for step in (1, 2, 5)] for n in range(100)]
+        items = [[f"item-{n * step % 17}" for step in (1, 2, 5)] for n in range(90)]
         users = [
             work(f"user-{n}", *(event("", item, at) for at, item in enumerate(own)))
             for n, own in enumerate(items)
         ]
-        return shop.serving.process(users), metric("candidate_recall")
+        size = len(users) // threads
+        parts = [users[start : start + size] for start in range(0, len(users), size)]
+        with ThreadPoolExecutor(threads) as pool:
+            results = list(chain(*pool.map(shop.serving.process, parts)))
+        return results, metric("candidate_recall")
 
     (one, one_recall), (three, three_recall) = answered(1), answered(3)
     assert three_recall == one_recall > 0
@@ -87,18 +93,6 @@ def test_a_user_who_does_very_much_is_judged_by_the_latest_of_it(
     assert seen[0].tasks.histories.n_events.tolist() == list(range(20, len(visits)))
     assert result.state.n_events == len(visits)
     assert list_of(result).source.offset == len(visits) - 1
-
-
-@pytest.mark.parametrize(
-    ("n_users", "sizes"), [(0, [0]), (31, [31]), (32, [16, 16]), (50, [16, 17, 17])]
-)
-def test_parts_hold_all_users_in_order_and_are_not_very_small(
-    n_users: int, sizes: list[int]
-) -> None:
-    users = [work(f"user-{n}") for n in range(n_users)]
-    parts = serving.in_parts(users, 3)
-    assert [len(part) for part in parts] == sizes
-    assert [one for part in parts for one in part] == users
 
 
 def test_a_list_says_where_the_last_item_had_stood(tmp_path: Path) -> None:

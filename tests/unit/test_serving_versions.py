@@ -1,19 +1,33 @@
 """Serving: which version is at work, and how it follows versions and deltas."""
 
 import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from serving_samples import CLICKS, NOW_MS, Shop, metric
+from serving_samples import CLICKS, NOW_MS, Shop, metric, work
 
 from headrace.model.item_regression import N_REGRESSORS
+from headrace.streams import serving
+from headrace.streams.engine import UserWork
 from headrace.streams.errors import CheckpointError
 from headrace.streams.serving import ClosedError
 from headrace.streams.wire import Recommendation
 
 LIMIT_S = 10.0
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for what other threads do."""
+    deadline_s = time.monotonic() + LIMIT_S
+    while not holds():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
 
 
 # ------------------------------------------------------------------------------------- versions
@@ -144,6 +158,37 @@ def test_a_delta_changes_the_next_list_of_everybody(tmp_path: Path) -> None:
     assert shop.answer(*CLICKS).model_version == 1
     assert metric("deltas_applied_total") == n_applied + 1
     assert metric("delta_age_seconds") == 0.25
+
+
+def test_a_delta_waits_for_who_computes_and_goes_before_who_comes_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, gate, order = Shop(tmp_path).at_work(), threading.Event(), list[str]()
+    inner, refresh = shop.serving._process, serving.Live.refresh
+
+    def process(live: serving.Live, users: Sequence[UserWork]) -> Any:
+        order.append(users[0].user)
+        assert gate.wait(LIMIT_S)
+        return inner(live, users)
+
+    def refreshed(live: serving.Live) -> None:
+        order.append("delta")
+        refresh(live)
+
+    monkeypatch.setattr(shop.serving, "_process", process)
+    monkeypatch.setattr(serving.Live, "refresh", refreshed)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(shop.serving.process, [work("ann", *CLICKS)])
+        until(lambda: order == ["ann"])
+        delta = pool.submit(shop.delta)
+        until(lambda: shop.serving._n_changing == 1)
+        second = pool.submit(shop.serving.process, [work("bob", *CLICKS)])
+        until(second.running)
+        assert not delta.done()
+        gate.set()
+        for each in (first, delta, second):
+            each.result(LIMIT_S)
+    assert order == ["ann", "delta", "bob"]
 
 
 def test_deltas_before_the_first_version_and_of_another_epoch_are_left_out(tmp_path: Path) -> None:
