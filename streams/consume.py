@@ -116,4 +116,4 @@ def _why(found: Recommendation, position: int, titles: Titles) -> str:
     if position >= len(found.reasons):
         return ""
     reason = found.reasons[position]
-    return f"{reason.share:.0%} {printable(phrase(reason, titles)[:SHOWN_LETTERS])}"
+    return f"{reason['share']:.0%} {printable(phrase(reason, titles)[:SHOWN_LETTERS])}"

@@ -136,12 +136,12 @@ def _ranked(
 ) -> Ranked:
     """Return the first ``n`` places of a list in the shop's terms."""
     own = state.items[:]
-    reasons = [
-        Reason(
-            signal=INPUTS[signal],
-            share=share,
-            because=own[-1 - position] if position >= 0 else None,
-        )
+    reasons: list[Reason] = [
+        {
+            "signal": INPUTS[signal],
+            "share": share,
+            "because": own[-1 - position] if position >= 0 else None,
+        }
         for signal, share, position in zip(loudest[:n], shares, speaking, strict=False)
     ]
     items = tuple(vocabulary.ids[item] for item in listed[:n])

@@ -48,5 +48,7 @@ WORDS = {  # one for each of model.scorer.INPUTS; not imported, for it takes sec
 
 def phrase(reason: Reason, titles: Mapping[str, str]) -> str:
     """Return the reason in words, with the title of the item that spoke for it."""
-    because = titles.get(reason.because or "", reason.because or "what was taken before")
-    return WORDS.get(reason.signal, reason.signal).format(because=because)
+    signal, because = reason["signal"], reason["because"] or ""
+    return WORDS.get(signal, signal).format(
+        because=titles.get(because, because or "what was taken before")
+    )

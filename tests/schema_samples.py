@@ -46,7 +46,10 @@ LIST = Recommendation(
     rec_id="ann-0-7",
     items=("milk", "cups"),
     scores=(1.5, -0.25),
-    reasons=(Reason(signal="next", share=0.75, because="tea"), Reason(signal="age", share=0.125)),
+    reasons=(
+        Reason(signal="next", share=0.75, because="tea"),
+        Reason(signal="age", share=0.125, because=None),
+    ),
     model_version=4,
     source=Source(topic="headrace.events", partition=0, offset=7, time_ms=START_MS),
     generated_ms=START_MS + 250,

@@ -73,7 +73,7 @@ def assert_lists_answer(watcher: Watcher) -> None:
         assert answer.model_version == 1
         assert len(answer.items) == len(answer.scores) == len(answer.reasons)
         assert state.items[-1] not in answer.items
-        assert {reason.because for reason in answer.reasons} <= {None, *state.items}
+        assert {reason["because"] for reason in answer.reasons} <= {None, *state.items}
 
 
 def test_lists_follow_events_deltas_and_the_catalogue_between_versions(running: Running) -> None:

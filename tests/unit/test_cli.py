@@ -198,7 +198,7 @@ LIST = Recommendation(
     scores=(0.75, 0.5),
     reasons=(
         Reason(signal="next", share=0.625, because="bb"),
-        Reason(signal="popularity", share=1.0),
+        Reason(signal="popularity", share=1.0, because=None),
     ),
     model_version=3,
     source=Source(topic="headrace.events", partition=2, offset=15, time_ms=1),

@@ -165,9 +165,9 @@ def test_what_is_left_out_makes_room_for_the_next(learner: Learner) -> None:
 def test_reasons_name_signals_and_items_of_the_users_own_history(learner: Learner) -> None:
     states = [ANN, history("item-7", "item-2"), UserState()]
     for state, one in zip(states, ranked(learner, ListMaker(small()), *states), strict=True):
-        assert {reason.signal for reason in one.reasons} <= set(INPUTS)
-        assert all(0 <= reason.share <= 1 for reason in one.reasons)
-        named = {reason.because for reason in one.reasons} - {None}
+        assert {reason["signal"] for reason in one.reasons} <= set(INPUTS)
+        assert all(0 <= reason["share"] <= 1 for reason in one.reasons)
+        named = {reason["because"] for reason in one.reasons} - {None}
         assert named <= set(state.items)
         assert bool(named) == bool(state.items)
 
@@ -175,8 +175,8 @@ def test_reasons_name_signals_and_items_of_the_users_own_history(learner: Learne
 def test_an_item_of_the_own_history_is_there_because_of_itself(learner: Learner) -> None:
     (one,) = ranked(learner, ListMaker(small(list_length=200)), ANN)
     because = dict(zip(one.items, one.reasons, strict=True))
-    assert because["item-3"].because == "item-3"
-    assert because["item-5"].because == "item-5"
+    assert because["item-3"]["because"] == "item-3"
+    assert because["item-5"]["because"] == "item-5"
 
 
 # ---------------------------------------------------------------------------------------- record

@@ -27,4 +27,4 @@ def test_a_reason_names_the_item_by_its_title(
 
 
 def test_a_signal_of_a_newer_writer_is_shown_by_its_name() -> None:
-    assert phrase(Reason(signal="weather", share=0.5), {}) == "weather"
+    assert phrase(Reason(signal="weather", share=0.5, because=None), {}) == "weather"

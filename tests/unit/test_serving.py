@@ -29,7 +29,7 @@ def test_an_event_gives_a_state_and_a_list_that_answers_it(tmp_path: Path) -> No
     assert result.state.items == ["item-3", "item-5", "item-0"]
     assert result.state.last_offset == 2
     assert result.state.gradients is not None
-    assert {reason.because for reason in made.reasons} & {"item-3", "item-5", "item-0"}
+    assert {reason["because"] for reason in made.reasons} & {"item-3", "item-5", "item-0"}
 
 
 def test_users_of_a_micro_batch_are_answered_as_if_each_were_alone(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_what_was_shown_or_undone_changes_the_offset_and_not_the_list(
 def test_a_user_without_a_history_gets_what_is_popular(tmp_path: Path) -> None:
     made = Shop(tmp_path).at_work().answer(event("ann", "item-0", action="impression"))
     assert "item-0" in made.items[:5]
-    assert all(reason.because is None for reason in made.reasons)
+    assert all(reason["because"] is None for reason in made.reasons)
 
 
 def test_an_event_of_an_unknown_item_is_a_miss_and_still_answered(tmp_path: Path) -> None:

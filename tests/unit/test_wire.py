@@ -76,7 +76,7 @@ RECOMMENDATION = Recommendation(
     scores=(0.75, 0.5),
     reasons=(
         Reason(signal="again", share=0.5, because="c"),
-        Reason(signal="popular", share=1.0),
+        Reason(signal="popular", share=1.0, because=None),
     ),
     model_version=3,
     source=Source(topic="headrace.events", partition=1, offset=7, time_ms=5),
