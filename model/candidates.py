@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
 from headrace.model.candidate_signals import (
@@ -35,6 +34,7 @@ from headrace.model.candidate_signals import (
     describe,
     finish,
 )
+from headrace.model.histories import Histories
 from headrace.model.signals import (
     ALL_TIME,
     ALSO,
@@ -52,7 +52,6 @@ from headrace.model.signals import (
     Longs,
 )
 
-REMEMBERED = 200  # H, interactions in which the own counts are taken
 MAX_CANDIDATES = 320  # C; some 200 are found for a user with a history
 
 # How many of each relation's strongest become candidates, in the order of the relations.
@@ -68,39 +67,6 @@ _SMALLEST = np.float32(1e-45)  # above zero: its bits are those of 1
 _INFINITY_BITS = 0x7F800000
 # Added to an item's total before dividing by it: a share of few observations is no evidence.
 PRIOR = np.array([1.0, 3.0, 5.0, 0.5, 1.0, 3.0], np.float64)
-
-
-class Histories(NamedTuple):
-    """Recent interactions of B users, newest first, as the model sees them."""
-
-    items: Ints  # (B, H) item index, -1 padded or unknown
-    times_s: Longs  # (B, H)
-    actions: Ints  # (B, H) action index
-    n_events: Longs  # (B,) ever, beyond what is remembered
-    n_repeats: Longs  # (B,) of them, items the user already had
-    features: Ints  # (B, J) of the latest interaction, -1 padded
-
-    def rows(self, index: npt.NDArray[np.generic] | slice) -> "Histories":
-        """Return the histories of some of the users."""
-        return Histories(
-            self.items[index],
-            self.times_s[index],
-            self.actions[index],
-            self.n_events[index],
-            self.n_repeats[index],
-            self.features[index],
-        )
-
-    def and_then(self, others: "Histories") -> "Histories":
-        """Return the histories of these users and then of others."""
-        return Histories(
-            np.concatenate([self.items, others.items]),
-            np.concatenate([self.times_s, others.times_s]),
-            np.concatenate([self.actions, others.actions]),
-            np.concatenate([self.n_events, others.n_events]),
-            np.concatenate([self.n_repeats, others.n_repeats]),
-            np.concatenate([self.features, others.features]),
-        )
 
 
 class Candidates(NamedTuple):

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headrace.model import fused
-from headrace.model.candidates import REMEMBERED, Candidates, Gatherer, Histories
+from headrace.model.candidates import Candidates, Gatherer
 from headrace.model.config import ModelConfig
 from headrace.model.diversity import diversify
 from headrace.model.encoder import EMBEDDING_STD, Encoded, Encoder
-from headrace.model.features import MAX_FEATURES
+from headrace.model.histories import Histories, nothing
 from headrace.model.inner_loop import (
     GRADIENT_LIMIT,
     N_DECAYS,
@@ -156,16 +156,8 @@ class Recommender:
 
     def warm_up(self) -> None:
         """Run every pass once: compiling the loops must not be what the first user waits for."""
-        nobody = Histories(
-            np.full((1, REMEMBERED), -1, np.int32),
-            np.zeros((1, REMEMBERED), np.int64),
-            np.zeros((1, REMEMBERED), np.int32),
-            np.zeros(1, np.int64),
-            np.zeros(1, np.int64),
-            np.full((1, MAX_FEATURES), -1, np.int32),
-        )
         with torch.no_grad():
-            prepared = self.prepare(nobody)
+            prepared = self.prepare(nothing(1))
         judgement = self.judge(prepared, np.full(1, -1, np.int32))
         sums = torch.from_numpy(judgement.gradients).to(self.device).expand(1, N_DECAYS, -1)
         with torch.no_grad():

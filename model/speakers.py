@@ -10,7 +10,8 @@ import numpy.typing as npt
 from numba import njit
 
 from headrace.model.candidate_signals import HISTORY, N_COLUMNS
-from headrace.model.candidates import Histories, session_length, write_scales
+from headrace.model.candidates import session_length, write_scales
+from headrace.model.histories import Histories
 from headrace.model.signals import N_RELATIONS, Floats, Ints, ItemArrays, ItemSignals, Longs
 
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from headrace.model.candidates import REMEMBERED
 from headrace.model.config import ModelConfig, OuterLoopConfig
 from headrace.model.content import MAX_COLD
+from headrace.model.histories import REMEMBERED
 from headrace.model.item_regression import FIT_EVENTS, Coefficients, PairCounts
 from headrace.model.losses import Ranks
 from headrace.model.outer_loop import OuterLoop

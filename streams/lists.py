@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from headrace.model.candidates import Histories
+from headrace.model.histories import Histories
 from headrace.model.recommender import Adapted, Prepared, Recommender
 from headrace.model.scorer import INPUTS
 from headrace.model.speakers import speakers

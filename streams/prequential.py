@@ -6,14 +6,13 @@ are judged in one batched call, and each task still sees the sums of exactly the
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from headrace.model.candidates import REMEMBERED, Histories
-from headrace.model.features import MAX_FEATURES
+from headrace.model.histories import REMEMBERED, Histories, from_columns
 from headrace.model.inner_loop import GRADIENT_DECAYS, N_DECAYS, GradientSums, n_scorer_weights
 from headrace.model.recommender import (
     MISS,
@@ -49,55 +48,63 @@ class Folded(NamedTuple):
         return self.before.rows(self.is_task)
 
 
-class Rows:
-    """Collects histories as the model sees them, in the order they are added."""
-
-    def __init__(self, size: int) -> None:
-        self.n = 0
-        self.histories = Histories(
-            np.full((size, REMEMBERED), -1, np.int32),
-            np.zeros((size, REMEMBERED), np.int64),
-            np.zeros((size, REMEMBERED), np.int32),
-            np.zeros(size, np.int64),
-            np.zeros(size, np.int64),
-            np.full((size, MAX_FEATURES), -1, np.int32),
-        )
-
-    def add(self, state: UserState, columns: "Columns") -> None:
-        """Append the state as it is now."""
-        h, i = self.histories, self.n
-        n = min(REMEMBERED, len(state.items))
-        newest_first = slice(columns.n - n, columns.n)
-        h.items[i, :n] = columns.items[newest_first][::-1]
-        h.times_s[i, :n] = columns.times_s[newest_first][::-1]
-        h.actions[i, :n] = columns.actions[newest_first][::-1]
-        h.features[i, : len(state.features)] = state.features
-        h.n_events[i] = state.n_events
-        h.n_repeats[i] = state.n_repeats
-        self.n += 1
-
-
 class Columns:
-    """A user's interactions as the model numbers them, oldest first, with room for new ones.
+    """Users' interactions as the model numbers them: a user's after another's, each oldest first.
 
     Each event sees all before it: numbered once, they are copied from here.
     """
 
-    def __init__(self, state: UserState, vocabulary: Vocabulary, *, room: int) -> None:
-        self.n = n = min(REMEMBERED, len(state.items))
-        kept = slice(len(state.items) - n, None)
-        self.items = np.empty(n + room, np.int32)
-        self.times_s = np.empty(n + room, np.int64)
-        self.actions = np.empty(n + room, np.int32)
-        self.items[:n] = vocabulary.indexes(state.items[kept])
-        self.times_s[:n] = state.times_ms[kept]
-        self.times_s[:n] //= 1000
-        self.actions[:n] = indexes_of(state.actions[kept])
+    def __init__(
+        self, states: Sequence[UserState], vocabulary: Vocabulary, room: Mapping[int, int]
+    ) -> None:
+        """Take the states' interactions, with room for so many more of some of the states."""
+        self._spans: list[tuple[int, int]] = []
+        self._items: list[int] = []
+        self._times_s: list[int] = []
+        self._actions: list[int] = []
+        for owner, state in enumerate(states):
+            start = len(self._items)
+            self._items += vocabulary.indexes(state.items[-REMEMBERED:])
+            self._times_s += [time_ms // 1000 for time_ms in state.times_ms[-REMEMBERED:]]
+            self._actions += indexes_of(state.actions[-REMEMBERED:])
+            self._spans.append((start, len(self._items)))
+            for column in (self._items, self._times_s, self._actions):
+                column += [-1] * room[owner]
 
-    def append(self, item: int, time_s: int, action: int) -> None:
-        """Add an interaction."""
-        self.items[self.n], self.times_s[self.n], self.actions[self.n] = item, time_s, action
-        self.n += 1
+    def append(self, owner: int, item: int, time_s: int, action: int) -> None:
+        """Add an interaction of a state."""
+        start, end = self._spans[owner]
+        self._items[end], self._times_s[end], self._actions[end] = item, time_s, action
+        self._spans[owner] = start, end + 1
+
+    def histories(self, rows: Sequence["Row"]) -> Histories:
+        """Return histories as the model sees them."""
+        spans = [row.span for row in rows]
+        histories = from_columns(self._items, self._times_s, self._actions, spans)
+        histories.n_events[:] = [row.n_events for row in rows]
+        histories.n_repeats[:] = [row.n_repeats for row in rows]
+        for features, row in zip(histories.features, rows, strict=True):
+            features[: len(row.features)] = row.features
+        return histories
+
+    def row(self, owner: int, state: UserState) -> "Row":
+        """Return where a state's history is, as it is now."""
+        return Row(self._spans[owner], state.n_events, state.n_repeats, state.features)
+
+
+class Row(NamedTuple):
+    """What a history is made of, beside the columns."""
+
+    span: tuple[int, int]  # of the columns
+    n_events: int
+    n_repeats: int
+    features: list[int]
+
+
+def histories_of(states: Sequence[UserState], vocabulary: Vocabulary) -> Histories:
+    """Return the states' histories as the model sees them."""
+    columns = Columns(states, vocabulary, Counter())
+    return columns.histories([columns.row(owner, state) for owner, state in enumerate(states)])
 
 
 def fold(
@@ -116,15 +123,15 @@ def fold(
     latest ``most_tasks`` events of a user can be one.
     """
     n = len(events)
-    before, after = Rows(n), Rows(len(states))
     targets, owners = np.full(n, -1, np.int32), np.zeros(n, np.int64)
     actions, times_s = np.zeros(n, np.int64), np.zeros(n, np.int64)
     is_task = np.zeros(n, np.bool_)
     n_left = Counter(owner for owner, _, _ in events)
-    columns = [Columns(state, vocabulary, room=n_left[owner]) for owner, state in enumerate(states)]
+    columns = Columns(states, vocabulary, room=n_left)
+    before: list[Row] = []
     for i, (owner, offset, event) in enumerate(events):
         state = states[owner]
-        before.add(state, columns[owner])
+        before.append(columns.row(owner, state))
         owners[i] = owner
         actions[i] = index_of(event.action)
         times_s[i] = event.time_ms // 1000
@@ -136,10 +143,17 @@ def fold(
         n_before = state.n_events
         state.apply(event, offset=offset, history_length=history_length)
         if state.n_events > n_before:
-            columns[owner].append(targets[i], times_s[i], actions[i])
-    for state, own in zip(states, columns, strict=True):
-        after.add(state, own)
-    return Folded(before.histories, after.histories, targets, actions, times_s, owners, is_task)
+            columns.append(owner, int(targets[i]), int(times_s[i]), int(actions[i]))
+    after = [columns.row(owner, state) for owner, state in enumerate(states)]
+    return Folded(
+        columns.histories(before),
+        columns.histories(after),
+        targets,
+        actions,
+        times_s,
+        owners,
+        is_task,
+    )
 
 
 def prepare(recommender: Recommender, folded: Folded) -> tuple[Prepared, Prepared]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from headrace.model.candidates import Histories
+from headrace.model.histories import Histories
 from headrace.model.recommender import MISS, Prepared, Recommender
 from headrace.model.signals import MEDIUM, Ints, Longs
 from headrace.model.vocabulary import Vocabulary

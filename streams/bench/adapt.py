@@ -23,15 +23,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headrace.model.candidate_signals import HISTORY
-from headrace.model.candidates import Candidates, Histories
+from headrace.model.candidates import Candidates
 from headrace.model.config import ModelConfig
+from headrace.model.histories import Histories
 from headrace.model.inner_loop import GradientSums, Support
 from headrace.model.recommender import Adapted, MetaParameters, Prepared, Recommender
 from headrace.model.scorer import N_INPUTS
 from headrace.model.signals import Floats, Ints
 from headrace.streams.bench.measuring import Figure, Row, seconds_of
 from headrace.streams.bench.shop import open_shop, states_of
-from headrace.streams.prequential import Columns, Rows, gradient_sums
+from headrace.streams.prequential import gradient_sums, histories_of
 from headrace.streams.settings import Settings
 
 SIZES = (1, 4, 16, 64, 256, 512, 1024, 2048, 4096)  # of a micro-batch
@@ -67,10 +68,8 @@ def measure(
     rows: list[Row] = []
     for size in sizes:
         taken = (states * -(-size // len(states)))[:size]
-        histories = Rows(len(taken))
-        for state in taken:
-            histories.add(state, Columns(state, shop.learner.vocabulary, room=0))
-        rows.append(_row(model, batch_of(model, histories.histories, taken), repeats))
+        histories = histories_of(taken, shop.learner.vocabulary)
+        rows.append(_row(model, batch_of(model, histories, taken), repeats))
         on_progress(1)
     return rows
 

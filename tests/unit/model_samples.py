@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.model.candidate_signals import SIGNALS
-from headrace.model.candidates import Candidates, Gatherer, Histories
+from headrace.model.candidates import Candidates, Gatherer
 from headrace.model.features import MAX_FEATURES
+from headrace.model.histories import Histories
 from headrace.model.signals import ItemSignals, Longs
 
 NOW_S = 1_000_000

@@ -9,7 +9,7 @@ from headrace.model.recommender import Recommender
 from headrace.streams.bench import adapt
 from headrace.streams.bench.adapt import Batch, batch_of
 from headrace.streams.bench.shop import open_shop, states_of
-from headrace.streams.prequential import Columns, Rows
+from headrace.streams.prequential import histories_of
 
 N_ITEMS, N_USERS = 60, 12
 
@@ -19,12 +19,9 @@ def learned() -> tuple[Recommender, Batch]:
     """Return the model of a small shop and some of its users."""
     shop = open_shop(small(), n_items=N_ITEMS, n_users=N_USERS, n_events=0)
     states = list(states_of(shop.learner).values())
-    rows = Rows(len(states))
-    for state in states:
-        rows.add(state, Columns(state, shop.learner.vocabulary, room=0))
     model = shop.learner.published
     torch.nn.init.normal_(model.meta.user_loop.raw_step, std=2.0)  # steps of different lengths
-    return model, batch_of(model, rows.histories, states)
+    return model, batch_of(model, histories_of(states, shop.learner.vocabulary), states)
 
 
 def test_one_user_at_a_time_gives_the_same_scores(learned: tuple[Recommender, Batch]) -> None:

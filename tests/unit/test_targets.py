@@ -7,8 +7,8 @@ import pytest
 import torch
 from outer_loop_samples import CONFIG, PLAIN, assert_equal, new_loop, parameters, two_candidates
 
-from headrace.model.candidates import Histories
 from headrace.model.config import OuterLoopConfig
+from headrace.model.histories import Histories
 from headrace.model.outer_loop import OuterLoop
 from headrace.model.recommender import Adapted
 from headrace.model.rehearsal import Tasks

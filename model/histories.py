@@ -1,0 +1,94 @@
+"""Histories: what users did lately, as the model sees it.
+
+Letters: B users, H interactions, J features.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from headrace.model.features import MAX_FEATURES
+from headrace.model.signals import Ints, Longs
+
+REMEMBERED = 200  # H, interactions in which the own counts are taken
+
+
+class Histories(NamedTuple):
+    """Recent interactions of B users, newest first, as the model sees them."""
+
+    items: Ints  # (B, H) item index, -1 padded or unknown
+    times_s: Longs  # (B, H)
+    actions: Ints  # (B, H) action index
+    n_events: Longs  # (B,) ever, beyond what is remembered
+    n_repeats: Longs  # (B,) of them, items the user already had
+    features: Ints  # (B, J) of the latest interaction, -1 padded
+
+    def rows(self, index: npt.NDArray[np.generic] | slice) -> "Histories":
+        """Return the histories of some of the users."""
+        return Histories(
+            self.items[index],
+            self.times_s[index],
+            self.actions[index],
+            self.n_events[index],
+            self.n_repeats[index],
+            self.features[index],
+        )
+
+    def and_then(self, others: "Histories") -> "Histories":
+        """Return the histories of these users and then of others."""
+        return Histories(
+            np.concatenate([self.items, others.items]),
+            np.concatenate([self.times_s, others.times_s]),
+            np.concatenate([self.actions, others.actions]),
+            np.concatenate([self.n_events, others.n_events]),
+            np.concatenate([self.n_repeats, others.n_repeats]),
+            np.concatenate([self.features, others.features]),
+        )
+
+
+def nothing(n: int) -> Histories:
+    """Return histories of users who did nothing yet."""
+    return Histories(
+        np.full((n, REMEMBERED), -1, np.int32),
+        np.zeros((n, REMEMBERED), np.int64),
+        np.zeros((n, REMEMBERED), np.int32),
+        np.zeros(n, np.int64),
+        np.zeros(n, np.int64),
+        np.full((n, MAX_FEATURES), -1, np.int32),
+    )
+
+
+def from_columns(
+    items: Sequence[int],
+    times_s: Sequence[int],
+    actions: Sequence[int],
+    spans: Sequence[tuple[int, int]],
+) -> Histories:
+    """Return histories of which each is between two ends of the columns, oldest first there."""
+    histories = nothing(len(spans))
+    _write_newest_first(
+        np.array(items, np.int32),
+        np.array(times_s, np.int64),
+        np.array(actions, np.int32),
+        np.array(spans, np.int64).reshape(-1, 2),
+        histories,
+    )
+    return histories
+
+
+@njit(cache=True, nogil=True)
+def _write_newest_first(
+    items: Ints, times_s: Longs, actions: Ints, spans: Longs, out: Histories
+) -> None:
+    for b in range(len(spans)):
+        start, end = spans[b]
+        for k in range(min(end - start, REMEMBERED)):
+            at = end - 1 - k
+            out.items[b, k], out.times_s[b, k], out.actions[b, k] = (
+                items[at],
+                times_s[at],
+                actions[at],
+            )
