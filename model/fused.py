@@ -3,7 +3,7 @@
 The loops are in ``fused_scorer`` and ``fused_loop``. Nothing can be differentiated through them:
 learning takes the modules, and so does a GPU.
 
-Letters: B users, C candidates, I inputs, D width, W hidden width, P fast weights.
+Letters: B users, C candidates, K listed of them, I inputs, D width, W hidden width, P fast weights.
 """
 
 import numpy as np
@@ -91,6 +91,23 @@ def learn(
         gradients,
     )
     return torch.from_numpy(scores), probabilities, gradients[:, ADAPTED]
+
+
+def explain(
+    scorer: Scorer, inputs: Tensor, context: Tensor, linear: Tensor, hidden: Tensor, listed: Tensor
+) -> Tensor:
+    """Return the (B, K, I) shares that inputs have of the scores of (B, K) listed candidates."""
+    shares = np.empty((*listed.shape, N_INPUTS), np.float32)
+    fused_scorer.explain(
+        fused_scorer.weights_of(scorer),
+        _floats(scorer.whole().mean),
+        _floats(inputs),
+        listed.numpy(),
+        _shifts(linear),
+        _users(scorer, context, hidden),
+        shares,
+    )
+    return torch.from_numpy(shares)
 
 
 def _shifts(linear: Tensor) -> Floats:

@@ -1,10 +1,10 @@
-"""The scorer in one loop over users, for the CPU: inputs, scores, gradients of judged events.
+"""The scorer in one loop over users, for the CPU: inputs, scores, gradients, shares of a score.
 
 ``scorer`` says what is computed, and is what learning differentiates; this is the same (a test
 holds them to each other), but what lies between stays in the fastest memory, places that are only
 padding cost nothing, and a small micro-batch does not wait for a hundred calls.
 
-Letters: B users, C candidates, I inputs, D width, N items, W hidden width.
+Letters: B users, C candidates, K listed of them, I inputs, D width, N items, W hidden width.
 """
 
 from typing import NamedTuple
@@ -27,6 +27,7 @@ class Weights(NamedTuple):
     offset: Floats  # (I,)
     linear: Floats  # (I,)
     first: Floats  # (W, I)
+    first_back: Floats  # (I, W) transposed
     second: Floats  # (W, W)
     second_back: Floats  # (W, W) transposed
     second_bias: Floats  # (W,)
@@ -51,6 +52,7 @@ def weights_of(scorer: Scorer) -> Weights:
         padded(-whole.mean / whole.std),
         padded(whole.linear),
         padded(whole.first),
+        padded(whole.first.T),
         padded(scorer.second.weight),
         padded(scorer.second.weight.T),
         padded(scorer.second.bias),
@@ -162,6 +164,47 @@ def learn(
 
 
 @fused
+def explain(
+    weights: Weights,
+    mean: Floats,
+    inputs: Floats,
+    listed: Longs,
+    shifts: Floats,
+    users: Floats,
+    shares: Floats,
+) -> None:
+    """Write what each input has of a listed candidate's score: its gradient times the input.
+
+    Args:
+        mean: (I,) of inputs, which they are held against.
+        listed: (B, K) places among the candidates.
+        shares: (B, K, I) written to.
+        weights, inputs, shifts, users: as in ``score``.
+    """
+    n, n_inputs = listed.shape[1], inputs.shape[2]
+    memory = _new_memory(weights, n)
+    chosen, scores = np.zeros((n, n_inputs), np.float32), np.zeros(n, np.float32)
+    for b in range(len(inputs)):
+        for k in range(n):
+            chosen[k] = inputs[b, listed[b, k]]
+        _start(weights, chosen, shifts[b], users[b], memory, scores, n)
+        gelu_and_slope(memory.first, memory.first_slope, n)
+        multiply(weights.second, memory.first, memory.second, n)
+        gelu_and_slope(memory.second, memory.second_slope, n)
+        _go_back(weights, memory, n)
+        memory.first[:] = memory.second * memory.first_slope
+        back = np.zeros((len(weights.scale), n), np.float32)
+        multiply(weights.first_back, memory.first, back, n)
+        for i in range(n_inputs):
+            for k in range(n):
+                s = memory.standard[i, k]
+                slope = weights.linear[i]
+                if _LOWEST < s < _HIGHEST:
+                    slope += weights.scale[i] * (back[i, k] + shifts[b, i])
+                shares[b, k, i] = slope * (chosen[k, i] - mean[i])
+
+
+@fused
 def _start(
     weights: Weights,
     inputs: Floats,
@@ -226,16 +269,22 @@ def _ascend(
         for c in range(n):
             total += pull[c] * memory.standard[i, c]
         gradient[i] = total
-    for w in range(len(weights.last)):
-        for c in range(n):
-            memory.second_slope[w, c] *= weights.last[w]
-        memory.second[w, :n] = 0
-    multiply(weights.second_back, memory.second_slope, memory.second, n)
+    _go_back(weights, memory, n)
     for w in range(len(gradient) - n_inputs):
         total = np.float32(0)
         for c in range(n):
             total += pull[c] * memory.first_slope[w, c] * memory.second[w, c]
         gradient[n_inputs + w] = total
+
+
+@fused
+def _go_back(weights: Weights, memory: _Memory, n: int) -> None:
+    """Write the scores' gradients of what the first layer gives in place of the second's."""
+    for w in range(len(weights.last)):
+        for c in range(n):
+            memory.second_slope[w, c] *= weights.last[w]
+        memory.second[w, :n] = 0
+    multiply(weights.second_back, memory.second_slope, memory.second, n)
 
 
 @fused

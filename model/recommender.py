@@ -334,6 +334,9 @@ class Recommender:
 
         Input times gradient, against the mean input: exact for the linear part.
         """
+        if self.is_fused:
+            users = (adapted.inputs, prepared.context, adapted.linear, adapted.hidden)
+            return fused.explain(self.meta.scorer, *users, top)
         width = adapted.inputs.shape[-1]
         chosen = adapted.inputs.gather(1, top[..., None].expand(-1, -1, width)).detach()
         chosen.requires_grad_(True)

@@ -89,6 +89,19 @@ def test_events_are_judged_as_by_the_modules(config: ModelConfig) -> None:
     assert not one.gradients[-1].any()
 
 
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_lists_are_explained_as_by_the_modules(config: ModelConfig) -> None:
+    fused, plain = two_ways(config)
+    with torch.no_grad():
+        prepared = fused.prepare(histories(*USERS))
+        adapted = fused.adapt(prepared, judged_before(config))
+        top = fused.lists(prepared, fused.score(prepared, adapted), length=3)
+    one, other = fused.explain(prepared, adapted, top), plain.explain(prepared, adapted, top)
+    here = is_candidate(prepared).gather(1, top)
+    assert here.sum() > len(USERS)
+    torch.testing.assert_close(one[here], other[here], rtol=1e-4, atol=1e-4)
+
+
 def test_input_that_is_left_out_has_no_say() -> None:
     fused, plain = two_ways(CONFIG)
     fused.meta.scorer.is_used[3] = 0
