@@ -6,6 +6,8 @@ learning takes the modules, and so does a GPU.
 Letters: B users, C candidates, K listed of them, I inputs, D width, W hidden width, P fast weights.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,12 +20,25 @@ from headrace.model.scorer import ADAPTED, N_INPUTS, Scorer
 from headrace.model.signals import Floats, Longs
 
 
-def shift(loop: UserLoop, encoder: Encoder, encoded: Encoded, negatives: Tensor) -> Tensor:
+class Weights(NamedTuple):
+    """What the loops take of meta-parameters on the CPU."""
+
+    scorer: fused_scorer.Weights
+    loop: fused_loop.Weights
+
+
+def weights_of(scorer: Scorer, loop: UserLoop, encoder: Encoder, negatives: Tensor) -> Weights:
+    """Return what the loops take, as the meta-parameters are now."""
+    return Weights(
+        fused_scorer.weights_of(scorer), fused_loop.weights_of(loop, encoder, negatives.numpy())
+    )
+
+
+def shift(weights: Weights, loop: UserLoop, encoded: Encoded) -> Tensor:
     """Return the (B, D) shifts of the user vectors, as ``UserLoop.forward`` does."""
     shifts = _floats(loop.initial(encoded.latest)).copy()
-    weights = fused_loop.weights_of(loop, encoder, negatives.numpy())
     items = np.ascontiguousarray(encoded.items.numpy())
-    fused_loop.adapt(weights, _floats(encoded.hidden), items, shifts)
+    fused_loop.adapt(weights.loop, _floats(encoded.hidden), items, shifts)
     return torch.from_numpy(shifts)
 
 
@@ -51,17 +66,23 @@ def inputs(
 
 
 def score(
-    scorer: Scorer, inputs: Tensor, context: Tensor, linear: Tensor, hidden: Tensor, filled: Longs
+    weights: Weights,
+    scorer: Scorer,
+    inputs: Tensor,
+    context: Tensor,
+    linear: Tensor,
+    hidden: Tensor,
+    filled: Longs,
 ) -> Tensor:
     """Return the (B, C) scores, minus infinity behind the ``filled`` (B,) candidates."""
     scores = np.empty(inputs.shape[:2], np.float32)
-    weights = fused_scorer.weights_of(scorer)
     users = _users(scorer, context, hidden)
-    fused_scorer.score(weights, _floats(inputs), filled, _shifts(linear), users, scores)
+    fused_scorer.score(weights.scorer, _floats(inputs), filled, _shifts(linear), users, scores)
     return torch.from_numpy(scores)
 
 
 def learn(
+    weights: Weights,
     scorer: Scorer,
     inputs: Tensor,
     context: Tensor,
@@ -80,7 +101,7 @@ def learn(
     )
     gradients = np.zeros((len(inputs), N_INPUTS + scorer.hidden), np.float32)
     fused_scorer.learn(
-        fused_scorer.weights_of(scorer),
+        weights.scorer,
         _floats(inputs),
         filled,
         _shifts(linear),
@@ -94,13 +115,18 @@ def learn(
 
 
 def explain(
-    scorer: Scorer, inputs: Tensor, context: Tensor, linear: Tensor, hidden: Tensor, listed: Tensor
+    weights: Weights,
+    scorer: Scorer,
+    inputs: Tensor,
+    context: Tensor,
+    linear: Tensor,
+    hidden: Tensor,
+    listed: Tensor,
 ) -> Tensor:
     """Return the (B, K, I) shares that inputs have of the scores of (B, K) listed candidates."""
     shares = np.empty((*listed.shape, N_INPUTS), np.float32)
     fused_scorer.explain(
-        fused_scorer.weights_of(scorer),
-        _floats(scorer.whole().mean),
+        weights.scorer,
         _floats(inputs),
         listed.numpy(),
         _shifts(linear),

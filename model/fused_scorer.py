@@ -25,6 +25,7 @@ class Weights(NamedTuple):
 
     scale: Floats  # (I,) of inputs, to be standardised
     offset: Floats  # (I,)
+    mean: Floats  # (I,)
     linear: Floats  # (I,)
     first: Floats  # (W, I)
     first_back: Floats  # (I, W) transposed
@@ -50,6 +51,7 @@ def weights_of(scorer: Scorer) -> Weights:
     return Weights(
         padded(scorer.is_used / whole.std),
         padded(-whole.mean / whole.std),
+        padded(whole.mean),
         padded(whole.linear),
         padded(whole.first),
         padded(whole.first.T),
@@ -166,7 +168,6 @@ def learn(
 @fused
 def explain(
     weights: Weights,
-    mean: Floats,
     inputs: Floats,
     listed: Longs,
     shifts: Floats,
@@ -175,8 +176,9 @@ def explain(
 ) -> None:
     """Write what each input has of a listed candidate's score: its gradient times the input.
 
+    The input is held against its mean.
+
     Args:
-        mean: (I,) of inputs, which they are held against.
         listed: (B, K) places among the candidates.
         shares: (B, K, I) written to.
         weights, inputs, shifts, users: as in ``score``.
@@ -201,7 +203,7 @@ def explain(
                 slope = weights.linear[i]
                 if _LOWEST < s < _HIGHEST:
                     slope += weights.scale[i] * (back[i, k] + shifts[b, i])
-                shares[b, k, i] = slope * (chosen[k, i] - mean[i])
+                shares[b, k, i] = slope * (chosen[k, i] - weights.mean[i])
 
 
 @fused

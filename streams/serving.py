@@ -68,7 +68,8 @@ class Live:
     popular: Ints = field(default_factory=lambda: np.zeros(0, np.int32))  # recent, best first
 
     def refresh(self) -> None:
-        """Follow the item signals after they changed."""
+        """Follow the meta-parameters and item signals after they changed."""
+        self.recommender.hold()
         n = len(self.vocabulary)
         recent = self.recommender.signals.popularity_now(n)[:, MEDIUM]
         k = min(N_POPULAR, n)

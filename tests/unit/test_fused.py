@@ -102,6 +102,25 @@ def test_lists_are_explained_as_by_the_modules(config: ModelConfig) -> None:
     torch.testing.assert_close(one[here], other[here], rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
+def test_meta_parameters_that_are_held_are_followed_when_they_are_held_again() -> None:
+    fused, plain = two_ways(CONFIG)
+    prepared, gradients = fused.prepare(histories(*USERS)), judged_before(CONFIG)
+
+    def scores(recommender: Recommender) -> torch.Tensor:
+        return recommender.score(prepared, recommender.adapt(prepared, gradients))
+
+    fused.hold()
+    before = scores(fused)
+    fused.meta.scorer.second.weight.mul_(1.5)
+    fused.meta.user_loop.raw_step.add_(1.0)
+    assert (scores(fused) == before).all()
+    fused.hold()
+    after = scores(fused)
+    assert (after != before).sum() > 20
+    torch.testing.assert_close(after, scores(plain), rtol=1e-4, atol=1e-4)
+
+
 def test_input_that_is_left_out_has_no_say() -> None:
     fused, plain = two_ways(CONFIG)
     fused.meta.scorer.is_used[3] = 0
