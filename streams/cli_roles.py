@@ -53,18 +53,27 @@ def learn(settings: Settings) -> None:
 
 @click.command()
 @with_settings(*ROLE_FLAGS, "adapt_port", "learn_port", "list_length", "diversity", *MODEL_FLAGS)
-def up(settings: Settings) -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Adapt workers, at most one for each partition; their ports go on from --adapt-port.",
+)
+def up(settings: Settings, workers: int) -> None:
     """Run both roles on this machine, until Ctrl-C.
 
-    A role that fails is started again.
+    A process that fails is started again. Where there are cores to spare, several adapt workers
+    carry more events than one with as many threads, and each holds a model.
 
     \b
     Example:  headrace up
+              headrace up --workers 4
     Next:     headrace produce events.tsv, then headrace consume --follow
     """
     from headrace.streams import up as both
 
-    both.up(settings)
+    both.up(settings, n_workers=workers)
 
 
 # Flags of `evaluate` that mean nothing to a protocol that takes a file whole.

@@ -1,4 +1,4 @@
-"""Both roles on one machine, each its own process, started again when one fails."""
+"""Both roles on one machine, each process started again when it fails."""
 
 import json
 import logging
@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count, islice
 
 from headrace.streams.child import Child
 from headrace.streams.errors import RoleFailedError
@@ -34,17 +35,17 @@ class _Running:
 
 
 class Roles:
-    """Runs both roles for the length of a ``with`` block."""
+    """Runs both roles for the length of a ``with`` block, adapt in so many workers."""
 
-    def __init__(self, settings: Settings, *, is_quiet: bool = False) -> None:
-        self._environment = child_environment(settings)
+    def __init__(self, settings: Settings, *, n_workers: int = 1, is_quiet: bool = False) -> None:
+        self._settings = {"learn": settings} | workers_of(settings, n_workers)
         self._is_quiet = is_quiet
         self._running: dict[str, _Running] = {}
 
     def __enter__(self) -> "Roles":
         """Start both roles; they are ready some seconds later."""
-        for role in ROLES:
-            self._running[role] = _Running(self._start(role), time.monotonic())
+        for name in self._settings:
+            self._running[name] = _Running(self._start(name), time.monotonic())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -54,9 +55,10 @@ class Roles:
         for running in self._running.values():
             running.child.stop(limit_s=STOP_LIMIT_S)
 
-    def _start(self, role: str) -> Child:
-        command = [sys.executable, "-m", "headrace.streams", role]
-        return Child(command, env=self._environment, is_quiet=self._is_quiet)
+    def _start(self, name: str) -> Child:
+        command = [sys.executable, "-m", "headrace.streams", name.partition("-")[0]]
+        environment = child_environment(self._settings[name])
+        return Child(command, env=environment, is_quiet=self._is_quiet)
 
     def tend(self) -> None:
         """Start a role again that has ended; called now and then.
@@ -64,24 +66,43 @@ class Roles:
         Raises:
             RoleFailedError: a role ended for a reason that starting it again cannot mend.
         """
-        for role, running in self._running.items():
+        for name, running in self._running.items():
             status = running.child.poll()
             if status is None:
                 continue
             if status in NEVER_AGAIN:
-                raise RoleFailedError(f"{role} cannot run: {running.child.log_tail()}")
+                raise RoleFailedError(f"{name} cannot run: {running.child.log_tail()}")
             now_s = time.monotonic()
             if now_s - running.started_s > STEADY_S:
                 running.pause_s = FIRST_PAUSE_S
-            logger.warning("%s ended with %d; starting it again", role, status)
+            logger.warning("%s ended with %d; starting it again", name, status)
             running.child.stop(limit_s=STOP_LIMIT_S)  # it has ended: frees its log and its pipe
             time.sleep(running.pause_s)
             pause_s = min(2 * running.pause_s, LONGEST_PAUSE_S)
-            self._running[role] = _Running(self._start(role), time.monotonic(), pause_s)
+            self._running[name] = _Running(self._start(name), time.monotonic(), pause_s)
 
-    def log_tail(self, role: str) -> str:
-        """Return the last lines a quiet role logged."""
-        return self._running[role].child.log_tail()
+    def log_tail(self, name: str) -> str:
+        """Return the last lines a quiet process logged."""
+        return self._running[name].child.log_tail()
+
+
+def workers_of(settings: Settings, n: int) -> dict[str, Settings]:
+    """Return the settings of each adapt worker of this machine, by the worker's name.
+
+    Each has a port of its own, from ``adapt_port`` on without ``learn_port``, and a name of its own
+    in the group where it has one.
+    """
+    if n == 1:
+        return {"adapt": settings}
+    first, member = settings.adapt_port, settings.group_instance_id
+    free = (port for port in count(first) if port != settings.learn_port)
+    ports = islice(free, n) if first else [0] * n
+    return {
+        f"adapt-{number}": settings.model_copy(
+            update={"adapt_port": port, "group_instance_id": member and f"{member}-{number}"}
+        )
+        for number, port in enumerate(ports, 1)
+    }
 
 
 def environment_of(settings: Settings) -> Mapping[str, str]:
@@ -99,11 +120,11 @@ def child_environment(settings: Settings) -> Mapping[str, str]:
     return os.environ | environment_of(settings)
 
 
-def up(settings: Settings) -> None:
+def up(settings: Settings, *, n_workers: int = 1) -> None:
     """Run both roles until SIGTERM or Ctrl-C."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with Roles(settings) as roles:
+    with Roles(settings, n_workers=n_workers) as roles:
         while not stop.wait(POLL_S):
             roles.tend()

@@ -10,7 +10,7 @@ import pytest
 from headrace.streams.child import Child
 from headrace.streams.errors import RoleFailedError
 from headrace.streams.settings import Settings, load
-from headrace.streams.up import NEVER_AGAIN, ROLES, Roles, environment_of
+from headrace.streams.up import NEVER_AGAIN, ROLES, Roles, environment_of, workers_of
 
 LIMIT_S = 30.0
 
@@ -53,19 +53,19 @@ def test_the_environment_gives_a_child_the_same_settings(
 class Programs(Roles):
     """Runs small programs in place of the roles, and keeps the children."""
 
-    def __init__(self, program: str) -> None:
-        super().__init__(Settings(), is_quiet=True)
+    def __init__(self, program: str, *, n_workers: int = 1) -> None:
+        super().__init__(Settings(), n_workers=n_workers, is_quiet=True)
         self.started: list[tuple[str, Child]] = []
         self._program = program
 
-    def _start(self, role: str) -> Child:
+    def _start(self, name: str) -> Child:
         child = Child([sys.executable, "-c", self._program], env=os.environ)
-        self.started.append((role, child))
+        self.started.append((name, child))
         return child
 
     def names(self) -> list[str]:
-        """Return which roles were started, in order."""
-        return [role for role, _ in self.started]
+        """Return what was started, in order."""
+        return [name for name, _ in self.started]
 
 
 def test_both_roles_run_for_the_length_of_the_block() -> None:
@@ -95,3 +95,22 @@ def test_a_role_with_wrong_settings_is_not_started_again_and_its_last_words_are_
         with pytest.raises(RoleFailedError, match="learn cannot run: bad setting"):
             roles.tend()
         assert roles.names() == list(ROLES)
+
+
+def test_workers_have_ports_and_names_of_their_own() -> None:
+    settings = Settings(adapt_port=8600, learn_port=8602, group_instance_id="a")
+    workers = workers_of(settings, 3)
+    assert list(workers) == ["adapt-1", "adapt-2", "adapt-3"]
+    assert [one.adapt_port for one in workers.values()] == [8600, 8601, 8603]
+    assert [one.group_instance_id for one in workers.values()] == ["a-1", "a-2", "a-3"]
+    any_port = workers_of(Settings(adapt_port=0), 2).values()
+    assert [(one.adapt_port, one.group_instance_id) for one in any_port] == [(0, ""), (0, "")]
+    assert workers_of(settings, 1) == {"adapt": settings}
+
+
+def test_each_worker_runs_and_is_started_again() -> None:
+    with Programs("import time; time.sleep(60)", n_workers=2) as roles:
+        assert roles.names() == ["learn", "adapt-1", "adapt-2"]
+        roles.started[-1][1].stop(limit_s=LIMIT_S)
+        roles.tend()
+        assert roles.names()[3:] == ["adapt-2"]
