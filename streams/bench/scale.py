@@ -82,7 +82,7 @@ def measure(
     runs: dict[int, list[Run]] = {n: [] for n in workers}
     for _ in range(repeats):
         for n, found in runs.items():
-            found.append(_run(settings, shop, n, broker))
+            found.append(run(settings, shop, n, broker))
             on_progress(1)
     return [row_of(n, found, alone=runs[workers[0]]) for n, found in runs.items()]
 
@@ -99,7 +99,7 @@ def row_of(n: int, runs: Sequence[Run], *, alone: Sequence[Run]) -> Row:
     }
 
 
-def _run(settings: Settings, shop: Shop, n_workers: int, broker: Child | None) -> Run:
+def run(settings: Settings, shop: Shop, n_workers: int, broker: Child | None) -> Run:
     """Let so many workers carry all events; the clock runs from a tenth of them to nine tenths."""
     ports = [free_port() for _ in range(n_workers)]
     with stage.on_its_own(settings) as settings, ExitStack() as stack:
