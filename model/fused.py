@@ -3,7 +3,8 @@
 The loops are in ``fused_scorer`` and ``fused_loop``. Nothing can be differentiated through them:
 learning takes the modules, and so does a GPU.
 
-Letters: B users, C candidates, K listed of them, I inputs, D width, W hidden width, P fast weights.
+Letters: B users, C candidates, K listed of them, I inputs, J of them adapted, X context, D width,
+W hidden width, P fast weights.
 """
 
 from typing import NamedTuple
@@ -65,47 +66,47 @@ def inputs(
     return torch.from_numpy(out)
 
 
-def score(
-    weights: Weights,
-    scorer: Scorer,
-    inputs: Tensor,
-    context: Tensor,
-    linear: Tensor,
-    hidden: Tensor,
-    filled: Longs,
-) -> Tensor:
+class Users(NamedTuple):
+    """What the scorer has of each user."""
+
+    inputs: Tensor  # (B, C, I)
+    context: Tensor  # (B, X)
+    linear: Tensor  # (B, J) shift of the linear part
+    hidden: Tensor  # (B, W) shift of the first layer
+
+
+def score(weights: Weights, scorer: Scorer, users: Users, filled: Longs) -> Tensor:
     """Return the (B, C) scores, minus infinity behind the ``filled`` (B,) candidates."""
-    scores = np.empty(inputs.shape[:2], np.float32)
-    users = _users(scorer, context, hidden)
-    fused_scorer.score(weights.scorer, _floats(inputs), filled, _shifts(linear), users, scores)
+    scores = np.empty(users.inputs.shape[:2], np.float32)
+    fused_scorer.score(
+        weights.scorer,
+        _floats(users.inputs),
+        filled,
+        _shifts(users),
+        _first(scorer, users),
+        scores,
+    )
     return torch.from_numpy(scores)
 
 
 def learn(
-    weights: Weights,
-    scorer: Scorer,
-    inputs: Tensor,
-    context: Tensor,
-    linear: Tensor,
-    hidden: Tensor,
-    filled: Longs,
-    places: Longs,
+    weights: Weights, scorer: Scorer, users: Users, filled: Longs, places: Longs
 ) -> tuple[Tensor, Floats, Floats]:
     """Return scores, their (B, C) softmax, and the (B, P) gradients of the log of it at a place.
 
     A user whose (B,) place is negative has no gradient.
     """
     scores, probabilities = (
-        np.empty(inputs.shape[:2], np.float32),
-        np.zeros(inputs.shape[:2], np.float32),
+        np.empty(users.inputs.shape[:2], np.float32),
+        np.zeros(users.inputs.shape[:2], np.float32),
     )
-    gradients = np.zeros((len(inputs), N_INPUTS + scorer.hidden), np.float32)
+    gradients = np.zeros((len(users.inputs), N_INPUTS + scorer.hidden), np.float32)
     fused_scorer.learn(
         weights.scorer,
-        _floats(inputs),
+        _floats(users.inputs),
         filled,
-        _shifts(linear),
-        _users(scorer, context, hidden),
+        _shifts(users),
+        _first(scorer, users),
         places,
         scores,
         probabilities,
@@ -114,36 +115,29 @@ def learn(
     return torch.from_numpy(scores), probabilities, gradients[:, ADAPTED]
 
 
-def explain(
-    weights: Weights,
-    scorer: Scorer,
-    inputs: Tensor,
-    context: Tensor,
-    linear: Tensor,
-    hidden: Tensor,
-    listed: Tensor,
-) -> Tensor:
+def explain(weights: Weights, scorer: Scorer, users: Users, listed: Tensor) -> Tensor:
     """Return the (B, K, I) shares that inputs have of the scores of (B, K) listed candidates."""
     shares = np.empty((*listed.shape, N_INPUTS), np.float32)
     fused_scorer.explain(
         weights.scorer,
-        _floats(inputs),
+        _floats(users.inputs),
         listed.numpy(),
-        _shifts(linear),
-        _users(scorer, context, hidden),
+        _shifts(users),
+        _first(scorer, users),
         shares,
     )
     return torch.from_numpy(shares)
 
 
-def _shifts(linear: Tensor) -> Floats:
+def _shifts(users: Users) -> Floats:
     """Return the shifts of all inputs, of those that are not adapted zero: (B, I)."""
-    return _floats(F.pad(linear, (N_INPUTS - linear.shape[1], 0)))
+    return _floats(F.pad(users.linear, (N_INPUTS - users.linear.shape[1], 0)))
 
 
-def _users(scorer: Scorer, context: Tensor, hidden: Tensor) -> Floats:
+def _first(scorer: Scorer, users: Users) -> Floats:
     """Return what context, bias and fast weights add to the first layer of each user: (B, W)."""
-    return _floats(F.linear(context, scorer.context.weight, scorer.first.bias) + hidden)
+    added = F.linear(users.context, scorer.context.weight, scorer.first.bias)
+    return _floats(added + users.hidden)
 
 
 def _floats(tensor: Tensor) -> Floats:

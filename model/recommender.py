@@ -252,8 +252,8 @@ class Recommender:
     def score(self, prepared: Prepared, adapted: Adapted) -> Tensor:
         """Return the (B, C) scores; padding scores minus infinity."""
         if self.is_fused:
-            users = (adapted.inputs, prepared.context, adapted.linear, adapted.hidden)
-            return fused.score(self._weights(), self.meta.scorer, *users, prepared.filled)
+            users = fused.Users(adapted.inputs, prepared.context, adapted.linear, adapted.hidden)
+            return fused.score(self._weights(), self.meta.scorer, users, prepared.filled)
         scores: Tensor = self.meta.scorer(
             adapted.inputs,
             prepared.context,
@@ -312,10 +312,10 @@ class Recommender:
         positions = position_of(prepared.candidates.items, targets)
         with torch.no_grad():
             start = self.initial(prepared)
-        users = (start.inputs, prepared.context, start.linear, start.hidden)
+        users = fused.Users(start.inputs, prepared.context, start.linear, start.hidden)
         if self.is_fused:
             scores, probabilities, gradients = fused.learn(
-                self._weights(), self.meta.scorer, *users, prepared.filled, positions
+                self._weights(), self.meta.scorer, users, prepared.filled, positions
             )
         else:
             scores, probabilities, gradients = self._learn_from(
@@ -350,8 +350,8 @@ class Recommender:
         Input times gradient, against the mean input: exact for the linear part.
         """
         if self.is_fused:
-            users = (adapted.inputs, prepared.context, adapted.linear, adapted.hidden)
-            return fused.explain(self._weights(), self.meta.scorer, *users, top)
+            users = fused.Users(adapted.inputs, prepared.context, adapted.linear, adapted.hidden)
+            return fused.explain(self._weights(), self.meta.scorer, users, top)
         width = adapted.inputs.shape[-1]
         chosen = adapted.inputs.gather(1, top[..., None].expand(-1, -1, width)).detach()
         chosen.requires_grad_(True)
