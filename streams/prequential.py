@@ -88,8 +88,10 @@ class Columns:
         return histories
 
     def row(self, owner: int, state: UserState) -> "Row":
-        """Return where a state's history is, as it is now."""
-        return Row(self._spans[owner], state.n_events, state.n_repeats, state.features)
+        """Return where a state's history is, as it is now: it may have let go of the oldest."""
+        start, end = self._spans[owner]
+        span = max(start, end - len(state.items)), end
+        return Row(span, state.n_events, state.n_repeats, state.features)
 
 
 class Row(NamedTuple):

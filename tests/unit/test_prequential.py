@@ -122,6 +122,15 @@ def test_the_model_sees_the_newest_of_a_longer_history() -> None:
     assert result.after.n_events.tolist() == [REMEMBERED + 1]
 
 
+def test_the_model_sees_no_more_than_the_state_keeps() -> None:
+    state = state_of(event("ann", "a", 0), event("ann", "b", 1))
+    events = [(0, n, event("ann", item, n)) for n, item in enumerate("cab", 2)]
+    result = fold([state], events, VOCABULARY, history_length=2)
+    assert result.before.items[:, :3].tolist() == [[B, A, -1], [C, B, -1], [A, C, -1]]
+    assert result.after.items[:, :3].tolist() == [[B, A, -1]]
+    assert state.items == ["a", "b"]
+
+
 def test_nothing_folded_is_nothing_to_judge(learner: Learner) -> None:
     states = [UserState()]
     result = folded(learner, states, [])

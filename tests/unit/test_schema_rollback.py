@@ -18,11 +18,11 @@ from headrace.streams.learner_state import restore
 from headrace.streams.publication import Announcement, Fragment, apply_delta, unpack_model
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
-from headrace.streams.wire import decode_event, decode_item, decode_recommendation
+from headrace.streams.wire import decode_event, decode_item, decode_recommendation, encode
 
 now = {path.name: path.read_bytes() for path in Path(sys.argv[1]).iterdir()}
 print("item", decode_item(now["item"], key=None))
-print("list", decode_recommendation(now["list"]))
+print("list", encode(decode_recommendation(now["list"])).hex())
 print("event", decode_event(now["click"], key=None, record_time_ms=0))
 state = UserState.decode(now["state"])
 print("state", state.last_offset, state.items, state.features, state.gradients.tolist())
@@ -68,7 +68,7 @@ def test_the_release_before_reads_what_this_one_writes(tmp_path: Path) -> None:
     ]
     assert told == {
         "item": str(samples.ITEM),
-        "list": str(samples.LIST),
+        "list": values["list"].hex(),
         "event": str(samples.EVENT),
         "state": f"7 {list(state.items)} {state.features} {state.gradients.tolist()}",
         "announcement": str(samples.ANNOUNCEMENT),
