@@ -120,6 +120,14 @@ def wait_until_ready(settings: Settings, child: Child, *, limit_s: float) -> Non
     )
 
 
+def free_ports(n: int) -> list[int]:
+    """Return free ports, no two alike: asked for one by one, the same may come twice."""
+    ports: set[int] = set()
+    while len(ports) < n:
+        ports.add(free_port())
+    return list(ports)
+
+
 def free_port(port: int = 0) -> int:
     """Return ``port`` if it can be had, or any free one for 0.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from headrace.streams.broker import HOST, free_port, wait_until_ready
+from headrace.streams.broker import HOST, free_ports, wait_until_ready
 from headrace.streams.child import Child
 from headrace.streams.errors import BrokerUnreachableError
 from headrace.streams.settings import Settings
@@ -25,13 +25,13 @@ JVM = ["-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
 @contextmanager
 def apache_kafka(folder: Path) -> Iterator[tuple[str, Child]]:
     """Yield the address and the process of a broker whose data live in ``folder``."""
-    port = free_port()
+    port, controller_port = free_ports(2)
     properties = folder / "server.properties"
     fill(
         properties,
         "server.properties",
         port=port,
-        controller_port=free_port(),
+        controller_port=controller_port,
         data=folder / "data",
     )
     format_storage(properties, new_cluster_id())

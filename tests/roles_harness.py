@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
-from headrace.streams.broker import free_port
+from headrace.streams.broker import free_ports
 from headrace.streams.child import Child
 from headrace.streams.produce import publish_events
 from headrace.streams.scrape import Scrape, scrape
@@ -29,7 +29,7 @@ SMALL |= {"pause_limit_s": 30.0}  # a busy machine is no pause; the guard has te
 
 def small_deployment(settings: Settings, **changes: object) -> Settings:
     """Create the topics of a deployment with a small model and ports of its own."""
-    ports = {"adapt_port": free_port(), "learn_port": free_port()}
+    ports = dict(zip(("adapt_port", "learn_port"), free_ports(2), strict=True))
     settings = settings.model_copy(update=SMALL | ports | changes)
     create_topics(settings)
     return settings

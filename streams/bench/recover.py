@@ -15,7 +15,7 @@ from typing import NamedTuple
 from headrace.streams.bench import stage
 from headrace.streams.bench.measuring import Figure, Row, resident_bytes, sizes_up_to
 from headrace.streams.bench.shop import Shop, open_shop, states_of
-from headrace.streams.broker import free_port
+from headrace.streams.broker import free_ports
 from headrace.streams.child import Child
 from headrace.streams.clients import Reader, reader
 from headrace.streams.produce import publish_events
@@ -147,7 +147,7 @@ def _fail_over(settings: Settings, shop: Shop, failover: Failover) -> float:
 
     1. Start both. 2. Let every partition have a list. 3. Kill one. 4. Let every one have another.
     """
-    ports = [free_port(), free_port()]
+    ports = free_ports(2)
     with (
         ExitStack() as stack,
         reader(settings, settings.topic("recommendations")) as lists,

@@ -11,7 +11,7 @@ from roles_harness import SMALL
 from secure_kafka import NOBODY, As, SecureKafka, secure_kafka
 
 from headrace.streams.access import TOPICS, grant
-from headrace.streams.broker import EmbeddedBroker, free_port
+from headrace.streams.broker import EmbeddedBroker, free_ports
 from headrace.streams.child import Child
 from headrace.streams.settings import Settings
 from headrace.streams.topics import create_topics
@@ -55,7 +55,7 @@ def deployed(
     secure_node: SecureKafka, topic_prefix: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> As:
     """Give every role its rights, let the admin create the topics, and return who is who."""
-    ports = {"adapt_port": free_port(), "learn_port": free_port()}
+    ports = dict(zip(("adapt_port", "learn_port"), free_ports(2), strict=True))
     common = {"topic_prefix": topic_prefix, "group": topic_prefix, "data_dir": tmp_path / "data"}
     common |= SMALL | ports | {"session_timeout_s": 6}
     way = getattr(request, "param", "SCRAM-SHA-512")

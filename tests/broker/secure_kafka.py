@@ -21,7 +21,7 @@ from apache_kafka import (
 )
 
 from headrace.streams.access import TOPICS
-from headrace.streams.broker import HOST, free_port, wait_until_ready
+from headrace.streams.broker import HOST, free_ports, wait_until_ready
 from headrace.streams.child import Child
 from headrace.streams.settings import Settings
 
@@ -105,7 +105,8 @@ def secure_kafka(folder: Path) -> Iterator[SecureKafka]:
     for name in ("broker", "operator", NOBODY, *TOPICS):
         certificates.issue(name)
     passwords = {f"headrace-{role}": secrets.token_hex(16) for role in (NOBODY, *TOPICS)}
-    ports = {name: free_port() for name in ("tls", "sasl_tls", "sasl", "controller")}
+    listeners = ("tls", "sasl_tls", "sasl", "controller")
+    ports = dict(zip(listeners, free_ports(len(listeners)), strict=True))
     properties = folder / "secure.properties"
     plain_users = " ".join(f'user_{user}="{text}"' for user, text in passwords.items())
     fill(

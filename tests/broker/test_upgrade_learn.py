@@ -24,7 +24,8 @@ def test_releases_of_learn_follow_each_other_and_no_event_is_learned_twice(
         with roles(settings, "learn", **release) as (learn,):
             publish(settings, events[n_before:][:CHUNK])
             learn.until(lambda m: m.get("events_total") == CHUNK, "what is new, and no more")
-            assert learn.stop() == 0  # a stop publishes what was learned until then
+            # A stop publishes what was learned until then.
+            assert learn.stop() == 0, learn.child.log_tail()
 
     with Watcher(settings) as watcher:
         learns(0, environment=before)

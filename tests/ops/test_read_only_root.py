@@ -10,7 +10,7 @@ import pytest
 from deployment import COMPOSE, ROLES, TOKEN, image_environment
 from roles_harness import SMALL, STOP_LIMIT_S
 
-from headrace.streams.broker import EmbeddedBroker, free_port
+from headrace.streams.broker import EmbeddedBroker, free_ports
 from headrace.streams.child import Child
 from headrace.streams.settings import Settings
 from headrace.streams.topics import create_topics
@@ -78,7 +78,7 @@ def test_both_roles_become_ready_and_stop_in_order(tmp_path: Path) -> None:
     models = tmp_path / "models"
     models.mkdir()
     with EmbeddedBroker() as broker:
-        ports = dict(zip(ROLES, (free_port(), free_port()), strict=True))
+        ports = dict(zip(ROLES, free_ports(2), strict=True))
         settings = Settings(
             bootstrap=broker.bootstrap,
             adapt_port=ports["adapt"],
