@@ -27,6 +27,7 @@ class Child:
     ) -> None:
         """Start the program; a quiet one's output is kept, another's goes where ours does."""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open until ``stop``
+        self._last_words = ""
         self._process = subprocess.Popen(
             ["/bin/sh", "-c", END_WITH_PARENT, "sh", *command],
             stdin=subprocess.PIPE,
@@ -67,13 +68,14 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
+        self._last_words = self.log_tail()
         self._log.close()
         return status
 
     def log_tail(self) -> str:
         """Return the last lines the program wrote."""
         if self._log.closed:
-            return ""
+            return self._last_words
         # Read in place: to seek would move the program's own writing position.
         descriptor = self._log.fileno()
         start = max(0, os.fstat(descriptor).st_size - LOG_TAIL_BYTES)
