@@ -49,9 +49,18 @@ class Histories(NamedTuple):
         )
 
 
-def nothing(n: int) -> Histories:
-    """Return histories of users who did nothing yet."""
-    return Histories(
+def from_columns(
+    items: Sequence[int],
+    times_s: Sequence[int],
+    actions: Sequence[int],
+    spans: Sequence[tuple[int, int]],
+) -> Histories:
+    """Return histories, each of what is between two ends of the columns, oldest first there.
+
+    Counts are zero, features none: they are the caller's to write.
+    """
+    n = len(spans)
+    histories = Histories(
         np.full((n, REMEMBERED), -1, np.int32),
         np.zeros((n, REMEMBERED), np.int64),
         np.zeros((n, REMEMBERED), np.int32),
@@ -59,16 +68,6 @@ def nothing(n: int) -> Histories:
         np.zeros(n, np.int64),
         np.full((n, MAX_FEATURES), -1, np.int32),
     )
-
-
-def from_columns(
-    items: Sequence[int],
-    times_s: Sequence[int],
-    actions: Sequence[int],
-    spans: Sequence[tuple[int, int]],
-) -> Histories:
-    """Return histories of which each is between two ends of the columns, oldest first there."""
-    histories = nothing(len(spans))
     _write_newest_first(
         np.array(items, np.int32),
         np.array(times_s, np.int64),

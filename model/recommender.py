@@ -21,7 +21,7 @@ from headrace.model.candidates import Candidates, Gatherer
 from headrace.model.config import ModelConfig
 from headrace.model.diversity import diversify
 from headrace.model.encoder import EMBEDDING_STD, Encoded, Encoder
-from headrace.model.histories import Histories, nothing
+from headrace.model.histories import Histories, from_columns
 from headrace.model.inner_loop import (
     GRADIENT_LIMIT,
     N_DECAYS,
@@ -172,7 +172,7 @@ class Recommender:
     def warm_up(self) -> None:
         """Run every pass once: compiling the loops must not be what the first user waits for."""
         with torch.no_grad():
-            prepared = self.prepare(nothing(1))
+            prepared = self.prepare(from_columns([], [], [], [(0, 0)]))
         judgement = self.judge(prepared, np.full(1, -1, np.int32))
         sums = torch.from_numpy(judgement.gradients).to(self.device).expand(1, N_DECAYS, -1)
         with torch.no_grad():

@@ -19,8 +19,8 @@ class UserStates:
     """The table's states, overlaid by those computed but not yet written.
 
     Micro-batch n+1 is computed while n is being written. It must see n's states, and nobody else
-    may: they leave the overlay when n is written or dropped. Compute threads read, the
-    first of them overlays, the event loop writes and releases.
+    may: they leave the overlay when n is written or dropped. Compute threads read,
+    who shares the work among them overlays, the event loop writes and releases.
     """
 
     def __init__(self, table: OrderedDict[StateKey, bytes], *, max_users: int) -> None:
