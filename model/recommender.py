@@ -31,6 +31,7 @@ from headrace.model.inner_loop import (
 )
 from headrace.model.item_regression import Coefficients
 from headrace.model.scorer import AFFINITY_LIMITS, Scorer
+from headrace.model.shown import Shown
 from headrace.model.signals import Floats, Ints, ItemSignals, Longs
 from headrace.model.targets import Targets
 
@@ -309,17 +310,29 @@ class Recommender:
             prepared: the tasks before the events.
             targets: (B,) item index of each event's item; negative ones are a miss.
         """
-        positions = position_of(prepared.candidates.items, targets)
         with torch.no_grad():
             start = self.initial(prepared)
         users = fused.Users(start.inputs, prepared.context, start.linear, start.hidden)
+        return self._judge(prepared.candidates.items, users, targets)
+
+    def judge_shown(self, shown: Shown, targets: Ints) -> Judgement:
+        """Do the same by what was shown before the events."""
+        with torch.no_grad():
+            linear, hidden = self.meta.scorer_loop.initial(self._tensor(shown.shares))
+            inputs = self._tensor(shown.inputs).float()
+        users = fused.Users(inputs, self._tensor(shown.context), linear, hidden)
+        return self._judge(shown.items, users, targets)
+
+    def _judge(self, items: Ints, users: fused.Users, targets: Ints) -> Judgement:
+        positions = position_of(items, targets)
         if self.is_fused:
+            filled: Longs = (items >= 0).sum(1)
             scores, probabilities, gradients = fused.learn(
-                self._weights(), self.meta.scorer, users, prepared.filled, positions
+                self._weights(), self.meta.scorer, users, filled, positions
             )
         else:
             scores, probabilities, gradients = self._learn_from(
-                *users, prepared.is_padding, self._tensor(positions)
+                *users, self._tensor(items) < 0, self._tensor(positions)
             )
         gradients = np.nan_to_num(gradients).clip(-GRADIENT_LIMIT, GRADIENT_LIMIT)
         return Judgement(ranks_of(scores, positions), positions, probabilities, gradients)

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from headrace.model.histories import Histories
 from headrace.model.recommender import Adapted, Prepared, Recommender
@@ -29,6 +31,14 @@ class Ranked:
     items: tuple[str, ...]
     scores: tuple[float, ...]
     reasons: tuple[Reason, ...]
+
+
+class Lists(NamedTuple):
+    """The lists of B users."""
+
+    ranked: list[Ranked]
+    scores: Tensor  # (B, C) of all candidates, whatever the shop's rules leave out
+    listed: Tensor  # (B, K) places among the candidates
 
 
 class ListMaker:
@@ -57,17 +67,17 @@ class ListMaker:
         prepared: Prepared,
         adapted: Adapted,
         states: Sequence[UserState],
-    ) -> list[Ranked]:
+    ) -> Lists:
         """Return the list of each user; ``prepared`` is made of their ``histories``."""
         with torch.no_grad():
             adapted = adapted.towards(recommender.meta.targets, self._target)
             scores = recommender.score(prepared, adapted)
         left_out = self._left_out(vocabulary, prepared.candidates.items, states)
-        scores = scores.masked_fill(torch.from_numpy(left_out).to(scores.device), float("-inf"))
+        allowed = scores.masked_fill(torch.from_numpy(left_out).to(scores.device), float("-inf"))
         top = recommender.lists(
-            prepared, scores, length=self._length, diversity=self._diversity
+            prepared, allowed, length=self._length, diversity=self._diversity
         )  # (B, K)
-        best = scores.gather(1, top).cpu().numpy()
+        best = allowed.gather(1, top).cpu().numpy()
         shares = recommender.explain(prepared, adapted, top)  # (B, K, I)
         loudest = shares.max(-1)
         total = shares.abs().sum(-1)
@@ -82,7 +92,7 @@ class ListMaker:
             np.isfinite(best).sum(1),
         )  # as lists: reading numbers from arrays one by one takes ten times as long
         rows = zip(states, *(column.tolist() for column in columns), strict=True)
-        return [_ranked(vocabulary, *row) for row in rows]
+        return Lists([_ranked(vocabulary, *row) for row in rows], scores, top)
 
     def _left_out(
         self, vocabulary: Vocabulary, items: npt.NDArray[np.int32], states: Sequence[UserState]

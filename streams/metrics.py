@@ -101,6 +101,9 @@ HIT_RATIO = _gauge(
 )
 NDCG = _gauge("prequential_ndcg", "NDCG@10 of recent events, judged beforehand.", "contender")
 CANDIDATE_RECALL = _gauge("candidate_recall", "Share of recent events whose item was a candidate.")
+JUDGED_SHOWN = _counter(
+    "judged_shown_total", "Events judged by the list that was kept of their user."
+)
 SERVED_HITS = _counter(
     "attributed_events_total", "Events that carry the rec_id of a list (feedback)."
 )

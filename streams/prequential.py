@@ -280,9 +280,21 @@ def served(
         adapted = judged.adapted.towards(recommender.meta.targets, target_of(target_action))
         scores = recommender.score(prepared, adapted)
         top = recommender.lists(prepared, scores, length=length, diversity=diversity)
-    ranks, places = ranks_of(scores, positions), top.cpu().numpy()
-    if diversity:
-        is_here = places == positions[:, None]
-        behind = np.maximum(ranks, places.shape[1] + 1)
-        ranks = np.where(is_here.any(1), is_here.argmax(1) + 1, behind)
+    places = top.cpu().numpy()
+    ranks = ranks_shown(scores, places, positions, diversity=diversity)
     return Served(ranks, np.take_along_axis(prepared.candidates.items, places, 1))
+
+
+def ranks_shown(
+    scores: torch.Tensor, listed: Longs, positions: Longs, *, diversity: float
+) -> Longs:
+    """Return the (B,) ranks of the candidates at some positions, MISS where it is negative.
+
+    ``listed`` are the (B, K) places among the candidates that the lists show.
+    """
+    ranks = ranks_of(scores, positions)
+    if diversity:
+        is_here = listed == positions[:, None]
+        behind = np.maximum(ranks, listed.shape[1] + 1)
+        ranks = np.where(is_here.any(1), is_here.argmax(1) + 1, behind)
+    return ranks

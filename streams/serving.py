@@ -15,28 +15,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from headrace.model.histories import Histories
 from headrace.model.recommender import MISS, Prepared, Recommender
+from headrace.model.shown import Shown, stack
 from headrace.model.signals import MEDIUM, Ints, Longs
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import metrics
 from headrace.streams.engine import UserResult, UserWork
 from headrace.streams.errors import CheckpointError
-from headrace.streams.lists import ListMaker
+from headrace.streams.lists import ListMaker, Lists
 from headrace.streams.prequential import (
     Folded,
-    Judged,
+    accumulate,
     fold,
     gradient_sums,
     judge,
     prepare,
+    ranks_shown,
     served,
 )
 from headrace.streams.publication import Announcement, apply_delta, unpack_model
 from headrace.streams.quality import Window
 from headrace.streams.settings import Settings
+from headrace.streams.shown_lists import ShownLists, UserKey
 from headrace.streams.state import UserState
 from headrace.streams.store import ModelStore
 from headrace.streams.wire import Item
@@ -96,6 +100,7 @@ class Serving:
         self._n_changing = 0  # who waits for them to end
         self._window = Window()
         self._lists = ListMaker(settings)
+        self._shown = ShownLists(settings.shown_lists)
 
     # ---------------------------------------------------------------------------- the follower
 
@@ -135,6 +140,8 @@ class Serving:
                 vocabulary = live.vocabulary
             self._live = Live(announcement.version, announcement.epoch, recommender, vocabulary)
             self._live.refresh()
+            if has_signals:
+                self._shown.clear()  # items may have other indexes
         metrics.MODEL_VERSION.set(announcement.version)
         metrics.MODEL_PUBLISHED.set(announcement.published_ms / 1000)
         logger.info(
@@ -190,10 +197,10 @@ class Serving:
         """Process users; waits for the first version: until then nothing is written."""
         with self._processing() as live:
             started_s = time.perf_counter()
-            results, ranks = self._process(live, work) if work else ([], {})
+            results, judged = self._process(live, work) if work else ([], [])
             metrics.ADAPT_SECONDS.observe(time.perf_counter() - started_s)
         with self._changed:
-            if ranks:
+            for ranks in judged:
                 self._window.add(ranks)
             self._window.publish(CONTENDERS)
         served_hits = sum(event.rec_id is not None for one in work for _, event in one.events)
@@ -218,13 +225,20 @@ class Serving:
                 self._n_processing -= 1
                 self._changed.notify_all()
 
-    def _process(self, live: Live, work: Sequence[UserWork]) -> tuple[list[UserResult], Ranks]:
+    def _process(
+        self, live: Live, work: Sequence[UserWork]
+    ) -> tuple[list[UserResult], list[Ranks]]:
         """Return the results of some users, and where their events' items stood.
 
-        1. Fold the events into the states. 2. Prepare the histories before and after them. 3. Judge
-        them by what would have been shown. 4. Adapt and rank each user as they are now.
+        1. Fold the events into the states. 2. Judge those whose user's list is kept by what it
+        showed. 3. Prepare the histories before the other events, and those after all. 4. Judge the
+        others by what would have been shown. 5. Adapt and rank each user as they are now.
         """
         started_s = time.thread_time()
+        kept = [  # of several events, the later ones were shown nothing yet
+            self._shown.take(_key(one), one.state.last_offset) if len(one.events) == 1 else None
+            for one in work
+        ]
         states = [one.state for one in work]
         events = [
             (owner, offset, event) for owner, one in enumerate(work) for offset, event in one.events
@@ -237,24 +251,62 @@ class Serving:
             most_tasks=MOST_TASKS,
         )  # 1
         folded_s = time.thread_time()
-        before, after = prepare(live.recommender, folded)  # 2
-        ranks = self._judge(live, folded, states, before)  # 3
+        by_shown = folded.is_task & np.array([one is not None for one in kept])[folded.owners]
+        parts = [self._judge_shown(live, folded, by_shown, kept, states)]  # 2
+        folded = folded._replace(is_task=folded.is_task & ~by_shown)
+        before, after = prepare(live.recommender, folded)  # 3
+        parts.append(self._judge(live, folded, states, before))  # 4
         judged: list[dict[str, int]] = [{} for _ in work]  # a user's last, for their list
-        for row, owner in enumerate(folded.owners[folded.is_task] if ranks else ()):
-            judged[owner] = {name: int(r[row]) for name, r in ranks.items() if r[row] < MISS}
-        results = self._rank(live, work, folded.after, after, judged)  # 4
+        for owners, ranks in parts:
+            for row, owner in enumerate(owners if ranks else ()):
+                judged[owner] = {name: int(r[row]) for name, r in ranks.items() if r[row] < MISS}
+        results = self._rank(live, work, folded.after, after, judged)  # 5
         metrics.CPU_SECONDS.labels("fold").inc(folded_s - started_s)
         metrics.CPU_SECONDS.labels("model").inc(time.thread_time() - folded_s)
-        return results, ranks
+        return results, [ranks for _, ranks in parts if ranks]
+
+    def _judge_shown(
+        self,
+        live: Live,
+        folded: Folded,
+        by_shown: npt.NDArray[np.bool_],
+        kept: Sequence[Shown | None],
+        states: Sequence[UserState],
+    ) -> tuple[Longs, Ranks]:
+        """Judge the (n,) events in ``by_shown`` by the lists kept of their users.
+
+        Returns whose they are, and where their items stood; nothing if there are none.
+        """
+        owners, targets = folded.owners[by_shown], folded.targets[by_shown]
+        lists = [one for owner in owners if (one := kept[owner])]
+        if not lists:
+            return owners, {}
+        shown = stack(lists)
+        judgement = live.recommender.judge_shown(shown, targets)
+        accumulate(states, owners, judgement)
+        metrics.JUDGED_SHOWN.inc(len(owners))
+        return owners, {
+            "adapted": ranks_shown(
+                torch.from_numpy(shown.scores),
+                shown.listed,
+                judgement.positions,
+                diversity=self._settings.diversity,
+            ),
+            "frozen": judgement.ranks,
+            "popularity": _popularity_ranks(
+                live.popular, targets, folded.before.items[by_shown, 0]
+            ),
+        }
 
     def _judge(
         self, live: Live, folded: Folded, states: Sequence[UserState], before: Prepared
-    ) -> Ranks:
-        """Judge the events; nothing if none of them can be."""
+    ) -> tuple[Longs, Ranks]:
+        """Judge the tasks by what would have been shown; return as ``_judge_shown`` does."""
+        owners = folded.owners[folded.is_task]
         judged = judge(live.recommender, folded, states, before)
         if judged is None:
-            return {}
-        return {
+            return owners, {}
+        return owners, {
             "adapted": served(
                 live.recommender,
                 judged,
@@ -263,7 +315,9 @@ class Serving:
                 target_action=self._settings.target_action,
             ).ranks,
             "frozen": judged.judgement.ranks,
-            "popularity": _popularity_ranks(live.popular, judged),
+            "popularity": _popularity_ranks(
+                live.popular, judged.tasks.targets, judged.tasks.histories.items[:, 0]
+            ),
         }
 
     def _rank(
@@ -277,26 +331,45 @@ class Serving:
         states = [one.state for one in work]
         with torch.no_grad():
             adapted = live.recommender.adapt(after, gradient_sums(live.recommender, states))
-        ranked = self._lists.rank(
+        lists = self._lists.rank(
             live.recommender, live.vocabulary, histories, after, adapted, states
         )
+        if self._shown.limit:
+            made_at = [(_key(one), one.state.last_offset) for one in work]
+            self._shown.keep(made_at, _shown(live.recommender, after, lists))
         now_ms = self._now_ms()
         return [
             UserResult(
                 one.state,
                 self._lists.recommendation(one, chosen, live.version, now_ms, judgement),
             )
-            for one, chosen, judgement in zip(work, ranked, judged, strict=True)
+            for one, chosen, judgement in zip(work, lists.ranked, judged, strict=True)
         ]
 
 
-def _popularity_ranks(popular: Ints, judged: Judged) -> Longs:
+def _key(work: UserWork) -> UserKey:
+    return work.source.partition, work.user
+
+
+def _shown(recommender: Recommender, prepared: Prepared, lists: Lists) -> Shown:
+    """Return what to keep of lists that were made of ``prepared``."""
+    with torch.no_grad():
+        inputs = recommender.initial(prepared).inputs.half()
+        shares = recommender.shares(prepared)
+    return Shown(
+        prepared.candidates.items,
+        inputs.cpu().numpy(),
+        lists.scores.cpu().numpy(),
+        lists.listed.cpu().numpy(),
+        prepared.candidates.context,
+        shares.cpu().numpy(),
+    )
+
+
+def _popularity_ranks(popular: Ints, targets: Ints, latest: Ints) -> Longs:
     """Return where each task's item stood among the recently popular, less the user's last item."""
-    tasks = judged.tasks
-    ranks = np.full(len(tasks), MISS, np.int64)
-    for row, (target, last) in enumerate(
-        zip(tasks.targets, tasks.histories.items[:, 0], strict=True)
-    ):
+    ranks = np.full(len(targets), MISS, np.int64)
+    for row, (target, last) in enumerate(zip(targets, latest, strict=True)):
         place = np.flatnonzero(popular[popular != last] == target)
         if target >= 0 and len(place):
             ranks[row] = place[0] + 1

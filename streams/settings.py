@@ -166,6 +166,12 @@ class Settings(BaseSettings):
         le=256,
         description="CPU threads that compute: adapt shares the users of a micro-batch among them.",
     )
+    shown_lists: int = Field(
+        4_096,
+        ge=0,
+        le=10_000_000,
+        description="Users whose list adapt keeps to judge their next event by (20 kB each).",
+    )
     seed: int = Field(0, ge=0, description="Seed of everything random.")
 
     # ---------------------------------------------------------------------------------- learn

@@ -29,7 +29,7 @@ def ranked(learner: Learner, maker: ListMaker, *states: UserState) -> list[Ranke
     with torch.no_grad():
         prepared = recommender.prepare(histories)
         adapted = recommender.adapt(prepared, gradient_sums(recommender, own))
-    return maker.rank(recommender, learner.vocabulary, histories, prepared, adapted, own)
+    return maker.rank(recommender, learner.vocabulary, histories, prepared, adapted, own).ranked
 
 
 def history(*items: str, actions: tuple[str, ...] = ()) -> UserState:

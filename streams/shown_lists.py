@@ -1,0 +1,48 @@
+"""The lists that users were shown last, kept in memory until their next events are judged."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from headrace.model.shown import Shown
+
+UserKey = tuple[int, str]  # partition and user: offsets count within a partition
+
+
+class ShownLists:
+    """The lists of so many users who came last. Compute threads call it at once."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._lock = threading.Lock()
+        self._lists: OrderedDict[UserKey, tuple[int, Shown]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return how many are kept."""
+        return len(self._lists)
+
+    def take(self, user: UserKey, offset: int) -> Shown | None:
+        """Return what was shown after the event at an offset, if it is kept, and keep it no more.
+
+        Whoever's latest event is another one has another history than the list was made from.
+        """
+        with self._lock:
+            made_at, shown = self._lists.pop(user, (-1, None))
+        return shown if made_at == offset else None
+
+    def keep(self, users: Iterable[tuple[UserKey, int]], shown: Shown) -> None:
+        """Keep the lists made for users after the events at some offsets."""
+        made = [
+            (user, (offset, one)) for (user, offset), one in zip(users, shown.users(), strict=True)
+        ]
+        with self._lock:
+            for user, _ in made:
+                self._lists.pop(user, None)
+            self._lists.update(made)
+            while len(self._lists) > self.limit:
+                self._lists.popitem(last=False)
+
+    def clear(self) -> None:
+        """Keep nothing: items are about to have other indexes."""
+        with self._lock:
+            self._lists.clear()
