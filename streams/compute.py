@@ -86,14 +86,18 @@ def _compute_part(
     started_s = time.thread_time()
     computed = Computed()
     work: dict[StateKey, UserWork] = {}
+    forgotten: list[UserWork] = []
     for key in keys:
         one, is_forgotten = _work_of(key, states, micro_batch, computed)
         if is_forgotten:
+            forgotten.append(one)
             computed.fresh[key] = one.state
             computed.states[key] = computed.lists[key] = None
         else:
             work[key] = one
     read_s = time.thread_time()
+    if forgotten:
+        engine.forget(forgotten)
     results = engine.process(list(work.values())) if work else []
     processed_s = time.thread_time()
     for key, result in zip(work, results, strict=True):

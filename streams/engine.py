@@ -35,3 +35,7 @@ class Engine(Protocol):
     def process(self, work: Sequence[UserWork]) -> list[UserResult]:
         """Return one result for each user, in order."""
         ...
+
+    def forget(self, work: Sequence[UserWork]) -> None:
+        """Let go of what is held of users who asked to be forgotten and did nothing since."""
+        ...

@@ -207,6 +207,11 @@ class Serving:
         metrics.SERVED_HITS.inc(served_hits)
         return results
 
+    def forget(self, work: Sequence[UserWork]) -> None:
+        """Keep no list of users who asked to be forgotten."""
+        for one in work:
+            self._shown.drop(_key(one))
+
     @contextmanager
     def _processing(self) -> Iterator[Live]:
         """Give the version at work, and keep everything as it is."""

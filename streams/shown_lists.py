@@ -42,6 +42,11 @@ class ShownLists:
             while len(self._lists) > self.limit:
                 self._lists.popitem(last=False)
 
+    def drop(self, user: UserKey) -> None:
+        """Keep nothing of a user."""
+        with self._lock:
+            self._lists.pop(user, None)
+
     def clear(self) -> None:
         """Keep nothing: items are about to have other indexes."""
         with self._lock:

@@ -68,6 +68,9 @@ class NoOp:
                 one.state.apply(event, offset=offset, history_length=self._settings.history_length)
         return [UserResult(one.state, self._list(one)) for one in work]
 
+    def forget(self, work: Sequence[UserWork]) -> None:
+        """Hold nothing of anybody."""
+
     def _list(self, one: UserWork) -> Recommendation:
         items = tuple(one.state.items[-self._settings.list_length :])
         return Recommendation(

@@ -38,8 +38,15 @@ streams = st.lists(
 class ListsAll:
     """An engine that lists what a user's state remembers."""
 
+    def __init__(self) -> None:
+        self.forgotten: list[str] = []
+
     def process(self, work: Sequence[UserWork]) -> list[UserResult]:
         return [self._process(one) for one in work]
+
+    def forget(self, work: Sequence[UserWork]) -> None:
+        """Note who asked."""
+        self.forgotten += [one.user for one in work]
 
     def _process(self, one: UserWork) -> UserResult:
         for offset, event in one.events:
@@ -172,11 +179,13 @@ def test_one_micro_batch_may_hold_what_came_before_and_after() -> None:
         ("bob", FORGET),
     ]
     states = UserStates(OrderedDict(), max_users=10)
-    computed = compute(ListsAll(), states, micro_batch_of(*records(stream, 0, 5)))
+    engine = ListsAll()
+    computed = compute(engine, states, micro_batch_of(*records(stream, 0, 5)))
     ann = UserState.decode(computed.states[0, b"ann"] or b"")
     assert (ann.items, ann.n_events, ann.last_offset) == (["i2"], 1, 2)
     assert (computed.states[0, b"bob"], computed.lists[0, b"bob"]) == (None, None)
     assert (computed.n_applied, computed.n_replayed) == (5, 0)
+    assert engine.forgotten == ["bob"]
 
 
 def test_the_next_micro_batch_sees_that_a_user_is_forgotten_before_it_is_written() -> None:

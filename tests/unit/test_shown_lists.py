@@ -125,6 +125,15 @@ def test_after_items_may_have_other_indexes_nothing_is_judged_by_lists_of_before
     assert answer.judged
 
 
+def test_of_who_is_forgotten_no_list_is_kept(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).at_work()
+    (before,) = shop.serving.process([work("ann", *CLICKS)])
+    shop.serving.forget([work("ann")])
+    n_before = metric("judged_shown_total")
+    asked(shop, "item-8", before)
+    assert metric("judged_shown_total") == n_before
+
+
 def test_of_several_events_at_once_each_is_judged_by_its_own_history(tmp_path: Path) -> None:
     results = []
     for n in (10, 0):
