@@ -29,7 +29,11 @@ Send = Callable[[str, bytes | None, bytes], Awaitable[int]]
 
 
 class Publisher:
-    """Publishes what a learner learned. ``positions`` are those of the thread that learns."""
+    """Publishes what a learner learned. ``positions`` are those of the thread that learns.
+
+    One publication comes after the other: the last version, which a stop asks for, waits for what
+    is being published then. Two at once would take one number and write over each other's files.
+    """
 
     def __init__(
         self, settings: Settings, learner: Learner, thread: Executor, positions: Positions
@@ -42,6 +46,7 @@ class Publisher:
         self._store = ModelStore(settings.store_url, keep=settings.versions_kept)
         self._epoch = 0
         self._sequence = 0
+        self._publishing = asyncio.Lock()
         self._published_events = -1
         self._published_at_s = time.monotonic()
 
@@ -90,7 +95,8 @@ class Publisher:
             if self._is_due():
                 acknowledge(await self.publish_version(send, guard))
             else:
-                await self._publish_delta(send, guard)
+                async with self._publishing:
+                    await self._publish_delta(send, guard)
 
     def _open_epoch(self) -> None:
         """Deltas from here on do not fit what was published before."""
@@ -112,6 +118,10 @@ class Publisher:
         3. Write both files. 4. Announce the version, and wait for the broker. What is learned
         meanwhile comes with the next delta. The caller may acknowledge only after 4.
         """
+        async with self._publishing:
+            return await self._publish_version(send, guard)
+
+    async def _publish_version(self, send: Send, guard: PauseGuard) -> Positions:
         started_s = time.perf_counter()
         delta_offset = await self._publish_delta(send, guard) + 1  # 1
         loop = asyncio.get_running_loop()

@@ -34,7 +34,8 @@ def test_releases_of_learn_follow_each_other_and_no_event_is_learned_twice(
             learns(2 * CHUNK, environment=before)  # the way back
             learns(3 * CHUNK)
             watcher.until_answered(len(events))
-            assert adapt.metrics().get("checkpoints_refused_total") == 0
+            refused = adapt.metrics().get("checkpoints_refused_total")
+            assert refused == 0, adapt.child.log_tail()
         ends = Counter(record.partition() for record in watcher.events)
 
     learner, positions = restored(settings)

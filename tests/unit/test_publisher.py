@@ -1,0 +1,52 @@
+"""What the learn role publishes, at the pace it is asked to."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from stream_samples import drawn, learned, small
+
+from headrace.streams.guards import PauseGuard
+from headrace.streams.learner_state import Positions
+from headrace.streams.publication import Announcement
+from headrace.streams.publisher import Publisher
+from headrace.streams.store import ModelStore
+
+GUARD = PauseGuard(60)
+
+
+def test_the_last_version_waits_for_the_one_that_is_being_published(tmp_path: Path) -> None:
+    settings = small(model_store=str(tmp_path), delta_interval_s=0.001, version_events=1)
+    learner = learned(drawn(60))
+    announced: list[Announcement] = []
+
+    async def send(topic: str, _: bytes | None, value: bytes) -> int:
+        await asyncio.sleep(0.01)  # as long as a broker takes
+        if topic == settings.topic("models"):
+            announced.append(Announcement.decode(value))
+        return len(announced)
+
+    async def stop_while_publishing(publisher: Publisher, n_before: int) -> None:
+        acknowledged: list[Positions] = []
+        periodic = asyncio.create_task(publisher.publish_forever(send, GUARD, acknowledged.append))
+        while len(announced) < n_before:
+            await asyncio.sleep(0.001)
+            learner.n_events += 1  # so that another is due
+        await publisher.publish_version(send, GUARD)
+        periodic.cancel()
+        with suppress(asyncio.CancelledError):
+            await periodic
+
+    with ThreadPoolExecutor(1) as thread:
+        for n_before in range(4):
+            publisher = Publisher(settings, learner, thread, {})
+            publisher.version = max([0, *(one.version for one in announced)])
+            asyncio.run(stop_while_publishing(publisher, len(announced) + n_before))
+
+    versions = [one.version for one in announced]
+    assert versions == list(range(1, len(versions) + 1))
+    store = ModelStore(settings.store_url, keep=settings.versions_kept)
+    for one in announced[-settings.versions_kept :]:
+        store.read(one.model)
+        store.read(one.learner)
