@@ -167,7 +167,7 @@ class Settings(BaseSettings):
         description="CPU threads that compute: adapt shares the users of a micro-batch among them.",
     )
     shown_lists: int = Field(
-        4_096,
+        8_192,
         ge=0,
         le=10_000_000,
         description="Users whose list adapt keeps to judge their next event by (20 kB each).",
