@@ -19,7 +19,7 @@ from aiokafka import AIOKafkaProducer
 
 from headrace.streams.bench import stage
 from headrace.streams.bench.measuring import Row
-from headrace.streams.bench.shop import open_shop
+from headrace.streams.bench.shop import EVENTS_EACH, open_shop
 from headrace.streams.clients import reader
 from headrace.streams.errors import StreamsError
 from headrace.streams.produce import publish_events
@@ -60,7 +60,7 @@ def measure(
         StreamsError: the worker did not get through, or an event has no list.
     """
     with stage.on_its_own(settings) as settings:
-        shop = open_shop(settings, n_items=n_items, n_users=n_users, n_events=n_users)
+        shop = open_shop(settings, n_items=n_items, n_users=n_users, n_events=EVENTS_EACH * n_users)
         stage.announce(settings, shop)
         events = cycle(shop.events)
         publish_events(settings, islice(events, CAPACITY_EVENTS))

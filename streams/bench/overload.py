@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from headrace.streams.bench import stage
 from headrace.streams.bench.measuring import Row
-from headrace.streams.bench.shop import open_shop
+from headrace.streams.bench.shop import EVENTS_EACH, open_shop
 from headrace.streams.bench.soak import held, sampled
 from headrace.streams.child import Child
 from headrace.streams.clients import reader
@@ -92,7 +92,7 @@ def measure(
     with stage.on_its_own(settings) as settings:
         if adapt_port:
             settings = settings.model_copy(update={"adapt_port": adapt_port})
-        shop = open_shop(settings, n_items=n_items, n_users=n_users, n_events=n_users)
+        shop = open_shop(settings, n_items=n_items, n_users=n_users, n_events=EVENTS_EACH * n_users)
         stage.announce(settings, shop)
         events = _unevenly(shop.events, n_users)
         publish_events(settings, itertools.islice(events, CAPACITY_EVENTS))
@@ -122,7 +122,8 @@ def measure(
 
 def _unevenly(events: Sequence[Event], n_users: int) -> Iterator[Event]:
     """Yield the shop's events without end; every second one is of one of a few users."""
-    busy = itertools.cycle(events[: max(1, int(BUSY_USERS * n_users))])
+    busy_users = {event.user for event in events[: max(1, int(BUSY_USERS * n_users))]}
+    busy = itertools.cycle([event for event in events if event.user in busy_users])
     for event in itertools.cycle(events):
         yield event
         yield next(busy)

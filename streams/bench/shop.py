@@ -16,6 +16,7 @@ from headrace.streams.state import UserState
 from headrace.streams.wire import Event
 
 COUNTED = 60  # events of each user before the measurement; the model sees the latest 50
+EVENTS_EACH = 8  # to go through again and again: one that repeats the one before it is not judged
 SESSION = 10  # events without an hour's gap
 LEARNED = 4_000  # of the counted events, the last, are learned from too
 ITEM_BYTES = 25_000  # rows of neighbours and regressors, while they are copied to grow
