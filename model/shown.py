@@ -4,7 +4,7 @@ The list that a user had before an event was made by the very passes that judgin
 from the same history. What they found is kept instead: the event is judged by the list as it was
 shown, which is less work and nearer to the truth.
 
-Letters: B users, C candidates, I inputs, X context, K clusters or places of a list.
+Letters: B users, C candidates, I inputs, X context, P popular items, K clusters or places listed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,6 +25,7 @@ class Shown(NamedTuple):
     inputs: Halves  # (B, C, I) of the scorer at the initial weights: most of what is kept
     scores: Floats  # (B, C) of the adapted user
     listed: Longs  # (B, K) places among the candidates
+    popular: Ints  # (B, P) items that popularity would have listed, best first, -1 padded
     context: Floats  # (B, X)
     shares: Floats  # (B, K) of the user in each task cluster
 
@@ -42,12 +43,13 @@ class Shown(NamedTuple):
 def stack(users: Sequence[Shown]) -> Shown:
     """Put lists of single users, at least one, into a micro-batch."""
     b, c = len(users), max(1, *(len(user.items) for user in users))
-    k = max(len(user.listed) for user in users)
+    k, p = (max(len(user[part]) for user in users) for part in (3, 4))
     out = Shown(
         np.full((b, c), -1, np.int32),
         np.zeros((b, c, users[0].inputs.shape[1]), np.float16),
         np.full((b, c), -np.inf, np.float32),
         np.full((b, k), c, np.int64),  # no candidate's place
+        np.full((b, p), -1, np.int32),
         np.stack([user.context for user in users]),
         np.stack([user.shares for user in users]),
     )
@@ -55,4 +57,5 @@ def stack(users: Sequence[Shown]) -> Shown:
         n = len(user.items)
         out.items[row, :n], out.inputs[row, :n], out.scores[row, :n] = user[:3]
         out.listed[row, : len(user.listed)] = user.listed
+        out.popular[row, : len(user.popular)] = user.popular
     return out

@@ -299,7 +299,7 @@ class Serving:
             ),
             "frozen": judgement.ranks,
             "popularity": _popularity_ranks(
-                live.popular, targets, folded.before.items[by_shown, 0]
+                shown.popular, targets, folded.before.items[by_shown, 0]
             ),
         }
 
@@ -321,7 +321,9 @@ class Serving:
             ).ranks,
             "frozen": judged.judgement.ranks,
             "popularity": _popularity_ranks(
-                live.popular, judged.tasks.targets, judged.tasks.histories.items[:, 0]
+                np.tile(live.popular, (len(owners), 1)),
+                judged.tasks.targets,
+                judged.tasks.histories.items[:, 0],
             ),
         }
 
@@ -341,7 +343,7 @@ class Serving:
         )
         if self._shown.limit:
             made_at = [(_key(one), one.state.last_offset) for one in work]
-            self._shown.keep(made_at, _shown(live.recommender, after, lists))
+            self._shown.keep(made_at, _shown(live, after, lists))
         now_ms = self._now_ms()
         return [
             UserResult(
@@ -356,8 +358,9 @@ def _key(work: UserWork) -> UserKey:
     return work.source.partition, work.user
 
 
-def _shown(recommender: Recommender, prepared: Prepared, lists: Lists) -> Shown:
+def _shown(live: Live, prepared: Prepared, lists: Lists) -> Shown:
     """Return what to keep of lists that were made of ``prepared``."""
+    recommender = live.recommender
     with torch.no_grad():
         inputs = recommender.initial(prepared).inputs.half()
         shares = recommender.shares(prepared)
@@ -366,16 +369,17 @@ def _shown(recommender: Recommender, prepared: Prepared, lists: Lists) -> Shown:
         inputs.cpu().numpy(),
         lists.scores.cpu().numpy(),
         lists.listed.cpu().numpy(),
+        np.tile(live.popular, (len(lists.ranked), 1)),
         prepared.candidates.context,
         shares.cpu().numpy(),
     )
 
 
 def _popularity_ranks(popular: Ints, targets: Ints, latest: Ints) -> Longs:
-    """Return where each task's item stood among the recently popular, less the user's last item."""
+    """Return where (B,) tasks' items stood among the (B, P) recently popular, less the latest."""
     ranks = np.full(len(targets), MISS, np.int64)
     for row, (target, last) in enumerate(zip(targets, latest, strict=True)):
-        place = np.flatnonzero(popular[popular != last] == target)
+        place = np.flatnonzero(popular[row, popular[row] != last] == target)
         if target >= 0 and len(place):
             ranks[row] = place[0] + 1
     return ranks

@@ -25,6 +25,7 @@ def shown(*n_candidates: int, length: int = 3) -> Shown:
         np.random.default_rng(0).random((b, 4, 5)).astype(np.float16),
         np.where(is_padding, -np.inf, np.arange(4, 0, -1)).astype(np.float32),
         np.tile(np.arange(length), (b, 1)),
+        np.tile(np.arange(length, dtype=np.int32), (b, 1)),
         np.arange(2 * b, dtype=np.float32).reshape(b, 2),
         np.ones((b, 1), np.float32),
     )
@@ -40,7 +41,9 @@ def test_lists_that_were_kept_apart_come_together_again() -> None:
 
 def test_shorter_lists_show_no_place_twice() -> None:
     one, other = *shown(4, length=3).users(), *shown(2, length=1).users()
-    assert stack([one, other]).listed.tolist() == [[0, 1, 2], [0, 4, 4]]
+    whole = stack([one, other])
+    assert whole.listed.tolist() == [[0, 1, 2], [0, 4, 4]]
+    assert whole.popular.tolist() == [[0, 1, 2], [0, -1, -1]]
 
 
 def test_what_is_kept_of_a_user_holds_nothing_of_the_others() -> None:
@@ -107,10 +110,11 @@ def test_it_is_the_list_of_then_that_judges(tmp_path: Path) -> None:
     stood = list_of(before).items.index("item-11") + 1
     shop.popularise("item-11")
     shop.delta()
-    answer, _ = asked(shop, "item-11", before)
-    assert answer.judged["adapted"] == stood
     (moved,) = shop.serving.process([work("bob", *CLICKS[:2])])
     assert list_of(moved).items.index("item-11") + 1 < stood, "the counts have moved"
+    answer, _ = asked(shop, "item-11", before)
+    assert answer.judged["adapted"] == stood
+    assert answer.judged["popularity"] > 5, "it is the first by now"
 
 
 def test_after_items_may_have_other_indexes_nothing_is_judged_by_lists_of_before(
