@@ -33,6 +33,9 @@ class LastItems:
             time.sleep(self._slow_s)  # stands for a model: what matters is that the thread is busy
         return [self._process(user) for user in work]
 
+    def forget(self, work: Sequence[UserWork]) -> None:
+        """Hold nothing of anybody."""
+
     def _process(self, user: UserWork) -> UserResult:
         for offset, event in user.events:
             user.state.apply(event, offset=offset, history_length=self._history_length)
