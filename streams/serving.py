@@ -321,7 +321,7 @@ class Serving:
             ).ranks,
             "frozen": judged.judgement.ranks,
             "popularity": _popularity_ranks(
-                np.tile(live.popular, (len(owners), 1)),
+                np.broadcast_to(live.popular, (len(owners), len(live.popular))),
                 judged.tasks.targets,
                 judged.tasks.histories.items[:, 0],
             ),
@@ -369,7 +369,7 @@ def _shown(live: Live, prepared: Prepared, lists: Lists) -> Shown:
         inputs.cpu().numpy(),
         lists.scores.cpu().numpy(),
         lists.listed.cpu().numpy(),
-        np.tile(live.popular, (len(lists.ranked), 1)),
+        np.broadcast_to(live.popular, (len(lists.ranked), len(live.popular))),
         prepared.candidates.context,
         shares.cpu().numpy(),
     )

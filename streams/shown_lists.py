@@ -32,13 +32,11 @@ class ShownLists:
 
     def keep(self, users: Iterable[tuple[UserKey, int]], shown: Shown) -> None:
         """Keep the lists made for users after the events at some offsets."""
-        made = [
-            (user, (offset, one)) for (user, offset), one in zip(users, shown.users(), strict=True)
-        ]
+        made = list(zip(users, shown.users(), strict=True))  # copied before others have to wait
         with self._lock:
-            for user, _ in made:
-                self._lists.pop(user, None)
-            self._lists.update(made)
+            for (user, offset), one in made:
+                self._lists[user] = offset, one
+                self._lists.move_to_end(user)
             while len(self._lists) > self.limit:
                 self._lists.popitem(last=False)
 

@@ -54,7 +54,9 @@ def test_what_is_kept_of_a_user_holds_nothing_of_the_others() -> None:
 def test_a_list_is_given_once_and_only_for_the_history_it_was_made_from() -> None:
     lists = ShownLists(10)
     lists.keep([(ANN, 4), (BOB, 5), (CARL, 6)], shown(3, 2, 1))
-    assert len(one := lists.take(ANN, 4).items) == 3, one
+    taken = lists.take(ANN, 4)
+    assert taken is not None
+    assert len(taken.items) == 3
     assert lists.take(ANN, 4) is None
     assert lists.take(BOB, 4) is None, "it was made after another event"
     assert lists.take(BOB, 5) is None, "and nobody can come to it any more"
