@@ -35,32 +35,38 @@ def weights_of(scorer: Scorer, loop: UserLoop, encoder: Encoder, negatives: Tens
     )
 
 
-def shift(weights: Weights, loop: UserLoop, encoded: Encoded) -> Tensor:
-    """Return the (B, D) shifts of the user vectors, as ``UserLoop.forward`` does."""
-    shifts = _floats(loop.initial(encoded.latest)).copy()
+def shift(weights: Weights, start: Tensor, encoded: Encoded) -> Tensor:
+    """Return the (B, D) shifts of the user vectors from ``start``, as ``UserLoop`` does."""
+    shifts = _floats(start).copy()
     items = np.ascontiguousarray(encoded.items.numpy())
     fused_loop.adapt(weights.loop, _floats(encoded.hidden), items, shifts)
     return torch.from_numpy(shifts)
 
 
+def affinities(
+    weights: Weights, users: Tensor, n_items: int, items: Tensor, filled: Longs
+) -> Tensor:
+    """Return the (B, C) affinities, as ``Recommender.affinities`` does."""
+    out = np.zeros(items.shape, np.float32)
+    fused_loop.write_affinities(weights.loop, _floats(users), n_items, items.numpy(), filled, out)
+    return torch.from_numpy(out)
+
+
 def inputs(
-    encoder: Encoder,
     residual: Tensor,
     n_items: int,
     signals: Tensor,
     items: Tensor,
     filled: Longs,
-    users: Tensor,
-    averages: Tensor,
+    affinities: Tensor,
 ) -> Tensor:
     """Return the (B, C, I) inputs of the scorer, as ``Recommender.inputs`` does."""
     out = np.zeros((*items.shape, N_INPUTS), np.float32)
     fused_scorer.write_inputs(
-        *(_floats(each) for each in (signals, residual, encoder.items, encoder.bias)),
+        *(_floats(each) for each in (signals, residual, affinities)),
         n_items,
         items.numpy(),
         filled,
-        *(_floats(each) for each in (users, averages)),
         out,
     )
     return torch.from_numpy(out)

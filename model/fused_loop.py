@@ -1,10 +1,10 @@
-"""The user vector's inner loop in one loop over users, for the CPU.
+"""The user vector's inner loop and affinities in loops over users, for the CPU.
 
 ``inner_loop`` says what is computed, and is what learning differentiates; this is the same (a test
 holds them to each other), but what lies between stays in the fastest memory, and interactions that
 are only padding cost nothing.
 
-Letters: B users, T interactions, D width, S support, M negatives, N items.
+Letters: B users, C candidates, T interactions, D width, S support, M negatives, N items.
 """
 
 from typing import NamedTuple
@@ -15,9 +15,11 @@ from torch.nn import functional as F
 from headrace.model.arithmetic import exp, fused, multiply, padded
 from headrace.model.encoder import Encoder
 from headrace.model.inner_loop import LOGIT_LIMIT, UserLoop
+from headrace.model.scorer import AFFINITY_LIMITS
 from headrace.model.signals import Floats, Longs
 
 _LIMIT = np.float32(LOGIT_LIMIT)
+_LEAST, _MOST = np.float32(AFFINITY_LIMITS[0]), np.float32(AFFINITY_LIMITS[1])
 
 
 class Weights(NamedTuple):
@@ -80,6 +82,46 @@ def adapt(weights: Weights, hidden: Floats, items: Longs, shifts: Floats) -> Non
             gradient = _gradient(weights, support, n, total, shifts[b])
             for d in range(len(gradient)):
                 shifts[b, d] -= weights.steps[step, d] * trust * gradient[d]
+
+
+@fused
+def write_affinities(
+    weights: Weights, users: Floats, n_items: int, items: Longs, filled: Longs, affinities: Floats
+) -> None:
+    """Write how far each candidate's logit is above the average negative's.
+
+    Args:
+        weights: the loop's.
+        users: (B, D) user vectors.
+        n_items: items from this index on are too new for one.
+        items: (B, C) item index.
+        filled: (B,) how many candidates each user has.
+        affinities: (B, C) zeros, written to.
+    """
+    width, logits = users.shape[1], np.zeros_like(weights.negative_bias)
+    for b in range(len(users)):
+        average = _average(weights, users[b], logits)
+        for c in range(filled[b]):
+            z = np.uint32(items[b, c])
+            if z < n_items:
+                affinity = weights.bias[z] - average
+                for d in range(width):
+                    affinity += weights.items[z, d] * users[b, d]
+                affinities[b, c] = min(max(affinity, _LEAST), _MOST)
+
+
+@fused
+def _average(weights: Weights, user: Floats, logits: Floats) -> np.float32:
+    """Return the logarithm of the mean exponential of the negatives' (M,) logits."""
+    logits[:] = weights.negative_bias
+    for d in range(len(user)):
+        for m in range(len(logits)):
+            logits[m] += user[d] * weights.negative_items[d, m]
+    highest, total = logits.max(), np.float32(0)
+    for m in range(len(logits)):
+        total += exp(logits[m] - highest)
+    average: np.float32 = highest + np.log(total / np.float32(len(logits)))
+    return average
 
 
 @fused

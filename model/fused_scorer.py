@@ -4,7 +4,7 @@
 holds them to each other), but what lies between stays in the fastest memory, places that are only
 padding cost nothing, and a small micro-batch does not wait for a hundred calls.
 
-Letters: B users, C candidates, K listed of them, I inputs, D width, N items, W hidden width.
+Letters: B users, C candidates, K listed of them, I inputs, N items, W hidden width.
 """
 
 from typing import NamedTuple
@@ -12,11 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from headrace.model.arithmetic import exp, fused, gelu, gelu_and_slope, multiply, padded
-from headrace.model.scorer import AFFINITY_LIMITS, STANDARD_LIMITS, Scorer
+from headrace.model.scorer import STANDARD_LIMITS, Scorer
 from headrace.model.signals import Floats, Longs
 
 _TILE = 64  # candidates
-_LEAST, _MOST = np.float32(AFFINITY_LIMITS[0]), np.float32(AFFINITY_LIMITS[1])
 _LOWEST, _HIGHEST = np.float32(STANDARD_LIMITS[0]), np.float32(STANDARD_LIMITS[1])
 
 
@@ -66,13 +65,10 @@ def weights_of(scorer: Scorer) -> Weights:
 def write_inputs(
     signals: Floats,
     residual: Floats,
-    embeddings: Floats,
-    biases: Floats,
+    affinities: Floats,
     n_items: int,
     items: Longs,
     filled: Longs,
-    users: Floats,
-    averages: Floats,
     inputs: Floats,
 ) -> None:
     """Write the inputs: signals, residual, affinity.
@@ -80,27 +76,21 @@ def write_inputs(
     Args:
         signals: (B, C, I - 2).
         residual: (N,).
-        embeddings: (N, D).
-        biases: (N,).
-        n_items: items from this index on are too new for all three.
+        affinities: (B, C).
+        n_items: items from this index on are too new for a residual.
         items: (B, C) item index.
         filled: (B,) how many candidates each user has.
-        users: (B, D) user vectors.
-        averages: (B,) what an affinity is above.
         inputs: (B, C, I) zeros, written to.
     """
-    n, width = signals.shape[2], users.shape[1]
+    n = signals.shape[2]
     for b in range(len(items)):
         for c in range(filled[b]):
             z = np.uint32(items[b, c])
             for i in range(n):
                 inputs[b, c, i] = signals[b, c, i]
             if z < n_items:
-                affinity = biases[z] - averages[b]
-                for d in range(width):
-                    affinity += embeddings[z, d] * users[b, d]
                 inputs[b, c, n] = residual[z]
-                inputs[b, c, n + 1] = min(max(affinity, _LEAST), _MOST)
+            inputs[b, c, n + 1] = affinities[b, c]
 
 
 @fused

@@ -78,9 +78,9 @@ class UserLoop(nn.Module):
         """Return the (B, K) shares of users whose latest hidden vectors are (B, D)."""
         return shares_of(self.prototypes, latest)
 
-    def initial(self, latest: Tensor) -> Tensor:
-        """Return the (B, D) shifts of these users before any step."""
-        return self.shares(latest) @ self.start
+    def initial(self, shares: Tensor) -> Tensor:
+        """Return the (B, D) shifts before any step, of users with (B, K) shares."""
+        return shares @ self.start
 
     def forward(
         self, encoder: Encoder, encoded: Encoded, negatives: Tensor, *, first_order: bool
@@ -89,7 +89,7 @@ class UserLoop(nn.Module):
 
         ``negatives`` is (M,) int64. With ``first_order`` no derivative is taken of a gradient.
         """
-        shift = self.initial(encoded.latest)
+        shift = self.initial(self.shares(encoded.latest))
         support = Support.of(encoder, encoded, negatives, fade=F.softplus(self.raw_fade))
         weight = support.weights.sum(1, keepdim=True)  # (B, 1)
         trust = weight / (weight + F.softplus(self.raw_patience))

@@ -92,6 +92,7 @@ class Prepared(NamedTuple):
     signals: Tensor  # (B, C, F + 2) counted, and regressed on the user's items
     context: Tensor  # (B, X)
     encoded: Encoded
+    shares: Tensor  # (B, K) of the user in each task cluster
 
     @property
     def filled(self) -> Longs:
@@ -109,6 +110,7 @@ class Prepared(NamedTuple):
             self.signals[index],
             self.context[index],
             Encoded(e.hidden[index], e.items[index], e.latest[index]),
+            self.shares[index],
         )
 
 
@@ -209,13 +211,17 @@ class Recommender:
         candidates = candidates or self._gatherer.gather(self.signals, histories, order)
         regressed = self.coefficients.inputs(candidates.items, histories.items, order)
         items = self._tensor(candidates.items.astype(np.int64))
+        encoded = self.encode(
+            histories.items, histories.actions, histories.times_s, histories.features
+        )
         return Prepared(
             candidates,
             items.clamp(min=0),
             items < 0,
             self._tensor(np.concatenate([candidates.signals, regressed], -1)),
             self._tensor(candidates.context),
-            self.encode(histories.items, histories.actions, histories.times_s, histories.features),
+            encoded,
+            self.meta.user_loop.shares(encoded.latest),
         )
 
     def encode(self, items: Ints, actions: Ints, times_s: Longs, features: Ints) -> Encoded:
@@ -235,20 +241,34 @@ class Recommender:
 
     def inputs(self, prepared: Prepared, user_shift: Tensor) -> Tensor:
         """Return the (B, C, I) inputs of the scorer: signals, residual and affinity."""
+        affinities = self.affinities(prepared, user_shift)
+        if self.is_fused:
+            return fused.inputs(
+                self.meta.residual,
+                int(self.meta.n_items),
+                prepared.signals,
+                prepared.items,
+                prepared.filled,
+                affinities,
+            )
+        known = prepared.items < self.meta.n_items
+        residual = self.meta.residual[prepared.items * known] * known
+        return torch.cat([prepared.signals, residual[..., None], affinities[..., None]], -1)
+
+    def affinities(self, prepared: Prepared, user_shift: Tensor) -> Tensor:
+        """Return the (B, C) affinities to the candidates: above the average negative item's."""
         encoder, negatives = self.meta.encoder, self.meta.negatives
-        user = prepared.encoded.latest + user_shift  # (B, D)
+        n_items, user = self.meta.n_items, prepared.encoded.latest + user_shift  # (B, D)
+        if self.is_fused:
+            items, filled = prepared.items, prepared.filled
+            return fused.affinities(self._weights(), user, int(n_items), items, filled)
         negative = user @ encoder.items[negatives].T + encoder.bias[negatives]  # (B, M)
         average = torch.logsumexp(negative, 1, keepdim=True) - np.log(len(negatives))  # (B, 1)
-        if self.is_fused:
-            known_items = encoder, self.meta.residual, int(self.meta.n_items)
-            shown = prepared.signals, prepared.items, prepared.filled
-            return fused.inputs(*known_items, *shown, user, average.squeeze(1))
-        known = prepared.items < self.meta.n_items
+        known = prepared.items < n_items
         items = prepared.items * known
         logits = torch.einsum("bcd,bd->bc", encoder.items[items], user) + encoder.bias[items]
-        affinity = (logits - average).clamp(*AFFINITY_LIMITS) * known
-        residual = self.meta.residual[items] * known
-        return torch.cat([prepared.signals, residual[..., None], affinity[..., None]], -1)
+        affinities: Tensor = (logits - average).clamp(*AFFINITY_LIMITS) * known
+        return affinities
 
     def score(self, prepared: Prepared, adapted: Adapted) -> Tensor:
         """Return the (B, C) scores; padding scores minus infinity."""
@@ -281,26 +301,22 @@ class Recommender:
 
     def initial(self, prepared: Prepared) -> Adapted:
         """Return the users before any inner step: the frozen meta-parameters."""
-        start = self.meta.user_loop.initial(prepared.encoded.latest)
-        linear, hidden = self.meta.scorer_loop.initial(self.shares(prepared))
+        start = self.meta.user_loop.initial(prepared.shares)
+        linear, hidden = self.meta.scorer_loop.initial(prepared.shares)
         return Adapted(self.inputs(prepared, start), linear, hidden)
-
-    def shares(self, prepared: Prepared) -> Tensor:
-        """Return how far the users belong to each task cluster: (B, K)."""
-        shares: Tensor = self.meta.user_loop.shares(prepared.encoded.latest)
-        return shares
 
     def adapt(
         self, prepared: Prepared, gradients: GradientSums, *, support: Encoded | None = None
     ) -> Adapted:
         """Run the inner loop for all users at once, each on their own history unless given."""
         encoder, loop, negatives = self.meta.encoder, self.meta.user_loop, self.meta.negatives
+        start = loop.initial(loop.shares(support.latest) if support else prepared.shares)
         support = support or prepared.encoded
         if self.is_fused:
-            shift = fused.shift(self._weights(), loop, support)
+            shift = fused.shift(self._weights(), start, support)
         else:
             shift = loop(encoder, support, negatives, first_order=True)
-        fast = self.meta.scorer_loop(gradients, self.shares(prepared))
+        fast = self.meta.scorer_loop(gradients, prepared.shares)
         return Adapted(self.inputs(prepared, shift), *fast)
 
     def judge(self, prepared: Prepared, targets: Ints) -> Judgement:

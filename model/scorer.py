@@ -19,6 +19,7 @@ from headrace.model.tenure import N_TENURE_SIGNALS, TenureWeights
 
 INPUTS = (*SIGNALS, *item_regression.INPUTS, "residual", "affinity")
 N_INPUTS = len(INPUTS)  # I
+AFFINITY = INPUTS.index("affinity")  # the one that the user vector's inner loop moves
 ADAPTED = slice(N_TENURE_SIGNALS, None)  # inputs whose linear weights are a user's own
 N_ADAPTED = N_INPUTS - N_TENURE_SIGNALS
 LINEAR_START = 0.1  # every signal is a reason to like an item until learned otherwise

@@ -198,7 +198,6 @@ def judge(
     sums, counts = accumulate(states, owners, judgement)
     with torch.no_grad():
         adapted = recommender.adapt(prepared, to_tensors(recommender, sums, counts))
-        shares = recommender.shares(prepared)
     tasks = Tasks(
         histories,
         prepared.candidates.items,
@@ -210,7 +209,7 @@ def judge(
         judgement.probabilities,
         sums,
         counts,
-        shares.cpu().numpy(),
+        prepared.shares.cpu().numpy(),
     )
     return Judged(tasks, prepared, adapted, judgement)
 

@@ -19,7 +19,8 @@ import numpy.typing as npt
 import torch
 
 from headrace.model.histories import Histories
-from headrace.model.recommender import MISS, Prepared, Recommender
+from headrace.model.recommender import MISS, Adapted, Prepared, Recommender
+from headrace.model.scorer import AFFINITY
 from headrace.model.shown import Shown, stack
 from headrace.model.signals import MEDIUM, Ints, Longs
 from headrace.model.vocabulary import Vocabulary
@@ -343,7 +344,7 @@ class Serving:
         )
         if self._shown.limit:
             made_at = [(_key(one), one.state.last_offset) for one in work]
-            self._shown.keep(made_at, _shown(live, after, lists))
+            self._shown.keep(made_at, _shown(live, after, adapted, lists))
         now_ms = self._now_ms()
         return [
             UserResult(
@@ -358,12 +359,12 @@ def _key(work: UserWork) -> UserKey:
     return work.source.partition, work.user
 
 
-def _shown(live: Live, prepared: Prepared, lists: Lists) -> Shown:
+def _shown(live: Live, prepared: Prepared, adapted: Adapted, lists: Lists) -> Shown:
     """Return what to keep of lists that were made of ``prepared``."""
-    recommender = live.recommender
+    inputs = adapted.inputs.half()  # all but affinity do not depend on the weights
     with torch.no_grad():
-        inputs = recommender.initial(prepared).inputs.half()
-        shares = recommender.shares(prepared)
+        start = live.recommender.meta.user_loop.initial(prepared.shares)
+        inputs[..., AFFINITY] = live.recommender.affinities(prepared, start)
     return Shown(
         prepared.candidates.items,
         inputs.cpu().numpy(),
@@ -371,7 +372,7 @@ def _shown(live: Live, prepared: Prepared, lists: Lists) -> Shown:
         lists.listed.cpu().numpy(),
         np.broadcast_to(live.popular, (len(lists.ranked), len(live.popular))),
         prepared.candidates.context,
-        shares.cpu().numpy(),
+        prepared.shares.cpu().numpy(),
     )
 
 

@@ -57,7 +57,7 @@ class Twin:
         with torch.no_grad():
             prepared = recommender.prepare(tasks.histories, judged.prepared.candidates)
             inputs = recommender.initial(prepared).inputs.cpu().numpy()
-            shares = recommender.shares(prepared).cpu().numpy()
+            shares = prepared.shares.cpu().numpy()
         judgement = recommender.judge(prepared, tasks.targets)
         own = dataclasses.replace(
             tasks, inputs=inputs, probabilities=judgement.probabilities, shares=shares

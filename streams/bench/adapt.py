@@ -239,7 +239,7 @@ def _descend(
 ) -> Tensor:
     """Take the user loop's steps with a gradient taken in another way."""
     loop, encoded = meta.user_loop, prepared.encoded
-    shift = loop.initial(encoded.latest).detach()
+    shift = loop.initial(loop.shares(encoded.latest)).detach()
     support = Support.of(meta.encoder, encoded, meta.negatives, fade=F.softplus(loop.raw_fade))
     weight = support.weights.sum(1, keepdim=True)
     trust = weight / (weight + F.softplus(loop.raw_patience))
@@ -252,7 +252,7 @@ def _descend(
 def _adapted(
     model: Recommender, prepared: Prepared, gradients: GradientSums, shift: Tensor
 ) -> Adapted:
-    linear, hidden = model.meta.scorer_loop(gradients, model.shares(prepared))
+    linear, hidden = model.meta.scorer_loop(gradients, prepared.shares)
     return Adapted(model.inputs(prepared, shift), linear, hidden)
 
 

@@ -57,7 +57,7 @@ def new_tasks(loop: OuterLoop, users: Sequence[Sequence[int]] = USERS, *, place:
     none = np.zeros((n, N_DECAYS, p), np.float32), np.zeros((n, N_DECAYS), np.float32)
     with torch.no_grad():
         adapted = loop.recommender.adapt(prepared, GradientSums(*map(torch.from_numpy, none)))
-        shares = loop.recommender.shares(prepared).numpy()
+        shares = prepared.shares.numpy()
     judgement = loop.recommender.judge(prepared, targets)
     return Tasks(
         had,

@@ -76,7 +76,7 @@ def test_everyone_is_ranked_from_where_they_start_before_any_step() -> None:
     nn.init.normal_(meta.scorer_loop.start)
     prepared = loop.recommender.prepare(new_tasks(loop).histories)
     frozen = loop.recommender.initial(prepared)
-    shares = loop.recommender.shares(prepared)
+    shares = prepared.shares
     assert shares.shape == (len(prepared.items), 2)
     shift = torch.cat([frozen.linear, frozen.hidden], 1)
     torch.testing.assert_close(shift, shares @ meta.scorer_loop.start)
