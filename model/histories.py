@@ -50,9 +50,9 @@ class Histories(NamedTuple):
 
 
 def from_columns(
-    items: Sequence[int],
-    times_s: Sequence[int],
-    actions: Sequence[int],
+    items: npt.ArrayLike,
+    times_s: npt.ArrayLike,
+    actions: npt.ArrayLike,
     spans: Sequence[tuple[int, int]],
 ) -> Histories:
     """Return histories, each of what is between two ends of the columns, oldest first there.
@@ -69,9 +69,9 @@ def from_columns(
         np.full((n, MAX_FEATURES), -1, np.int32),
     )
     _write_newest_first(
-        np.array(items, np.int32),
-        np.array(times_s, np.int64),
-        np.array(actions, np.int32),
+        np.asarray(items, np.int32),
+        np.asarray(times_s, np.int64),
+        np.asarray(actions, np.int32),
         np.array(spans, np.int64).reshape(-1, 2),
         histories,
     )

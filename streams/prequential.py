@@ -59,17 +59,21 @@ class Columns:
     ) -> None:
         """Take the states' interactions, with room for so many more of some of the states."""
         self._spans: list[tuple[int, int]] = []
-        self._items: list[int] = []
-        self._times_s: list[int] = []
-        self._actions: list[int] = []
+        items: list[str] = []
+        times_ms: list[int] = []
+        actions: list[str] = []
         for owner, state in enumerate(states):
-            start = len(self._items)
-            self._items += vocabulary.indexes(state.items[-REMEMBERED:])
-            self._times_s += [time_ms // 1000 for time_ms in state.times_ms[-REMEMBERED:]]
-            self._actions += indexes_of(state.actions[-REMEMBERED:])
-            self._spans.append((start, len(self._items)))
-            for column in (self._items, self._times_s, self._actions):
-                column += [-1] * room[owner]
+            start = len(items)
+            items += state.items[-REMEMBERED:]
+            times_ms += state.times_ms[-REMEMBERED:]
+            actions += state.actions[-REMEMBERED:]
+            self._spans.append((start, len(items)))
+            items += [""] * room[owner]
+            times_ms += [0] * room[owner]
+            actions += [""] * room[owner]
+        self._items = np.array(vocabulary.indexes(items), np.int32)
+        self._times_s = np.array(times_ms, np.int64) // 1000
+        self._actions = np.array(indexes_of(actions), np.int32)
 
     def append(self, owner: int, item: int, time_s: int, action: int) -> None:
         """Add an interaction of a state."""
@@ -83,8 +87,9 @@ class Columns:
         histories = from_columns(self._items, self._times_s, self._actions, spans)
         histories.n_events[:] = [row.n_events for row in rows]
         histories.n_repeats[:] = [row.n_repeats for row in rows]
-        for features, row in zip(histories.features, rows, strict=True):
-            features[: len(row.features)] = row.features
+        for number, row in enumerate(rows):
+            if row.features:
+                histories.features[number, : len(row.features)] = row.features
         return histories
 
     def row(self, owner: int, state: UserState) -> "Row":
