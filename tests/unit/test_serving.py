@@ -12,7 +12,7 @@ import pytest
 from serving_samples import CLICKS, NOW_MS, Shop, list_of, metric, work
 from stream_samples import event
 
-from headrace.streams import prequential, serving
+from headrace.streams import prequential, refresh
 from headrace.streams.engine import UserResult
 from headrace.streams.prequential import Judged
 from headrace.streams.wire import Item
@@ -55,7 +55,7 @@ def test_threads_answer_at_once_as_one_does(
             all_at_once.wait()
             return prequential.judge(*args)
 
-        monkeypatch.setattr(serving, "judge", judge)
+        monkeypatch.setattr(refresh, "judge", judge)
         items = [[f"item-{n * step % 17}" for step in (1, 2, 5)] for n in range(90)]
         users = [
             work(f"user-{n}", *(event("", item, at) for at, item in enumerate(own)))
@@ -87,8 +87,8 @@ def test_a_user_who_does_very_much_is_judged_by_the_latest_of_it(
         seen.append(prequential.judge(*args))
         return seen[-1]
 
-    monkeypatch.setattr(serving, "judge", judge)
-    visits = [event("bot", f"item-{n % 9}", n) for n in range(serving.MOST_TASKS + 20)]
+    monkeypatch.setattr(refresh, "judge", judge)
+    visits = [event("bot", f"item-{n % 9}", n) for n in range(refresh.MOST_TASKS + 20)]
     (result,) = shop.serving.process([work("bot", *visits)])
     assert seen[0].tasks.histories.n_events.tolist() == list(range(20, len(visits)))
     assert result.state.n_events == len(visits)

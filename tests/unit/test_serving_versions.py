@@ -13,7 +13,7 @@ import pytest
 from serving_samples import CLICKS, NOW_MS, Shop, metric, work
 
 from headrace.model.item_regression import N_REGRESSORS
-from headrace.streams import serving
+from headrace.streams import refresh
 from headrace.streams.engine import UserWork
 from headrace.streams.errors import CheckpointError
 from headrace.streams.serving import ClosedError
@@ -164,19 +164,20 @@ def test_a_delta_waits_for_who_computes_and_goes_before_who_comes_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop, gate, order = Shop(tmp_path).at_work(), threading.Event(), list[str]()
-    inner, refresh = shop.serving._process, serving.Live.refresh
+    refresher, follow = shop.serving._refresher, refresh.Live.follow
+    inner = refresher.refresh
 
-    def process(live: serving.Live, users: Sequence[UserWork]) -> Any:
+    def process(live: refresh.Live, users: Sequence[UserWork]) -> Any:
         order.append(users[0].user)
         assert gate.wait(LIMIT_S)
         return inner(live, users)
 
-    def refreshed(live: serving.Live) -> None:
+    def followed(live: refresh.Live) -> None:
         order.append("delta")
-        refresh(live)
+        follow(live)
 
-    monkeypatch.setattr(shop.serving, "_process", process)
-    monkeypatch.setattr(serving.Live, "refresh", refreshed)
+    monkeypatch.setattr(refresher, "refresh", process)
+    monkeypatch.setattr(refresh.Live, "follow", followed)
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(shop.serving.process, [work("ann", *CLICKS)])
         until(lambda: order == ["ann"])

@@ -1,0 +1,240 @@
+"""Refresh: what new events of some users lead to: states, judged lists, and new ones.
+
+Compute threads are here at once, each with other users, while nothing that they share changes.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from headrace.model.histories import Histories
+from headrace.model.recommender import MISS, Adapted, Prepared, Recommender
+from headrace.model.scorer import AFFINITY
+from headrace.model.shown import Shown, stack
+from headrace.model.signals import MEDIUM, Ints, Longs
+from headrace.model.vocabulary import Vocabulary
+from headrace.streams import metrics
+from headrace.streams.engine import UserResult, UserWork
+from headrace.streams.lists import ListMaker, Lists
+from headrace.streams.prequential import (
+    Folded,
+    accumulate,
+    fold,
+    gradient_sums,
+    judge,
+    prepare,
+    ranks_shown,
+    served,
+)
+from headrace.streams.settings import Settings
+from headrace.streams.shown_lists import ShownLists, UserKey
+from headrace.streams.state import UserState
+
+N_POPULAR = 12  # the first ten, less the item the user had last, and one to spare
+# Of one user's events in a micro-batch, the latest are judged. It shares one list however many they
+# are, and judging each would let a user who sends nine of ten events hold up all others.
+MOST_TASKS = 32
+
+Ranks = dict[str, Longs]  # where each judged event's item stood, by contender
+
+
+@dataclass(slots=True)
+class Live:
+    """One version at work."""
+
+    version: int
+    epoch: int
+    recommender: Recommender
+    vocabulary: Vocabulary
+    is_behind: bool = False  # a delta was refused: what it carried comes only with a version
+    popular: Ints = field(default_factory=lambda: np.zeros(0, np.int32))  # recent, best first
+
+    def follow(self) -> None:
+        """Follow the meta-parameters and item signals after they changed."""
+        self.recommender.hold()
+        n = len(self.vocabulary)
+        recent = self.recommender.signals.popularity_now(n)[:, MEDIUM]
+        k = min(N_POPULAR, n)
+        top = np.argpartition(-recent, k - 1)[:k] if k else np.zeros(0, np.int64)
+        self.popular = top[np.argsort(-recent[top], kind="stable")].astype(np.int32)
+        metrics.ITEMS.set(self.vocabulary.n_items)
+
+
+class Refreshed(NamedTuple):
+    """What a refresh led to."""
+
+    results: list[UserResult]
+    judged: list[Ranks]  # of events judged together
+
+
+class Refresher:
+    """Folds, judges, adapts and ranks, under the shop's rules."""
+
+    def __init__(self, settings: Settings, now_ms: Callable[[], int]) -> None:
+        self._settings = settings
+        self._now_ms = now_ms
+        self.lists = ListMaker(settings)
+        self.shown = ShownLists(settings.shown_lists)
+
+    def forget(self, work: Sequence[UserWork]) -> None:
+        """Keep no list of users who asked to be forgotten."""
+        for one in work:
+            self.shown.drop(_key(one))
+
+    def refresh(self, live: Live, work: Sequence[UserWork]) -> Refreshed:
+        """Return the results of some users, and where their events' items stood.
+
+        1. Fold the events into the states. 2. Judge those whose user's list is kept by what it
+        showed. 3. Prepare the histories before the other events, and those after all. 4. Judge the
+        others by what would have been shown. 5. Adapt and rank each user as they are now.
+        """
+        started_s = time.thread_time()
+        kept = [  # of several events, the later ones were shown nothing yet
+            self.shown.take(_key(one), one.state.last_offset) if len(one.events) == 1 else None
+            for one in work
+        ]
+        states = [one.state for one in work]
+        events = [
+            (owner, offset, event) for owner, one in enumerate(work) for offset, event in one.events
+        ]
+        folded = fold(
+            states,
+            events,
+            live.vocabulary,
+            history_length=self._settings.history_length,
+            most_tasks=MOST_TASKS,
+        )  # 1
+        folded_s = time.thread_time()
+        by_shown = folded.is_task & np.array([one is not None for one in kept])[folded.owners]
+        parts = [self._judge_shown(live, folded, by_shown, kept, states)]  # 2
+        folded = folded._replace(is_task=folded.is_task & ~by_shown)
+        before, after = prepare(live.recommender, folded)  # 3
+        parts.append(self._judge(live, folded, states, before))  # 4
+        judged: list[dict[str, int]] = [{} for _ in work]  # a user's last, for their list
+        for owners, ranks in parts:
+            for row, owner in enumerate(owners if ranks else ()):
+                judged[owner] = {name: int(r[row]) for name, r in ranks.items() if r[row] < MISS}
+        results = self._rank(live, work, folded.after, after, judged)  # 5
+        metrics.CPU_SECONDS.labels("fold").inc(folded_s - started_s)
+        metrics.CPU_SECONDS.labels("model").inc(time.thread_time() - folded_s)
+        return Refreshed(results, [ranks for _, ranks in parts if ranks])
+
+    def _judge_shown(
+        self,
+        live: Live,
+        folded: Folded,
+        by_shown: npt.NDArray[np.bool_],
+        kept: Sequence[Shown | None],
+        states: Sequence[UserState],
+    ) -> tuple[Longs, Ranks]:
+        """Judge the (n,) events in ``by_shown`` by the lists kept of their users.
+
+        Returns whose they are, and where their items stood; nothing if there are none.
+        """
+        owners, targets = folded.owners[by_shown], folded.targets[by_shown]
+        lists = [one for owner in owners if (one := kept[owner])]
+        if not lists:
+            return owners, {}
+        shown = stack(lists)
+        judgement = live.recommender.judge_shown(shown, targets)
+        accumulate(states, owners, judgement)
+        metrics.JUDGED_SHOWN.inc(len(owners))
+        return owners, {
+            "adapted": ranks_shown(
+                torch.from_numpy(shown.scores),
+                shown.listed,
+                judgement.positions,
+                diversity=self._settings.diversity,
+            ),
+            "frozen": judgement.ranks,
+            "popularity": _popularity_ranks(
+                shown.popular, targets, folded.before.items[by_shown, 0]
+            ),
+        }
+
+    def _judge(
+        self, live: Live, folded: Folded, states: Sequence[UserState], before: Prepared
+    ) -> tuple[Longs, Ranks]:
+        """Judge the tasks by what would have been shown; return as ``_judge_shown`` does."""
+        owners = folded.owners[folded.is_task]
+        judged = judge(live.recommender, folded, states, before)
+        if judged is None:
+            return owners, {}
+        return owners, {
+            "adapted": served(
+                live.recommender,
+                judged,
+                length=self._settings.list_length,
+                diversity=self._settings.diversity,
+                target_action=self._settings.target_action,
+            ).ranks,
+            "frozen": judged.judgement.ranks,
+            "popularity": _popularity_ranks(
+                np.broadcast_to(live.popular, (len(owners), len(live.popular))),
+                judged.tasks.targets,
+                judged.tasks.histories.items[:, 0],
+            ),
+        }
+
+    def _rank(
+        self,
+        live: Live,
+        work: Sequence[UserWork],
+        histories: Histories,
+        after: Prepared,
+        judged: Sequence[Mapping[str, int]],
+    ) -> list[UserResult]:
+        """Return the new lists of users, with where their last items stood."""
+        states = [one.state for one in work]
+        with torch.no_grad():
+            adapted = live.recommender.adapt(after, gradient_sums(live.recommender, states))
+        lists = self.lists.rank(
+            live.recommender, live.vocabulary, histories, after, adapted, states
+        )
+        if self.shown.limit:
+            made_at = [(_key(one), one.state.last_offset) for one in work]
+            self.shown.keep(made_at, _shown(live, after, adapted, lists))
+        now_ms = self._now_ms()
+        return [
+            UserResult(
+                one.state,
+                self.lists.recommendation(one, chosen, live.version, now_ms, judgement),
+            )
+            for one, chosen, judgement in zip(work, lists.ranked, judged, strict=True)
+        ]
+
+
+def _key(work: UserWork) -> UserKey:
+    return work.source.partition, work.user
+
+
+def _shown(live: Live, prepared: Prepared, adapted: Adapted, lists: Lists) -> Shown:
+    """Return what to keep of lists that were made of ``prepared``."""
+    inputs = adapted.inputs.half()  # all but affinity do not depend on the weights
+    with torch.no_grad():
+        start = live.recommender.meta.user_loop.initial(prepared.shares)
+        inputs[..., AFFINITY] = live.recommender.affinities(prepared, start)
+    return Shown(
+        prepared.candidates.items,
+        inputs.cpu().numpy(),
+        lists.scores.cpu().numpy(),
+        lists.listed.cpu().numpy(),
+        np.broadcast_to(live.popular, (len(lists.ranked), len(live.popular))),
+        prepared.candidates.context,
+        prepared.shares.cpu().numpy(),
+    )
+
+
+def _popularity_ranks(popular: Ints, targets: Ints, latest: Ints) -> Longs:
+    """Return where (B,) tasks' items stood among the (B, P) recently popular, less the latest."""
+    ranks = np.full(len(targets), MISS, np.int64)
+    for row, (target, last) in enumerate(zip(targets, latest, strict=True)):
+        place = np.flatnonzero(popular[row, popular[row] != last] == target)
+        if target >= 0 and len(place):
+            ranks[row] = place[0] + 1
+    return ranks
