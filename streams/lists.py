@@ -33,7 +33,7 @@ class Ranked:
     reasons: tuple[Reason, ...]
 
 
-class Lists(NamedTuple):
+class MadeLists(NamedTuple):
     """The lists of B users."""
 
     ranked: list[Ranked]
@@ -67,7 +67,7 @@ class ListMaker:
         prepared: Prepared,
         adapted: Adapted,
         states: Sequence[UserState],
-    ) -> Lists:
+    ) -> MadeLists:
         """Return the list of each user; ``prepared`` is made of their ``histories``."""
         with torch.no_grad():
             adapted = adapted.towards(recommender.meta.targets, self._target)
@@ -92,7 +92,7 @@ class ListMaker:
             np.isfinite(best).sum(1),
         )  # as lists: reading numbers from arrays one by one takes ten times as long
         rows = zip(states, *(column.tolist() for column in columns), strict=True)
-        return Lists([_ranked(vocabulary, *row) for row in rows], scores, top)
+        return MadeLists([_ranked(vocabulary, *row) for row in rows], scores, top)
 
     def _left_out(
         self, vocabulary: Vocabulary, items: npt.NDArray[np.int32], states: Sequence[UserState]

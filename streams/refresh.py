@@ -20,7 +20,7 @@ from headrace.model.signals import MEDIUM, Ints, Longs
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import metrics
 from headrace.streams.engine import UserResult, UserWork
-from headrace.streams.lists import ListMaker, Lists
+from headrace.streams.lists import ListMaker, MadeLists
 from headrace.streams.prequential import (
     Folded,
     accumulate,
@@ -213,7 +213,7 @@ def _key(work: UserWork) -> UserKey:
     return work.source.partition, work.user
 
 
-def _shown(live: Live, prepared: Prepared, adapted: Adapted, lists: Lists) -> Shown:
+def _shown(live: Live, prepared: Prepared, adapted: Adapted, lists: MadeLists) -> Shown:
     """Return what to keep of lists that were made of ``prepared``."""
     inputs = adapted.inputs.half()  # all but affinity do not depend on the weights
     with torch.no_grad():

@@ -15,7 +15,7 @@ from headrace.streams.bench import stage
 from headrace.streams.bench.measuring import Figure, Row
 from headrace.streams.bench.recover import are_serving
 from headrace.streams.bench.shop import Shop, open_shop
-from headrace.streams.broker import free_port
+from headrace.streams.broker import free_ports
 from headrace.streams.child import Child
 from headrace.streams.errors import StreamsError
 from headrace.streams.produce import publish_events
@@ -101,7 +101,7 @@ def row_of(n: int, runs: Sequence[Run], *, alone: Sequence[Run]) -> Row:
 
 def run(settings: Settings, shop: Shop, n_workers: int, broker: Child | None) -> Run:
     """Let so many workers carry all events; the clock runs from a tenth of them to nine tenths."""
-    ports = [free_port() for _ in range(n_workers)]
+    ports = free_ports(n_workers)
     with stage.on_its_own(settings) as settings, ExitStack() as stack:
         stage.announce(settings, shop)
         stage.write_shop(settings, shop)

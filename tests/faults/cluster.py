@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient
 from network import HOST, Network
 from schedule import NODES
 
-from headrace.streams.broker import free_port
+from headrace.streams.broker import free_ports
 from headrace.streams.child import Child
 
 PROBE_S = 0.2
@@ -50,14 +50,15 @@ class Cluster:
 
     def __init__(self, folder: Path, network: Network) -> None:
         cluster_id = new_cluster_id()
-        controllers = {name: free_port() for name in NODES}
+        ports = iter(free_ports(3 * len(NODES)))
+        controllers = {name: next(ports) for name in NODES}
         voters = ",".join(
             f"{number}@{HOST}:{port}" for number, port in enumerate(controllers.values(), 1)
         )
         self.nodes: dict[str, Node] = {}
         for number, name in enumerate(NODES, 1):
-            behind = free_port()
-            node = Node(folder / f"{name}.properties", free_port(), network.forward(behind))
+            behind = next(ports)
+            node = Node(folder / f"{name}.properties", next(ports), network.forward(behind))
             fill(
                 node.properties,
                 "one_of_three.properties",
