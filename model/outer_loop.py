@@ -17,6 +17,7 @@ compute a part of the gradients (``parallel``).
 Letters: B tasks, J adapted inputs of the scorer.
 """
 
+import logging
 import math
 
 import numpy as np
@@ -32,6 +33,8 @@ from headrace.model.rehearsal import Rehearsal, Tasks
 from headrace.model.residual import Residual
 from headrace.model.scorer import ADAPTED
 from headrace.model.signals import Longs
+
+logger = logging.getLogger(__name__)
 
 STANDARDISE_EVERY = 20  # steps: the inputs' spread changes slowly, the pass over them costs
 STANDARDISE_SAMPLE = 256  # tasks
@@ -290,9 +293,13 @@ class OuterLoop:
         for part, loss in mine.losses(self.meta, self._ranks):
             parameters = moved(self.meta, part)
             losses.append(float(backward(loss, parameters, self._ranks)))
-            if math.isfinite(losses[-1]):  # an empty batch has no mean
-                torch.nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
-                self._optimisers[part].step()
-                if part == "scorer":
-                    self._optimisers["tenure"].step()
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
+            if not math.isfinite(losses[-1]):  # an empty batch has no mean
+                continue
+            if not norm.isfinite():  # a weight that is not finite once would be so for good
+                logger.warning("skipped a step: the gradient of the %s is not finite", part)
+                continue
+            self._optimisers[part].step()
+            if part == "scorer":
+                self._optimisers["tenure"].step()
         return losses[0]

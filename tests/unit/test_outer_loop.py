@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from headrace.model.outer_loop import STANDARDISE_EVERY, OuterLoop
 
+SCORER = ("scorer", "scorer_loop")
+
 
 def gradient_norm(loop: OuterLoop, part: str) -> float:
     """Return the norm of the latest gradient of a part of the meta-parameters."""
@@ -52,6 +54,22 @@ def test_query_loss_is_that_before_the_step() -> None:
     assert loss == pytest.approx(math.log1p(math.exp(0.2)), rel=1e-5)
 
 
+def test_a_gradient_that_is_not_finite_moves_nothing_and_the_next_one_does() -> None:
+    loop = new_loop()
+    tasks = with_gradients(new_tasks(loop))
+    before = parameters(loop, *SCORER)
+    leaf = loop.meta.scorer.last.weight
+    hook = leaf.register_hook(lambda gradient: gradient * math.inf)
+    assert math.isfinite(loop.learn(tasks, n_items=N_ITEMS, rehearse=False))
+    assert leaf.grad is not None
+    assert not leaf.grad.isfinite().all()
+    assert are_equal(before, parameters(loop, *SCORER))
+    hook.remove()
+    loop.learn(tasks, n_items=N_ITEMS, rehearse=False)
+    assert not are_equal(before, parameters(loop, *SCORER))
+    assert leaf.isfinite().all()
+
+
 def test_each_step_on_a_repeated_batch_lowers_both_losses() -> None:
     loop = new_loop()
     tasks = with_gradients(new_tasks(loop))
@@ -67,9 +85,9 @@ def test_each_step_on_a_repeated_batch_lowers_both_losses() -> None:
 def test_only_missed_items_leave_the_scorer_and_teach_the_encoder() -> None:
     loop = new_loop()
     tasks = replace(new_tasks(loop), positions=np.full(len(USERS), -1, np.int32))
-    scorer, encoder = parameters(loop, "scorer", "scorer_loop"), parameters(loop, "encoder")
+    scorer, encoder = parameters(loop, *SCORER), parameters(loop, "encoder")
     assert math.isnan(loop.learn(tasks, n_items=N_ITEMS, rehearse=False))
-    assert_equal(parameters(loop, "scorer", "scorer_loop"), scorer)
+    assert_equal(parameters(loop, *SCORER), scorer)
     assert not are_equal(parameters(loop, "encoder"), encoder)
 
 
@@ -143,7 +161,7 @@ def step_with(dropout: float, *, has_gradients: bool) -> dict[str, Tensor]:
     loop = new_loop(replace(PLAIN, gradient_dropout=dropout))
     tasks = new_tasks(loop)
     loop.learn(with_gradients(tasks) if has_gradients else tasks, n_items=N_ITEMS, rehearse=False)
-    return parameters(loop, "scorer", "scorer_loop")
+    return parameters(loop, *SCORER)
 
 
 def test_dropped_gradients_train_as_if_the_users_were_new() -> None:
