@@ -3,8 +3,6 @@
 Letters: B tasks, H interactions, N items, R relations, F signals, X context.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import njit
 
@@ -26,10 +24,19 @@ from headrace.model.signals import (
     Longs,
 )
 from headrace.model.tenure import FEW, TENURE_SIGNALS, USUAL_SHARE, tenure_of
-
-HISTORY = 50  # interactions whose items are candidates and whose neighbours are walked
-OWN_FADE = 0.9  # of own interactions, for each step further back
-FOLLOWED_FADE = 0.95  # of what came after earlier takings of the last item
+from headrace.model.walk import (
+    COUNT,
+    FOLLOWED,
+    HISTORY,
+    LAST,
+    LINKED,
+    OWN,
+    OWN_FADE,
+    POSITION,
+    RECENCY,
+    TOTAL,
+    Walk,
+)
 
 SIGNALS = (
     *TENURE_SIGNALS,
@@ -57,24 +64,6 @@ N_CONTEXTS = len(CONTEXTS)
 
 CATEGORY_FADES = ((1 - OWN_FADE) * OWN_FADE ** np.arange(HISTORY)).astype(np.float32)
 _FADE_RATES = (-1 / POPULARITY_LIVES[SLOW : FAST + 1]).astype(np.float32)
-
-
-class Walk(NamedTuple):
-    """What the walk over a task's history found. Working memory, kept from one task to the next."""
-
-    sums: Floats  # (N, 8) by the columns below, over the neighbours of the recent items; else zero
-    own: Floats  # (N, 5) own counts, by the columns below; they count only if stamped
-    stamps: Longs  # (N, 2) latest task that chose, owns the item
-    touched: Ints  # (N,) the items that have sums
-    strong: Ints  # (N,) places in ``touched`` of the strongest by one relation
-    strengths: Floats  # (R, N) their shares of each relation, in the order they were touched
-    scales: Floats  # (H, 8) what a weight of each interaction's item is worth
-
-
-LINKED, LAST = 6, 7  # columns of the sums behind the relations: how many speak; NEXT of the last
-N_COLUMNS = 8
-CHOSEN, OWN = range(2)  # columns of the stamps
-RECENCY, POSITION, COUNT, TOTAL, FOLLOWED = range(5)  # columns of the own counts
 
 
 @njit(cache=True, nogil=True)

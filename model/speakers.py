@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from headrace.model.candidate_signals import HISTORY, N_COLUMNS
-from headrace.model.candidates import session_length, write_scales
 from headrace.model.histories import Histories
 from headrace.model.signals import N_RELATIONS, Floats, Ints, ItemArrays, ItemSignals, Longs
+from headrace.model.walk import HISTORY, N_COLUMNS, session_length, write_scales
 
 
 def speakers(signals: ItemSignals, histories: Histories, listed: Ints) -> Ints:

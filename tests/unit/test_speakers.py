@@ -3,9 +3,9 @@
 import numpy as np
 from model_samples import histories, link
 
-from headrace.model.candidate_signals import HISTORY
 from headrace.model.signals import NEXT, SESSION, ItemSignals
 from headrace.model.speakers import speakers
+from headrace.model.walk import HISTORY
 
 A, B, C, D, E = range(5)
 
