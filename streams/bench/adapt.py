@@ -193,7 +193,7 @@ def mapped(model: Recommender, batch: Batch) -> Tensor:
     prepared, plain = batch.prepared, _of_modules(model.meta, model)
 
     def of_one(*given: Tensor) -> Tensor:
-        items, is_padding, signals, context, hidden, support, latest, sums, counts = (
+        items, is_padding, signals, context, shares, hidden, support, latest, sums, counts = (
             tensor[None] for tensor in given
         )
         own = prepared._replace(
@@ -202,6 +202,7 @@ def mapped(model: Recommender, batch: Batch) -> Tensor:
             signals=signals,
             context=context,
             encoded=type(encoded)(hidden, support, latest),
+            shares=shares,
         )
         shift = _descend(model.meta, own, _gradient_by_functional)
         adapted = _adapted(plain, own, GradientSums(sums, counts), shift)
@@ -216,6 +217,7 @@ def mapped(model: Recommender, batch: Batch) -> Tensor:
             prepared.is_padding,
             prepared.signals,
             prepared.context,
+            prepared.shares,
             *encoded,
             *batch.gradients,
         )
@@ -239,7 +241,7 @@ def _descend(
 ) -> Tensor:
     """Take the user loop's steps with a gradient taken in another way."""
     loop, encoded = meta.user_loop, prepared.encoded
-    shift = loop.initial(loop.shares(encoded.latest)).detach()
+    shift = loop.initial(prepared.shares).detach()
     support = Support.of(meta.encoder, encoded, meta.negatives, fade=F.softplus(loop.raw_fade))
     weight = support.weights.sum(1, keepdim=True)
     trust = weight / (weight + F.softplus(loop.raw_patience))
