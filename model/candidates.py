@@ -1,7 +1,7 @@
 """Candidates: the items that are worth scoring for each task.
 
-One walk over the neighbours of a task's recent items finds them and what the signals of each are
-written from. A compiled loop, because rows of neighbours are ragged.
+One walk over the neighbours of a task's recent items (``walk``) finds them and what the signals of
+each are written from.
 
 Letters: B tasks, H interactions, C candidates, F signals, X context.
 """

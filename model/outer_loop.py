@@ -293,9 +293,9 @@ class OuterLoop:
         for part, loss in mine.losses(self.meta, self._ranks):
             parameters = moved(self.meta, part)
             losses.append(float(backward(loss, parameters, self._ranks)))
-            norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
             if not math.isfinite(losses[-1]):  # an empty batch has no mean
                 continue
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
             if not norm.isfinite():  # a weight that is not finite once would be so for good
                 logger.warning("skipped a step: the gradient of the %s is not finite", part)
                 continue

@@ -310,12 +310,11 @@ class Recommender:
     ) -> Adapted:
         """Run the inner loop for all users at once, each on their own history unless given."""
         encoder, loop, negatives = self.meta.encoder, self.meta.user_loop, self.meta.negatives
-        start = loop.initial(loop.shares(support.latest) if support else prepared.shares)
-        support = support or prepared.encoded
         if self.is_fused:
-            shift = fused.shift(self._weights(), start, support)
+            shares = loop.shares(support.latest) if support else prepared.shares
+            shift = fused.shift(self._weights(), loop.initial(shares), support or prepared.encoded)
         else:
-            shift = loop(encoder, support, negatives, first_order=True)
+            shift = loop(encoder, support or prepared.encoded, negatives, first_order=True)
         fast = self.meta.scorer_loop(gradients, prepared.shares)
         return Adapted(self.inputs(prepared, shift), *fast)
 

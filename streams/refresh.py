@@ -215,7 +215,7 @@ def _key(work: UserWork) -> UserKey:
 
 def _shown(live: Live, prepared: Prepared, adapted: Adapted, lists: MadeLists) -> Shown:
     """Return what to keep of lists that were made of ``prepared``."""
-    inputs = adapted.inputs.half()  # all but affinity do not depend on the weights
+    inputs = adapted.inputs.half()  # the inner loop moved no other than affinity
     with torch.no_grad():
         start = live.recommender.meta.user_loop.initial(prepared.shares)
         inputs[..., AFFINITY] = live.recommender.affinities(prepared, start)
