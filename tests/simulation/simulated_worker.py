@@ -146,12 +146,15 @@ class Worker:
     def stop(self) -> None:
         """Stop as process.py does when it is told to."""
         if self.app is not None:
-            self.loop.create_task(_stop(self._role)).add_done_callback(self._worked)
+            self.loop.create_task(self._stop()).add_done_callback(self._worked)
+
+    async def _stop(self) -> None:
+        """Be gone when the role has stopped, whether the group has heard of it or not."""
+        await _stop(self._role)
+        self.end(0)
 
     async def _leave(self) -> None:
-        """Leave the group, and be gone."""
         await self.request("leave", lambda: self.world.group.leave(self, self.now_s()))
-        self.end(0)
 
     def _worked(self, task: Any) -> None:
         if not task.cancelled() and task.exception() is not None:
