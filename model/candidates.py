@@ -109,7 +109,8 @@ class Gatherer:
         n = int((out.items >= 0).sum(1).max(initial=1))  # C of this batch: padding costs time
         finish(out.signals[:, :n], ages[:, :n])
         out.signals[:, :n, CONTENT] = content.likeness(profiles, out.items[:, :n])
-        return Candidates(out.items[:, :n], out.signals[:, :n], out.context)
+        items = np.ascontiguousarray(out.items[:, :n])  # of any width, loops take it in one form
+        return Candidates(items, out.signals[:, :n], out.context)
 
 
 @njit(cache=True, nogil=True)

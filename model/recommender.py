@@ -33,6 +33,7 @@ from headrace.model.item_regression import Coefficients
 from headrace.model.scorer import AFFINITY_LIMITS, Scorer
 from headrace.model.shown import Shown
 from headrace.model.signals import Floats, Ints, ItemSignals, Longs
+from headrace.model.speakers import speakers
 from headrace.model.targets import Targets
 
 MISS = 1_000_000  # rank of an item that was no candidate
@@ -174,13 +175,15 @@ class Recommender:
 
     def warm_up(self) -> None:
         """Run every pass once: compiling the loops must not be what the first user waits for."""
+        nobody = from_columns([], [], [], [(0, 0)])
         with torch.no_grad():
-            prepared = self.prepare(from_columns([], [], [], [(0, 0)]))
+            prepared = self.prepare(nobody)
         judgement = self.judge(prepared, np.full(1, -1, np.int32))
         sums = torch.from_numpy(judgement.gradients).to(self.device).expand(1, N_DECAYS, -1)
         with torch.no_grad():
             adapted = self.adapt(prepared, GradientSums(sums, sums[:, :, 0]))
         self.explain(prepared, adapted, self.score(prepared, adapted).argmax(1, keepdim=True))
+        speakers(self.signals, nobody, np.full((1, 1), -1, np.int32))
 
     def copy(self) -> "Recommender":
         """Return a recommender with a copy of the meta-parameters over the same counts."""
