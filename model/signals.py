@@ -40,6 +40,8 @@ ALL_TIME, SLOW, MEDIUM, FAST = range(4)
 N_POPULARITIES = 4
 
 _LANDMARK_LIMIT = 40.0  # e^40 keeps float32 far from overflow between two rebasings
+_EXPONENT_LIMIT = 60.0  # where no version comes for long, RECENT fades no further: e^88 is infinite
+_MOST_COUNTED = 2.0**17  # beyond it float32 rounds away what AROUND adds; from 2^24 on, even ones
 
 
 class ItemArrays(NamedTuple):
@@ -148,7 +150,7 @@ class ItemSignals:
 
     def recent_scale(self) -> float:
         """Return the factor that turns stored RECENT weights into today's."""
-        return float(np.exp((self.landmark - self.clock) / RECENT_LIFE))
+        return float(np.exp(max((self.landmark - self.clock) / RECENT_LIFE, -_EXPONENT_LIMIT)))
 
     def popularity_now(self, n_items: int) -> Floats:
         """Return the (n, P) popularity of the first ``n_items`` items as of the clock."""
@@ -276,6 +278,11 @@ def _add(a: ItemArrays, item: int, other: int, relation: int, amount: float) -> 
     a.totals[item, relation] += amount
     a.dirty[item, place] = True
     a.dirty_items[item] = True
+    # Shares stay as they are. RECENT is rebased, and what ALSO counts is held against popularity.
+    if a.totals[item, relation] > _MOST_COUNTED and relation not in (RECENT, ALSO):
+        a.totals[item, relation] /= 2
+        a.weights[item, :, relation] /= 2
+        a.dirty[item, : a.filled[item]] = True
 
 
 @njit(cache=True, nogil=True)
@@ -308,9 +315,8 @@ def _count(
             continue
         had = history[i]
         if had[0] != x:  # a repeated click says nothing about neighbours
-            _count_neighbours(
-                a, x, times_s[i], had, history_times_s[i], np.exp((clock - landmark) / RECENT_LIFE)
-            )
+            recent = np.exp(min((clock - landmark) / RECENT_LIFE, _EXPONENT_LIMIT))
+            _count_neighbours(a, x, times_s[i], had, history_times_s[i], recent)
         _touch(a, x, clock, times_s[i])
         count_tenure(a.tenures[x], n_earlier[i])
         clock += 1

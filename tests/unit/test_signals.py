@@ -135,6 +135,21 @@ def test_return_to_an_item_is_a_repeat_and_no_new_pair() -> None:
     assert all(relation_of(signals, r, 2).trace() == 0 for r in range(N_RELATIONS))  # not its own
 
 
+def test_shares_go_on_moving_where_float32_would_round_what_is_added_away() -> None:
+    signals, n_before = new_signals(), 2.0**24  # the next float32 is two more
+    count_user(signals, [A, B])
+    a = signals.arrays
+    a.weights[A, 0], a.totals[A] = n_before, n_before
+    signals.take_delta()
+    for _ in range(100):
+        count_user(signals, [A, C])
+    shares = relation_of(signals, SESSION, 3)[A] / a.totals[A, SESSION]
+    assert shares[C] > 100 / n_before
+    assert shares[[B, C]].sum() == pytest.approx(1, rel=1e-5)
+    told = signals.take_delta()
+    assert told["ids"][told["rows"] == A].tolist() == [B, C]  # a halved weight travels, too
+
+
 def test_two_users_do_not_follow_each_other() -> None:
     signals = new_signals()
     count_user(signals, [A])

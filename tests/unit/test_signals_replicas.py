@@ -111,6 +111,16 @@ def test_rebase_waits_until_weights_are_large() -> None:
     assert signals.landmark == 0
 
 
+def test_weights_stay_finite_where_no_rebase_comes_for_long() -> None:
+    signals = new_signals()
+    signals.clock = 1_000 * RECENT_LIFE  # e^88 is more than float32 holds
+    count_user(signals, [A, B, C])
+    seen = relation_of(signals, RECENT, 3) * signals.recent_scale()
+    np.testing.assert_allclose(seen, [[0, 1, 0.8], [0, 0, 1], [0, 0, 0]], rtol=1e-5)
+    assert signals.rebase()
+    np.testing.assert_allclose(relation_of(signals, RECENT, 3), seen, rtol=1e-5)
+
+
 def test_recent_weight_fades_to_one_in_e_over_its_life() -> None:
     signals = new_signals()
     count_user(signals, [A, B])  # B at tick 1
