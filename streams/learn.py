@@ -108,20 +108,20 @@ class Learning:
         """Learn from what waits, several batches at once when they are small."""
         loop = asyncio.get_running_loop()
         while True:
+            is_behind = self._chunks.full()
             chunks = [await self._chunks.get()]
             while not self._chunks.empty() and _size(chunks) < self._settings.micro_batch_events:
                 chunks.append(self._chunks.get_nowait())
-            # Falling behind: what is new matters more than what is rehearsed.
-            rehearse = not self._chunks.full()
-            learned = await loop.run_in_executor(self._thread, self._learn, chunks, rehearse)
+            metrics.LEARNED_SHARE.set(self._settings.behind_share if is_behind else 1)
+            learned = await loop.run_in_executor(self._thread, self._learn, chunks, is_behind)
             self._unsaved += [chunk.receipt for chunk in chunks]
             self.acknowledge(self._saved)
             self._observe(learned)
 
-    def _learn(self, chunks: list[Chunk], rehearse: bool) -> Learned:
+    def _learn(self, chunks: list[Chunk], is_behind: bool) -> Learned:
         started_s = time.perf_counter()
         events = [event for chunk in chunks for event in chunk.events]
-        learned = self._learner.learn(events, rehearse=rehearse)
+        learned = self._learner.learn(events, is_behind=is_behind)
         for chunk in chunks:
             learned_to = self._positions.get(chunk.tp.partition, 0)
             self._positions[chunk.tp.partition] = max(learned_to, chunk.next_offset)

@@ -32,6 +32,7 @@ from headrace.streams.state import NOT_ENGAGED, UserState
 from headrace.streams.wire import Event, Item
 
 PLACED_AT_ONCE = 64  # items; a sentence model takes some 0.2 s, and events wait meanwhile
+SAMPLE_OF = 1_000  # parts that the users are in, for a share of them
 EVICT_SHARE = 0.05  # of a full vocabulary, at a version: evicting rewrites every neighbour row
 
 
@@ -145,21 +146,29 @@ class Learner:
         pairs.count(np.ones(1, np.int32), np.zeros((1, REMEMBERED), np.int32))
         pairs.fit(Coefficients())
 
-    def learn(self, events: Sequence[tuple[str, int, Event]], *, rehearse: bool = True) -> Learned:
+    def learn(
+        self, events: Sequence[tuple[str, int, Event]], *, is_behind: bool = False
+    ) -> Learned:
         """Learn from (user key, offset, event) triples, new to the users' states and in order.
 
         1. Forget users who ask for it. 2. Admit items. 3. Fold the events, keeping each history
         before. 4. Judge the tasks among them, by what is served: the scorer must learn how far to
         trust an encoder of the last version. 5. Count all in the item signals. 6. Step the outer
         loop.
+
+        While the role ``is_behind``, nothing is rehearsed, and 4 and 6 are for a share of the
+        users, always the same ones: what each of them is adapted to is whole.
         """
         n_forgotten, events = self.forgetting.take_out(events)  # 1
         self.admit([event for _, _, event in events])  # 2
         states, folded = self.fold(events)  # 3
+        owners = np.array([owner_of(key) for key, _, _ in events], np.int64)
+        if is_behind:
+            folded.is_task[owners % SAMPLE_OF >= self.settings.behind_share * SAMPLE_OF] = False
         judged = judge(self.published, folded, states)  # 4
-        owners = np.array([owner_of(key) for key, _, _ in events], np.int64)[folded.is_task]
         tasks = judged.tasks if judged else None
-        learned = self.absorb(folded, tasks, rehearse=rehearse, owners=owners)  # 5, 6
+        owners = owners[folded.is_task]
+        learned = self.absorb(folded, tasks, rehearse=not is_behind, owners=owners)  # 5, 6
         return learned._replace(n_forgotten=n_forgotten)
 
     def absorb(

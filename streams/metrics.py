@@ -110,6 +110,7 @@ SERVED_HITS = _counter(
 
 # ----------------------------------------------------------------------------------------- learn
 TASKS = _counter("tasks_total", "Tasks the outer loop has learned from.")
+LEARNED_SHARE = _gauge("learned_share", "Share of users learned from; below 1 while behind.")
 REPLAY_TASKS = _gauge("replay_tasks", "Tasks kept for rehearsal.")
 OUTER_LOOP_SECONDS = _histogram("outer_loop_duration_seconds", "Wall time of one outer-loop step.")
 QUERY_LOSS = _gauge("query_loss", "Mean query loss of recent outer-loop steps, in nats.")

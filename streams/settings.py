@@ -195,6 +195,13 @@ class Settings(BaseSettings):
         description="For an action, how much its events count; 1 if not given.",
     )
     learn_users: int = Field(100_000, ge=1, description="Users whose history the learn role keeps.")
+    behind_share: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="Share of users whose events are learned from, without rehearsal, while more"
+        " come than can be; all are counted.",
+    )
     learn_processes: int = Field(
         1, ge=1, le=64, description="Processes that share the learn role's gradients."
     )

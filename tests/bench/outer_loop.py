@@ -1,8 +1,9 @@
-"""Events a second that the learner learns, by how many processes compute the gradients.
+"""Events a second that the learner learns: with further processes, and while it is behind.
 
-    python tests/bench/outer_loop.py [--processes 1 2] [--events 6000] [--repeats 3]
+    python tests/bench/outer_loop.py [--processes 1 2] [--behind 1 0.25 0] [--events 6000]
 
-Real purchases, without Kafka, in micro-batches; the clock runs over the second half of them.
+Real purchases, without Kafka, in micro-batches; the clock runs over the second half of them. While
+it is behind, nothing is rehearsed, and it learns from a share of the users.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from headrace.streams.settings import Settings, load
 from headrace.streams.wire import Event
 
 
-def events_per_s(settings: Settings, events: list[Event]) -> float:
+def events_per_s(settings: Settings, events: list[Event], *, is_behind: bool) -> float:
     """Learn all events; return the rate over the second half."""
     with ranks_of(settings) as ranks:
         learner, half = Learner(settings, ranks=ranks), len(events) // 2
@@ -25,7 +26,8 @@ def events_per_s(settings: Settings, events: list[Event]) -> float:
         def learn(first: int, end: int) -> None:
             for at in range(first, end, settings.micro_batch_events):
                 block = enumerate(events[at : min(at + settings.micro_batch_events, end)], at)
-                learner.learn([(event.user, offset, event) for offset, event in block])
+                triples = [(event.user, offset, event) for offset, event in block]
+                learner.learn(triples, is_behind=is_behind and first > 0)
             learner.publish_version()  # it settles what is due
 
         learn(0, half)
@@ -38,24 +40,27 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--behind", type=float, nargs="+", default=[1, 0.5, 0.25, 0])
     parser.add_argument("--events", type=int, default=6_000)
     parser.add_argument("--repeats", type=int, default=3)
     asked = parser.parse_args()
-    settings = load()
+    usual = load()
+    changes = [{"learn_processes": n} for n in asked.processes]
+    changes += [{"behind_share": share} for share in asked.behind]
     events = list(events_of(load_events("completejourney").head(asked.events)))
-    rates: dict[int, list[float]] = {n: [] for n in asked.processes}
+    rates: list[list[float]] = [[] for _ in changes]
     for _ in range(asked.repeats):
-        for n in asked.processes:
-            rates[n].append(
-                events_per_s(settings.model_copy(update={"learn_processes": n}), events)
-            )
-    alone = Figure.of(rates[asked.processes[0]]).median
+        for change, found in zip(changes, rates, strict=True):
+            settings = usual.model_copy(update=change)
+            found.append(events_per_s(settings, events, is_behind="behind_share" in change))
+    alone = Figure.of(rates[0]).median
     rows: list[Row] = [
-        {"processes": n, "events/s": (f := Figure.of(found)), "ratio": f.median / alone}
-        for n, found in rates.items()
+        {"with": f"{name}={value}", "events/s": (f := Figure.of(found)), "ratio": f.median / alone}
+        for change, found in zip(changes, rates, strict=True)
+        for name, value in change.items()
     ]
     show("learning", rows)
-    about = machine(device=pick_device(settings), threads=settings.threads)
+    about = machine(device=pick_device(usual), threads=usual.threads)
     print(json.dumps({"machine": about, "events": len(events), "learning": as_json(rows)}))
 
 

@@ -63,7 +63,7 @@ class Counting:
     def __init__(self, learned: Counter[tuple[int, int]]) -> None:
         self.learned = learned
 
-    def learn(self, events: Sequence[tuple[str, int, Event]], *, rehearse: bool) -> Learned:  # noqa: ARG002
+    def learn(self, events: Sequence[tuple[str, int, Event]], *, is_behind: bool) -> Learned:  # noqa: ARG002
         self.learned.update((int(key.split("/")[0]), offset) for key, offset, _ in events)
         return Learned(len(events), 0, float("nan"))
 

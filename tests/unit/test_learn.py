@@ -1,6 +1,7 @@
 """The learn role's pipeline: each event is learned once, and committed offsets catch up."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import pytest
 from faust.types.tuples import TP
 
 from headrace.streams.batches import LostBatchError, Receipt, RecordBatch
-from headrace.streams.learn import Learning
+from headrace.streams.learn import WAITING_CHUNKS, Learning
 from headrace.streams.learner import Learned
 from headrace.streams.learner_state import Positions
 from headrace.streams.settings import Settings
@@ -24,9 +25,11 @@ LIMIT_S = 10.0
 
 @dataclass
 class FakeLearner:
-    """Remembers the offsets it was given, and how often it was looked at afterwards."""
+    """Remembers what it was given, and how often it was looked at afterwards."""
 
     offsets: list[int] = field(default_factory=list)
+    behind: list[bool] = field(default_factory=list)
+    may_learn: threading.Event = field(default_factory=threading.Event)
     n_observed: int = 0
     outer_loop: Any = field(default_factory=lambda: SimpleNamespace(n_replay=0))
 
@@ -35,7 +38,9 @@ class FakeLearner:
         self.n_observed += 1
         return SimpleNamespace(n_items=0)
 
-    def learn(self, events: list[tuple[str, int, Event]], *, rehearse: bool) -> Learned:  # noqa: ARG002
+    def learn(self, events: list[tuple[str, int, Event]], *, is_behind: bool) -> Learned:
+        assert self.may_learn.wait(LIMIT_S)
+        self.behind.append(is_behind)
         self.offsets += [offset for _, offset, _ in events]
         return Learned(len(events), 0, 0.0)
 
@@ -52,6 +57,14 @@ class Rig:
 
     async def take(self, *offsets: int, epoch: int = 1) -> None:
         """Hand over a batch and wait until it has been through."""
+        n_before = self.learner.n_observed
+        await self.hand_over(*offsets, epoch=epoch)
+        async with asyncio.timeout(LIMIT_S):
+            while self.learner.n_observed == n_before:
+                await asyncio.sleep(0.001)
+
+    async def hand_over(self, *offsets: int, epoch: int = 1) -> None:
+        """Hand over a batch."""
         records = [
             SimpleNamespace(
                 offset=offset,
@@ -61,21 +74,20 @@ class Rig:
             )
             for offset in offsets
         ]
-        n_before = self.learner.n_observed
         sequence = self.sequences[epoch]
         self.sequences[epoch] += 1
         receipt = Receipt(P0, offsets[-1] + 1, epoch, sequence)
         await self.learning.take(RecordBatch(records, receipt))
-        async with asyncio.timeout(LIMIT_S):
-            while self.learner.n_observed == n_before:
-                await asyncio.sleep(0.001)
 
 
-def run(check: Callable[[Rig], Awaitable[None]], *, saved: Positions | None = None) -> None:
+def run(
+    check: Callable[[Rig], Awaitable[None]], *, saved: Positions | None = None, **settings: Any
+) -> None:
     """Run ``check`` beside a pipeline that goes on from a version with these offsets."""
 
     async def main() -> None:
         learner, acknowledged = FakeLearner(), list[tuple[int, int]]()
+        learner.may_learn.set()
         intake = SimpleNamespace(
             acknowledge=lambda receipt: acknowledged.append((receipt.epoch, receipt.next_offset))
         )
@@ -83,7 +95,7 @@ def run(check: Callable[[Rig], Awaitable[None]], *, saved: Positions | None = No
         anything: Any = learner
         positions = Positions(saved or {})
         with ThreadPoolExecutor(1) as thread:
-            learning = Learning(Settings(), app, anything, thread, positions)
+            learning = Learning(Settings(**settings), app, anything, thread, positions)
             work = asyncio.ensure_future(learning.learn_forever())
             await check(Rig(learning, learner, positions, acknowledged))
             work.cancel()
@@ -140,3 +152,18 @@ def test_after_a_restart_what_the_version_holds_is_acknowledged_as_it_is_read_ag
         assert rig.acknowledged == [(1, 4)]  # the rest is for the next version
 
     run(check, saved={0: 4})
+
+
+def test_the_learner_is_told_while_as_much_waits_as_may() -> None:
+    async def check(rig: Rig) -> None:
+        rig.learner.may_learn.clear()
+        for offset in range(1 + WAITING_CHUNKS):  # one is being learned, and the others wait
+            await rig.hand_over(offset)
+            await asyncio.sleep(0)
+        rig.learner.may_learn.set()
+        async with asyncio.timeout(LIMIT_S):
+            while len(rig.learner.offsets) < 1 + WAITING_CHUNKS:
+                await asyncio.sleep(0.001)
+        assert rig.learner.behind == [False, True, *[False] * (WAITING_CHUNKS - 1)]
+
+    run(check, micro_batch_events=1)

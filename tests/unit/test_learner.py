@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from stream_samples import MINUTE_MS, START_MS, Triple, drawn, event, learned, small
+from stream_samples import MINUTE_MS, START_MS, Triple, batches, drawn, event, learned, small
 
 from headrace.model.signals import ALL_TIME
 from headrace.streams.learner import Learner, model_config, pick_device
@@ -63,6 +63,21 @@ def test_what_was_shown_or_undone_gets_no_index_and_no_count() -> None:
 def test_a_step_tells_events_and_tasks() -> None:
     step = Learner(small()).learn(visits("tea", "milk", "milk"))
     assert (step.n_events, step.n_tasks) == (3, 2)  # the repeat of the last item is no task
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_all_is_counted_and_a_share_of_the_users_learned_from_while_behind(share: float) -> None:
+    stream = drawn(300, n_users=60)
+    whole, part = Learner(small()), Learner(small(behind_share=share))
+    n_whole = n_part = 0
+    for some in batches(stream, 32):
+        n_whole += whole.learn(some).n_tasks
+        n_part += part.learn(some, is_behind=True).n_tasks
+    assert (0 < n_part < n_whole) if share else n_part == 0
+    assert counts_of(part) == counts_of(whole)
+    for key, state in part.users.items():  # all of a user's events were judged, or none
+        if state.gradients is not None:
+            np.testing.assert_array_equal(state.n_judged, whole.users[key].n_judged)
 
 
 def test_new_items_are_told_once_and_in_their_order() -> None:
