@@ -28,24 +28,13 @@ class Histories(NamedTuple):
 
     def rows(self, index: npt.NDArray[np.generic] | slice) -> "Histories":
         """Return the histories of some of the users."""
-        return Histories(
-            self.items[index],
-            self.times_s[index],
-            self.actions[index],
-            self.n_events[index],
-            self.n_repeats[index],
-            self.features[index],
-        )
+        return Histories._make(column[index] for column in self)
 
     def and_then(self, others: "Histories") -> "Histories":
         """Return the histories of these users and then of others."""
-        return Histories(
-            np.concatenate([self.items, others.items]),
-            np.concatenate([self.times_s, others.times_s]),
-            np.concatenate([self.actions, others.actions]),
-            np.concatenate([self.n_events, others.n_events]),
-            np.concatenate([self.n_repeats, others.n_repeats]),
-            np.concatenate([self.features, others.features]),
+        return Histories._make(
+            np.concatenate([getattr(each, name) for each in (self, others)])
+            for name in self._fields
         )
 
 

@@ -103,14 +103,13 @@ class Prepared(NamedTuple):
 
     def rows(self, index: slice) -> "Prepared":
         """Return some of the tasks."""
-        c, e = self.candidates, self.encoded
         return Prepared(
-            Candidates(c.items[index], c.signals[index], c.context[index]),
+            Candidates._make(array[index] for array in self.candidates),
             self.items[index],
             self.is_padding[index],
             self.signals[index],
             self.context[index],
-            Encoded(e.hidden[index], e.items[index], e.latest[index]),
+            Encoded._make(tensor[index] for tensor in self.encoded),
             self.shares[index],
         )
 

@@ -181,16 +181,7 @@ class ItemSignals:
         a = self.arrays
         items = np.flatnonzero(a.dirty_items)
         rows, slots = np.nonzero(a.dirty[items])
-        rows = items[rows]
-        delta: dict[str, npt.NDArray[np.generic]] = {
-            "items": items.astype(np.int32),
-            "rows": rows.astype(np.int32),
-            "slots": slots.astype(np.int16),
-            "ids": a.ids[rows, slots],
-            "weights": a.weights[rows, slots],
-            **{name: getattr(a, name)[items] for name in _PER_ITEM},
-            **self._clocks(),
-        }
+        delta = self._values(items, items[rows], slots)
         a.dirty[items] = False
         a.dirty_items[items] = False
         return delta
@@ -210,20 +201,22 @@ class ItemSignals:
 
     def snapshot(self, n_items: int) -> dict[str, npt.NDArray[np.generic]]:
         """Return everything as one delta from nothing: a checkpoint holds only filled places."""
+        filled = self.arrays.filled[:n_items, None]
+        rows, slots = np.nonzero(np.arange(self.neighbours) < filled)
+        return self._values(np.arange(n_items), rows, slots)
+
+    def _values(
+        self, items: Longs, rows: Longs, slots: Longs
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the values of some items, and of some (row, slot) places of theirs."""
         a = self.arrays
-        rows, slots = np.nonzero(np.arange(self.neighbours) < a.filled[:n_items, None])
         return {
-            "items": np.arange(n_items, dtype=np.int32),
+            "items": items.astype(np.int32),
             "rows": rows.astype(np.int32),
             "slots": slots.astype(np.int16),
             "ids": a.ids[rows, slots],
             "weights": a.weights[rows, slots],
-            **{name: getattr(a, name)[:n_items].copy() for name in _PER_ITEM},
-            **self._clocks(),
-        }
-
-    def _clocks(self) -> dict[str, npt.NDArray[np.generic]]:
-        return {
+            **{name: getattr(a, name)[items] for name in _PER_ITEM},
             "clock": np.array([self.clock, self.landmark], np.float64),
             "now_s": np.array([self.now_s], np.int64),
         }
