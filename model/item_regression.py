@@ -196,7 +196,10 @@ class PairCounts:
         for start in range(0, len(due), _SOLVE_ITEMS):
             batch = due[start : start + _SOLVE_ITEMS]
             regressors, gram, shared = _systems(*rows, self.takers, batch)
-            solved = torch.linalg.solve(torch.from_numpy(gram), torch.from_numpy(shared))
+            solved, failed = torch.linalg.solve_ex(torch.from_numpy(gram), torch.from_numpy(shared))
+            # The rounds of one user can make rows equal: such an item gets no coefficients.
+            is_sound = (failed == 0) & solved.half().isfinite().all(1)
+            solved[~is_sound] = 0
             # As precise as a delta carries them.
             coefficients.put(batch.astype(np.int32), regressors, solved.half().float().numpy())
 

@@ -155,6 +155,18 @@ def test_an_item_nobody_took_since_keeps_its_coefficients() -> None:
     assert fitted.weights[D, 0] > before[D, 0] > 0
 
 
+def test_items_whose_counts_have_equal_rows_get_no_coefficients_and_the_others_theirs() -> None:
+    # Each round counts an item once and each of its pairs twice: after this many both are equal.
+    rounds = int(RIDGE) + 1
+    around = np.tile(np.arange(100, 121, dtype=np.int32), rounds)
+    behind = np.arange(len(around))[:, None] - np.arange(1, 21)
+    pairs = count(PairCounts(), *crowd())
+    pairs.count(around, np.where(behind >= 0, around[behind], -1).astype(np.int32))
+    fitted = fitted_to(pairs)
+    assert fitted.weights[:N_ITEMS].any(1).all()
+    assert not fitted.weights[100:121].any()
+
+
 # --------------------------------------------------------------------------------------- serving
 
 
