@@ -26,6 +26,7 @@ FIT_EVENTS = 2_000  # after so many new ones, some items are fitted anew
 FIT_ITEMS = 1_024  # at a time, those with most new takers first
 MAX_PAIRS = 2**23  # places of the table, half of them in use: 96 MB
 _SMALLEST_TABLE = 2**16
+_COUNT_EVENTS = 4_096  # at a time: a table that dropped half has room for all their pairs
 _SOLVE_ITEMS = 64  # systems solved together: 4 MB
 
 INPUTS = ("regressed", "regressed_recent")
@@ -139,8 +140,10 @@ class PairCounts:
     def count(self, items: Ints, histories: Ints) -> None:
         """Count events in order: (n,) items, negative ones skipped, and (n, H) what came before."""
         self.reserve(int(max(items.max(initial=-1), histories.max(initial=-1))) + 1)
-        self._make_room(histories.size)
-        _count(self.table, self.takers, self.new_takers, items, histories)
+        for start in range(0, len(items), _COUNT_EVENTS):
+            rows = slice(start, start + _COUNT_EVENTS)
+            self._make_room(histories[rows].size)
+            _count(self.table, self.takers, self.new_takers, items[rows], histories[rows])
 
     def _make_room(self, n_pairs: int) -> None:
         """Keep the table at most half full; the largest forgets the pairs of fewest users."""

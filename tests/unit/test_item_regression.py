@@ -89,6 +89,20 @@ def test_full_table_forgets_the_pairs_of_fewest_users(monkeypatch: pytest.Monkey
     assert counted(pairs)[A, B] == 5
 
 
+def test_full_table_has_room_for_however_many_events_come_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(item_regression, "MAX_PAIRS", 512)
+    monkeypatch.setattr(item_regression, "_SMALLEST_TABLE", 256)
+    monkeypatch.setattr(item_regression, "_COUNT_EVENTS", 64, raising=False)
+    pairs = count(PairCounts(), *[[A, B]] * 5)
+    others = np.arange(10, 410, dtype=np.int32)
+    pairs.count(others, np.full((400, 1), C, np.int32))
+    assert len(pairs) <= 256
+    assert counted(pairs)[A, B] == 5
+    assert pairs.takers[others].all()
+
+
 def test_table_grows_without_losing_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(item_regression, "_SMALLEST_TABLE", 64)
     large = count(PairCounts(), *crowd())
