@@ -31,15 +31,16 @@ class Column(Sequence[T]):
         return cls(msgpack.packb(list(values)))
 
     def append(self, value: T, *, limit: int) -> None:
-        """Add a value; the oldest goes if there are more than ``limit`` then."""
+        """Add a value; the oldest go if there are more than ``limit`` then."""
         n, start = self._header()
         n += 1
         if n > limit:
             oldest = msgpack.Unpacker()
             oldest.feed(self.array[start:])
-            oldest.skip()
+            for _ in range(n - limit):
+                oldest.skip()
             start += oldest.tell()
-            n -= 1
+            n = limit
         packer = msgpack.Packer()
         parts = packer.pack_array_header(n), self.array[start:], packer.pack(value)
         self.array = b"".join(parts)

@@ -51,3 +51,9 @@ def test_length_is_known_in_each_of_msgpacks_forms(n: int) -> None:
     column.append("j", limit=n + 1)
     assert column.array == msgpack.packb(["i"] * n + ["j"])
     assert column.ends_with("j")
+
+
+def test_a_smaller_limit_holds_from_the_next_value_on() -> None:
+    column = Column.of([f"value-{i}" for i in range(30)])
+    column.append("last", limit=5)
+    assert column.array == msgpack.packb(["value-26", "value-27", "value-28", "value-29", "last"])
