@@ -94,6 +94,8 @@ def events_of(table: pl.DataFrame) -> Iterator[Event]:
 
 def _times_ms(times: pl.Series, *, is_ms: bool) -> pl.Series:
     """Return milliseconds; null where there is no time to be made out."""
+    if times.dtype in (pl.Time, pl.Duration):  # as numbers they could pass for milliseconds
+        return pl.repeat(None, len(times), dtype=pl.Int64, eager=True)
     if times.dtype.is_temporal():
         return times.cast(pl.Datetime("ms")).cast(pl.Int64)
     numbers = times.cast(pl.Float64, strict=False)

@@ -6,7 +6,7 @@ import json
 import lzma
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -184,6 +184,13 @@ def test_bad_row_is_named(tmp_path: Path, row: str) -> None:
     text = f"user,item,event,timestamp\nu,i,view,1\n{row}\n"
     with pytest.raises(InputFileError, match=r"1 of 2 rows .* the first is row 2"):
         read_events(write(tmp_path, "e.csv", text))
+
+
+@pytest.mark.parametrize("value", [time(0, 30), timedelta(days=20_000)])
+def test_a_time_of_day_or_a_duration_is_no_timestamp(tmp_path: Path, value: object) -> None:
+    EVENTS.with_columns(timestamp=pl.lit(value)).write_parquet(tmp_path / "e.parquet")
+    with pytest.raises(InputFileError, match="3 of 3 rows lack a usable user, item, event or time"):
+        read_events(tmp_path / "e.parquet")
 
 
 @pytest.mark.parametrize(
