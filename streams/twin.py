@@ -11,13 +11,12 @@ import numpy as np
 import torch
 
 from headrace.model.encoder import Encoded
-from headrace.model.inner_loop import GradientSums
 from headrace.model.outer_loop import OuterLoop
 from headrace.model.recommender import MetaParameters, Recommender, ranks_of
 from headrace.model.rehearsal import Tasks
 from headrace.model.signals import Longs
 from headrace.streams.learner import Learner
-from headrace.streams.prequential import Judged
+from headrace.streams.prequential import Judged, to_tensors
 
 
 class Twin:
@@ -74,12 +73,7 @@ def placebo_ranks(recommender: Recommender, judged: Judged, owners: Longs) -> Lo
     tasks, encoded = judged.tasks, judged.prepared.encoded
     of = torch.from_numpy(np.maximum(other, 0)).to(recommender.device)
     counts = np.where(other[:, None] >= 0, tasks.gradient_counts[other], 0)
-    sums = GradientSums(
-        *(
-            torch.from_numpy(array).to(recommender.device)
-            for array in (tasks.gradient_sums[other], counts)
-        )
-    )
+    sums = to_tensors(recommender, tasks.gradient_sums[other], counts)
     alone = torch.from_numpy(other < 0).to(recommender.device)
     support = Encoded(
         encoded.hidden[of],
