@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class Source(NamedTuple):
     """What an item's vector is made from."""
 
-    arrived: int  # order among all records
+    arrived: int  # order among all records that said something new
     stamp: int  # differs with the content; never 0
     content: str | Floats
 
@@ -49,11 +49,14 @@ class Catalogue:
             return self._is_on
         data = content.encode(errors="replace") if isinstance(content, str) else content.tobytes()
         stamp = 1 + zlib.crc32(data)
+        if old and old.stamp == stamp:
+            self._sources[item.item] = old  # no newer by being published again
+            return False
         self.n_arrived += 1
         self._sources[item.item] = Source(self.n_arrived, stamp, content)
         if len(self._sources) > self._max_items:
             self._sources.popitem(last=False)
-        return old is None or old.stamp != stamp
+        return True
 
     def source_of(self, item: str) -> Source | None:
         """Return what the item's vector is made from, None if nothing is known of it."""

@@ -262,7 +262,7 @@ class Learner:
     def note(self, item: Item) -> None:
         """Take a catalogue record over: its category now, its content when it is placed."""
         self.categorise(item.item, item.categories)
-        if self.catalogue.note(item):
+        if self.catalogue.note(item) or self.vocabulary.index(item.item) < 0:
             self._unplaced.pop(item.item, None)  # the newest stands last
             self._unplaced[item.item] = None
 
@@ -270,11 +270,11 @@ class Learner:
         """Bring content that was noted into the model, newest first; True if some is left.
 
         Items that nobody took get an index too: up to ``MAX_COLD`` while there is room, then in the
-        place of the oldest of them.
+        place of the oldest of them. One that finds no room may find it when its record comes again.
         """
         content, vocabulary = self.signals.content, self.vocabulary
         untaken = deque(self._untaken().tolist())
-        room = min(vocabulary.n_free, min(MAX_COLD, vocabulary.max_items // 2) - len(untaken))
+        room = min(vocabulary.n_free, self._most_untaken - len(untaken))
         placed: list[str] = []
         while self._unplaced and len(placed) < limit:
             item, _ = self._unplaced.popitem()
@@ -318,6 +318,11 @@ class Learner:
         if self.inheritance:
             self.inheritance.pass_on(indexes, vectors, space=self.catalogue.space)
 
+    @property
+    def _most_untaken(self) -> int:
+        """How many items that only the catalogue knows are held."""
+        return min(MAX_COLD, self.vocabulary.max_items // 2)
+
     def _untaken(self) -> Ints:
         """Return the items that only the catalogue knows, oldest first."""
         arrays = self.signals.arrays
@@ -349,13 +354,14 @@ class Learner:
     def make_room(self) -> bool:
         """Evict items that only forgotten users took, and the least popular of a full vocabulary.
 
-        True if replicas must reload.
+        Of items that nobody took, the newest stay. True if replicas must reload.
         """
         has_evicted = self._evict_given_up()
         if self.vocabulary.n_items < self.vocabulary.max_items:
             return self.signals.rebase() or has_evicted
         n = max(1, int(EVICT_SHARE * self.vocabulary.max_items))
         slow = self.signals.popularity_now(len(self.vocabulary))[:, 1]
+        slow[self._untaken()[-self._most_untaken :]] = np.inf
         gone = np.argsort(slow, kind="stable")[:n]
         self.outer_loop.forget(gone, n_items=len(self.vocabulary))
         self._evict(gone)

@@ -110,6 +110,42 @@ def test_an_item_that_gave_way_has_its_content_again_when_it_is_taken() -> None:
     assert "new-0" in contents(learner)
 
 
+def test_a_full_vocabulary_evicts_an_item_that_was_taken_and_none_that_nobody_took() -> None:
+    learner = Learner(small(max_items=20))
+    note(learner, *shop(8))
+    taken = [f"item-{i}" for i in range(12)]
+    take(learner, *taken, *taken[1:])
+    assert learner.make_room()
+    left = {*(f"new-{i}" for i in range(8)), *taken[1:]}
+    assert set(learner.vocabulary.ids) == {"", *left}
+
+
+def test_a_vocabulary_full_of_items_that_nobody_took_holds_the_newer_half() -> None:
+    learner = Learner(small(max_items=32))
+    note(learner, *shop(16))
+    learner.vocabulary.max_items = 16  # as after a restart with another setting
+    assert learner.make_room()
+    assert learner.vocabulary.n_items == 15
+    assert {f"new-{i}" for i in range(8, 16)} < set(learner.vocabulary.ids)
+
+
+def test_an_item_that_found_no_room_is_placed_when_its_record_comes_again() -> None:
+    learner = Learner(small(max_items=16))
+    take(learner, *(f"item-{i}" for i in range(16)))
+    note(learner, *shop(1))
+    assert learner.vocabulary.index("new-0") < 0
+    learner.make_room()
+    note(learner, *shop(1))
+    assert "new-0" in cold(learner)
+
+
+def test_records_that_come_again_unchanged_take_no_newer_items_place() -> None:
+    learner = Learner(small(max_items=16))
+    for _ in range(2):
+        note(learner, *shop(12))
+        assert cold(learner) == [f"new-{i}" for i in range(11, 3, -1)]
+
+
 def test_a_reused_index_has_nothing_of_the_item_before() -> None:
     learner = Learner(small(max_items=16))
     note(learner, *(Item(item=f"a-{i}", title="tea", categories=("hot",)) for i in range(8)))
