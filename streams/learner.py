@@ -88,6 +88,7 @@ class Learner:
             with_last=with_repeats,
         )
         self.outer_loop = self.new_outer_loop()
+        self.twins: list[OuterLoop] = []  # others that learn of the same items, to compare with
         self.pairs = PairCounts()
         self.users: OrderedDict[str, UserState] = OrderedDict()  # least recent first
         self.forgetting = Forgetting(self)
@@ -334,7 +335,7 @@ class Learner:
         arrays = self.signals.arrays
         arrays.category[indexes] = -1
         arrays.dirty_items[indexes] = True
-        for loop in self.inheritance.heirs if self.inheritance else [self.outer_loop]:
+        for loop in (self.outer_loop, *self.twins):
             loop.start_anew(np.asarray(indexes))
         self.vocabulary.evict([int(index) for index in indexes])
 
@@ -363,7 +364,8 @@ class Learner:
         slow = self.signals.popularity_now(len(self.vocabulary))[:, 1]
         slow[self._untaken()[-self._most_untaken :]] = np.inf
         gone = np.argsort(slow, kind="stable")[:n]
-        self.outer_loop.forget(gone, n_items=len(self.vocabulary))
+        for loop in (self.outer_loop, *self.twins):
+            loop.forget(gone, n_items=len(self.vocabulary))
         self._evict(gone)
         return True
 

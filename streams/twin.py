@@ -36,6 +36,7 @@ class Twin:
             learner.outer_loop.config,
             seed=learner.settings.seed,
         )
+        learner.twins.append(self.outer_loop)
 
     def start_from(self, state: dict[str, torch.Tensor]) -> None:
         """Start from another shop's meta-parameters and items too, less the inner loop's."""

@@ -11,6 +11,7 @@ from headrace.streams.evaluate import Evaluation
 from headrace.streams.learner import Learner
 from headrace.streams.prequential import judge, served
 from headrace.streams.twin import Twin, another, placebo_ranks
+from headrace.streams.wire import Item
 
 
 def test_model_without_inner_steps_is_its_own_twin() -> None:
@@ -45,6 +46,28 @@ def test_twin_grows_with_the_items() -> None:
     ranks, tasks = twin.rank(judged)
     assert twin.outer_loop.meta.capacity == learner.recommender.meta.capacity > 1024
     assert len(ranks) == len(tasks) == len(judged.tasks)
+
+
+def test_twin_forgets_evicted_items_and_what_is_rehearsed_of_them() -> None:
+    evaluation = Evaluation(small(max_items=16), events_per_version=10_000)
+    evaluation.run(STREAM)
+    twin, learner = evaluation._twin.outer_loop, evaluation.learner
+    twin.meta.encoder.bias.data.fill_(1)
+    assert twin.n_replay
+    assert learner.make_room()
+    gone = learner.vocabulary.ids.index("")
+    assert twin.meta.encoder.bias[gone] == 0
+    assert not twin.n_replay
+
+
+def test_twin_starts_anew_where_a_newer_item_takes_an_index() -> None:
+    learner = Learner(small(max_items=16))
+    twin = Twin(learner).outer_loop
+    for number in range(9):  # one more than may be held
+        twin.meta.encoder.bias.data.fill_(1)
+        learner.note(Item(item=f"new-{number}", title=f"tea {number}"))
+        learner.place()
+    assert twin.meta.encoder.bias[learner.vocabulary.index("new-8")] == 0
 
 
 @pytest.mark.parametrize(
