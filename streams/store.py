@@ -94,7 +94,9 @@ class ModelStore:
             if size_bytes != file.size_bytes:  # before it is in memory
                 raise CheckpointError(f"{file.name}: {size_bytes} bytes, not {file.size_bytes}")
             blob: bytes = self._files.cat_file(path)
-        except OSError as exc:
+        except CheckpointError:
+            raise
+        except Exception as exc:  # each kind of store has errors of its own
             raise CheckpointError(f"{file.name} cannot be read from {self._root}: {exc}") from exc
         digest = hashlib.sha256(blob).hexdigest()
         if digest != file.sha256:

@@ -65,6 +65,23 @@ def test_a_missing_file_is_refused_by_name(url: str) -> None:
         store.read(replace(file, name="v00000002.model.safetensors"))
 
 
+class Unavailable(MemoryFileSystem):  # type: ignore[misc] # fsspec has no types
+    """An object store that answers with an error of its own, as those over HTTP do."""
+
+    protocol = "unavailable"
+
+    def cat_file(self, path: str, *_: Any, **__: Any) -> bytes:
+        raise Exception(f"503 {path}")
+
+
+def test_a_file_that_its_store_refuses_in_its_own_way_is_refused_by_name() -> None:
+    fsspec.register_implementation("unavailable", Unavailable, clobber=True)
+    store = ModelStore(f"unavailable://{uuid4().hex}", keep=2)
+    file = store.write(1, "model", b"weights")
+    with pytest.raises(CheckpointError, match=r"v00000001\.model\.safetensors cannot be read.*503"):
+        store.read(file)
+
+
 class CutOff(MemoryFileSystem):  # type: ignore[misc] # fsspec has no types
     """An object store whose connection breaks before the file gets its name."""
 
