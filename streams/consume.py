@@ -38,8 +38,13 @@ def read_titles(settings: Settings) -> dict[str, str]:
 
 def current_lists(settings: Settings, *, user: str | None = None) -> list[Recommendation]:
     """Return the latest list of each user, or of one, the most recently refreshed last."""
+    latest: dict[Any, Recommendation] = {}
     with reader(settings, settings.topic("recommendations")) as lists:
-        latest = {found.user: found for found in _decoded(lists.to_end(), user)}
+        for record in lists.to_end():
+            whose = record.partition, record.key  # a tombstone has nothing else to tell it by
+            if record.value is None:
+                latest.pop(whose, None)
+            latest.update((whose, found) for found in _decoded([record], user))
     return sorted(latest.values(), key=lambda found: found.generated_ms)
 
 

@@ -150,6 +150,18 @@ def test_current_lists_are_the_latest_of_each_user(deployed: Settings) -> None:
     assert sorted(each.generated_ms for each in all_lists(deployed)) == [1, 2, 3]
 
 
+def test_a_list_that_was_withdrawn_is_no_current_list(deployed: Settings) -> None:
+    gone, kept, again = a_list("u", 1, "a"), a_list("w", 2, "b"), a_list("u", 3, "c")
+    publish_lists(deployed, gone, kept)
+    producer = KafkaProducer(bootstrap_servers=deployed.bootstrap)
+    producer.send(deployed.topic("recommendations"), key=b"u", value=None).get(LIMIT_S)
+    producer.close()
+    assert current_lists(deployed) == [kept]
+    assert current_lists(deployed, user="u") == []
+    publish_lists(deployed, again)
+    assert current_lists(deployed) == [kept, again]
+
+
 def test_following_starts_with_what_comes_after(deployed: Settings) -> None:
     # One batch of more records than one poll returns: the embedded broker takes its second record
     # for the end of the topic.
