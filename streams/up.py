@@ -32,6 +32,7 @@ class _Running:
     child: Child
     started_s: float
     pause_s: float = FIRST_PAUSE_S
+    due_s: float | None = None  # once it has ended: when it is started again
 
 
 class Roles:
@@ -61,25 +62,29 @@ class Roles:
         return Child(command, env=environment, is_quiet=self._is_quiet)
 
     def tend(self) -> None:
-        """Start a role again that has ended; called now and then.
+        """Start a role again that has ended, once its pause is over; called now and then.
 
         Raises:
             RoleFailedError: a role ended for a reason that starting it again cannot mend.
         """
         for name, running in self._running.items():
-            status = running.child.poll()
-            if status is None:
-                continue
-            if status in NEVER_AGAIN:
-                raise RoleFailedError(f"{name} cannot run: {running.child.log_tail()}")
             now_s = time.monotonic()
-            if now_s - running.started_s > STEADY_S:
-                running.pause_s = FIRST_PAUSE_S
-            logger.warning("%s ended with %d; starting it again", name, status)
-            running.child.stop(limit_s=STOP_LIMIT_S)  # it has ended: frees its log and its pipe
-            time.sleep(running.pause_s)
-            pause_s = min(2 * running.pause_s, LONGEST_PAUSE_S)
-            self._running[name] = _Running(self._start(name), time.monotonic(), pause_s)
+            if running.due_s is None:
+                status = running.child.poll()
+                if status is None:
+                    continue
+                if status in NEVER_AGAIN:
+                    raise RoleFailedError(f"{name} cannot run: {running.child.log_tail()}")
+                if now_s - running.started_s > STEADY_S:
+                    running.pause_s = FIRST_PAUSE_S
+                running.due_s = now_s + running.pause_s
+                logger.warning(
+                    "%s ended with %d; starting it again in %.0f s", name, status, running.pause_s
+                )
+                running.child.stop(limit_s=STOP_LIMIT_S)  # it has ended: frees its log and its pipe
+            if now_s >= running.due_s:
+                pause_s = min(2 * running.pause_s, LONGEST_PAUSE_S)
+                self._running[name] = _Running(self._start(name), now_s, pause_s)
 
     def log_tail(self, name: str) -> str:
         """Return the last lines a quiet process logged."""

@@ -4,13 +4,22 @@ import os
 import sys
 from pathlib import Path
 from signal import SIGTERM
+from types import SimpleNamespace
 
 import pytest
 
+from headrace.streams import up
 from headrace.streams.child import Child
 from headrace.streams.errors import RoleFailedError
 from headrace.streams.settings import Settings, load
-from headrace.streams.up import NEVER_AGAIN, ROLES, Roles, environment_of, workers_of
+from headrace.streams.up import (
+    FIRST_PAUSE_S,
+    NEVER_AGAIN,
+    ROLES,
+    Roles,
+    environment_of,
+    workers_of,
+)
 
 LIMIT_S = 30.0
 
@@ -76,13 +85,29 @@ def test_both_roles_run_for_the_length_of_the_block() -> None:
     assert [child.poll() for _, child in roles.started] == [-SIGTERM, -SIGTERM]
 
 
-def test_a_role_that_failed_is_started_again() -> None:
+class Clock:
+    """Stands for the time module, and lets nobody sleep."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 100.0
+        monkeypatch.setattr(up, "time", SimpleNamespace(monotonic=lambda: self.now_s))
+
+
+def test_a_role_that_failed_is_started_again_after_a_pause_that_nobody_else_waits_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
     with Programs("raise SystemExit(1)") as roles:
-        first = roles.started[:]
-        for _, child in first:
-            assert child.wait(LIMIT_S) == 1
-        roles.tend()
-        assert roles.names() == [*ROLES, *ROLES]
+        for n, pause_s in enumerate((FIRST_PAUSE_S, 2 * FIRST_PAUSE_S), 1):
+            for _, child in roles.started:
+                assert child.wait(LIMIT_S) == 1
+            roles.tend()
+            clock.now_s += pause_s / 2
+            roles.tend()
+            assert roles.names() == [*ROLES] * n
+            clock.now_s += pause_s / 2
+            roles.tend()
+            assert roles.names() == [*ROLES] * (n + 1)
 
 
 @pytest.mark.parametrize("status", NEVER_AGAIN)
@@ -108,9 +133,12 @@ def test_workers_have_ports_and_names_of_their_own() -> None:
     assert workers_of(settings, 1) == {"adapt": settings}
 
 
-def test_each_worker_runs_and_is_started_again() -> None:
+def test_each_worker_runs_and_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
     with Programs("import time; time.sleep(60)", n_workers=2) as roles:
         assert roles.names() == ["learn", "adapt-1", "adapt-2"]
         roles.started[-1][1].stop(limit_s=LIMIT_S)
+        roles.tend()
+        clock.now_s += FIRST_PAUSE_S
         roles.tend()
         assert roles.names()[3:] == ["adapt-2"]
