@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,14 +66,18 @@ async def run_role(role: Role) -> None:
     pending = {start, stopping, *running}
     while not stopping.done():
         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            if task.exception() is not None:
-                logger.error("ended: the role failed", exc_info=task.exception())
-                end_process(EXIT_FAILED)
-    await _stop(role)
+        _end_if_failed(done)
+    await _stop(role, pending)
     for task in pending:
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)
+
+
+def _end_if_failed(done: Iterable[asyncio.Task[Any]]) -> None:
+    for task in done:
+        if task.exception() is not None:
+            logger.error("ended: the role failed", exc_info=task.exception())
+            end_process(EXIT_FAILED)
 
 
 def collect_rarely() -> None:
@@ -110,7 +114,7 @@ async def _tick_forever(role: Role) -> None:
         await asyncio.sleep(TICK_S)
 
 
-async def _stop(role: Role) -> None:
+async def _stop(role: Role, working: Iterable[asyncio.Task[Any]] = ()) -> None:
     """Stop in order: 1. finish what is in flight. 2. Commit. 3. Leave the group.
 
     With something still in flight, the process ends without leaving: others would start at once,
@@ -122,6 +126,7 @@ async def _stop(role: Role) -> None:
             await role.drain()  # 1
             await role.app.intake.commit()  # 2
     except TimeoutError:
+        _end_if_failed(task for task in working if task.done())  # waited for in vain
         logger.warning("stopped with work in flight; it will be replayed when the session is over")
         end_process(0)
     except Exception:

@@ -180,6 +180,28 @@ def test_with_work_in_flight_the_process_ends_without_leaving_the_group(
     assert app.log == []
 
 
+def test_work_that_fails_while_it_is_waited_for_is_told_and_ends_the_process_as_any_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = FakeApp()
+    is_draining = asyncio.Event()
+
+    async def work() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await is_draining.wait()
+        raise ValueError("a record was refused")
+
+    async def wait_for_work() -> None:
+        is_draining.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(process, "DRAIN_LIMIT_S", 0.01)
+    ended = live(app, work, monkeypatch=monkeypatch, in_flight=wait_for_work)
+    assert ended == [EXIT_FAILED]
+    assert app.log == []
+    assert "a record was refused" in caplog.text
+
+
 def test_a_failure_in_the_last_work_ends_the_process_as_any_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
