@@ -32,6 +32,7 @@ class Computed:
     fresh: dict[StateKey, UserState] = field(default_factory=dict)  # until they are overlaid
     n_applied: int = 0
     n_replayed: int = 0
+    read_to: dict[int, int] = field(default_factory=dict)  # by partition, where events were skipped
     started_s: float = 0.0
     ended_s: float = 0.0
 
@@ -42,6 +43,8 @@ class Computed:
         self.fresh |= part.fresh
         self.n_applied += part.n_applied
         self.n_replayed += part.n_replayed
+        for partition, offset in part.read_to.items():
+            self.read_to[partition] = max(offset, self.read_to.get(partition, 0))
 
 
 def compute(
@@ -121,7 +124,10 @@ def _work_of(
     state = states.read(key)
     new = [(offset, event) for offset, event in arrivals.events if offset > state.last_offset]
     computed.n_applied += len(new)
-    computed.n_replayed += len(arrivals.events) - len(new)
+    if n_replayed := len(arrivals.events) - len(new):
+        computed.n_replayed += n_replayed
+        read_to = max(state.last_offset + 1, computed.read_to.get(key[0], 0))
+        computed.read_to[key[0]] = read_to
     left, events = since_forgotten(state, new)
     work = UserWork(arrivals.user, left, list(events), arrivals.source)
     return work, left is not state and not events

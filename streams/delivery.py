@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from aiokafka.errors import InvalidTimestampError
+from faust.types.tuples import TP
 
 from headrace.streams.batches import RecordBatch, Sequences
 from headrace.streams.compute import Computed, compute
@@ -163,7 +164,13 @@ class Delivery:
         1. Send lists, states, tombstones and dead letters, and await the broker. 2. Take the states
         over into the table. 3. Acknowledge. Revocation waits for the lock, so no write is under
         way when the next owner starts to recover.
+
+        Raises:
+            TopicMismatchError: what was skipped is no replay, but of a topic made anew.
         """
+        for partition, offset in computed.read_to.items():
+            tp = TP(self._settings.topic("events"), partition)
+            await self._app.intake.require_end(tp, offset)
         async with self._writing:
             evicted = self._states.overflow(computed.states)
             if await self._write(micro_batch, computed, evicted):  # 1

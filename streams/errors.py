@@ -4,7 +4,7 @@ StreamsError
 ├── SettingsError            a setting is wrong or unknown           stop, fix the setting
 ├── BrokerUnreachableError   no broker answers at the address        retriable
 ├── BrokerRefusedError       it or we are not trusted, or no rights  stop, fix what the text names
-├── TopicMismatchError       a topic exists and does not fit         stop, fix the topic
+├── TopicMismatchError       a topic exists and does not fit         stop, fix what the text names
 ├── MalformedRecordError     the record can never be applied         dead letter
 ├── InputFileError           a file lacks a column or has bad rows   stop, fix the file
 └── CheckpointError          a checkpoint is damaged or does not fit keep the old version
@@ -36,7 +36,7 @@ class BrokerRefusedError(StreamsError):
 
 
 class TopicMismatchError(StreamsError):
-    """An existing topic does not fit. Operator action: recreate it or change the setting."""
+    """An existing topic does not fit. Operator action: as it says; recreate none that is in use."""
 
 
 class MalformedRecordError(StreamsError):

@@ -28,6 +28,7 @@ from headrace.streams.batches import (
     RecordBatch,
     Watermarks,
 )
+from headrace.streams.errors import TopicMismatchError
 from headrace.streams.record_batches import checked
 
 # aiokafka's only seam between what was fetched and what is made of it.
@@ -147,6 +148,29 @@ class IntakeConsumer(driver.Consumer):
             if end is not None:
                 lags[tp.partition] = max(end - (self._committed_offset[tp] or 0), 0)
         return lags
+
+    async def require_end(self, tp: TP, read: int) -> None:
+        """Ask whether a partition reaches as far as the role has read: if so, a replay is one.
+
+        A topic that is made anew begins at 0 again, and no event of a known user would count. Its
+        committed offsets tell nothing: Kafka removes them together with the topic.
+
+        Raises:
+            TopicMismatchError: it ends before.
+        """
+        with suppress(IllegalStateError):  # revoked in the consumer thread just now
+            end = self.highwater(tp)
+            if end is None or end >= read:
+                return
+            # What a new leader tells with a fetch may be behind; ListOffsets waits until it is not.
+            end = (await self.highwaters(tp))[tp]
+            if end < read:
+                raise TopicMismatchError(
+                    f"the events of partition {tp.partition} of {tp.topic} end at {end}, before"
+                    f" {read}, up to where they have been read: the topic was recreated, or lost"
+                    " its end; use another topic_prefix and group, which start with states and"
+                    " models of their own"
+                )
 
     # ---------------------------------------------------------------------------- positions
 

@@ -86,10 +86,13 @@ class Learning:
 
         Raises:
             LostBatchError: a batch before it did not come, and what it holds would not be learned.
+            TopicMismatchError: what would be passed over is not learned: the topic was made anew.
         """
         self._sequences.check(batch.receipt)
         partition = batch.tp.partition
         first = self._taken.get(partition, 0)
+        if batch.records[0].offset < first:
+            await self._app.intake.require_end(batch.tp, first)
         records = [record for record in batch.records if record.offset >= first]
         chunk = Chunk(batch.tp, batch.receipt.next_offset, batch.receipt)
         now_ms = int(time.time() * 1000)

@@ -4,8 +4,10 @@ from pathlib import Path
 
 from harness import Fleet, Watcher, deploy, java_publisher
 
-from headrace.streams.guards import EXIT_PAUSED
+from headrace.streams.clients import admin
+from headrace.streams.guards import EXIT_FAILED, EXIT_PAUSED
 from headrace.streams.settings import Settings
+from headrace.streams.topics import create_topics
 
 USERS = [f"user-{number}" for number in range(40)]
 PER_SECOND = 400
@@ -64,3 +66,26 @@ def test_a_worker_paused_past_its_session_writes_nothing_stale(
         watcher.until_answered(publisher.n_sent)
         watcher.assert_nothing_lost_or_doubled()
         watcher.assert_no_state_went_back()
+
+
+def test_events_of_a_topic_that_was_made_anew_end_the_worker_rather_than_pass_for_replays(
+    settings: Settings, tmp_path: Path
+) -> None:
+    settings = deploy(settings)
+    with (
+        Watcher(settings) as watcher,
+        java_publisher(settings, ["ann"]) as publisher,
+        Fleet(settings, tmp_path) as fleet,
+    ):
+        worker = fleet.start()
+        publisher.publish(9)
+        watcher.until_answered(9)
+        assert worker.stop() == 0
+    with admin(settings) as client:
+        client.delete_topics([settings.topic("events")])
+    create_topics(settings)
+    with java_publisher(settings, ["ann"]) as publisher, Fleet(settings, tmp_path) as fleet:
+        worker = fleet.start()
+        publisher.publish(3)
+        worker.until_logged("end at 3, before 9, up to where they have been read")
+        assert worker.wait() == EXIT_FAILED

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from aiokafka.errors import InvalidTimestampError
-from rules_log import Folding
+from rules_log import N_RECORDS, Folding
 from simulated_loop import SimulatedLoop
 from simulated_worker import EndedError
 
@@ -78,6 +78,10 @@ class Worker:
         )
         for work in (self.delivery.submit_forever(), self.delivery.finish_forever(), self._take()):
             self.begin(work)
+
+    async def require_end(self, tp: Any, read: int) -> None:
+        """Be asked about replays: what a state holds was read from the log."""
+        assert read <= N_RECORDS, f"{tp} was not read to {read}"
 
     def begin(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Begin some work."""

@@ -150,6 +150,7 @@ def test_events_that_the_state_holds_are_skipped_and_counted() -> None:
     ((ann,),) = engine.calls
     assert [offset for offset, _ in ann.events] == [5]
     assert (computed.n_applied, computed.n_replayed) == (1, 1)
+    assert computed.read_to == {0: 5}  # which the partition must reach, or it is another one
     assert UserState.decode(computed.states[0, b"ann"]).n_events == 3
 
 
@@ -159,6 +160,14 @@ def test_a_user_with_replays_only_still_gets_a_list() -> None:
     compute(engine, states, micro_batch_of(click(3, "ann"), click(5, "ann")))
     ((ann,),) = engine.calls
     assert (ann.events, ann.source.offset) == ([], 5)
+
+
+def test_how_far_a_partition_was_read_is_told_by_the_latest_state_that_skipped_events() -> None:
+    at_work = {user: UserState(last_offset=50 + n) for n, user in enumerate("abcdefgh")}
+    states = states_of(**{user: state.encode() for user, state in at_work.items()})
+    records = [click(n, user) for n, user in enumerate(at_work)]
+    batch = micro_batch_of(*reversed(records), click(7, "new"), click(3, "new", partition=1))
+    assert compute(Recorder(), states, batch).read_to == {0: 58}
 
 
 def test_a_user_in_two_partitions_is_asked_for_in_two_calls() -> None:

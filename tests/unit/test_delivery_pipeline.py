@@ -17,6 +17,7 @@ from headrace.streams.batches import LostBatchError, Receipt, RecordBatch
 from headrace.streams.compute import Computed
 from headrace.streams.delivery import ATTEMPTS, IN_FLIGHT, Delivery
 from headrace.streams.engine import UserResult, UserWork
+from headrace.streams.errors import TopicMismatchError
 from headrace.streams.guards import PauseGuard
 from headrace.streams.lease import Lease
 from headrace.streams.micro_batch import MicroBatch, StateKey
@@ -36,6 +37,11 @@ class FakeIntake:
 
     epoch: int = 1
     acknowledged: list[tuple[int, int]] = field(default_factory=list)
+    end: int = 1_000
+
+    async def require_end(self, tp: TP, read: int) -> None:
+        if self.end < read:
+            raise TopicMismatchError(f"{tp} ends at {self.end}, before {read}")
 
     def is_current(self, receipt: Receipt) -> bool:
         return receipt.epoch == self.epoch
@@ -207,6 +213,20 @@ def test_a_full_micro_batch_merges_partitions_and_acknowledges_each_batch() -> N
         assert rig.state("bob", partition=1).last_offset == 71
 
     run(check, micro_batch_wait_s=LONG_WAIT_S)
+
+
+def test_events_of_a_topic_that_was_made_anew_are_not_acknowledged_as_if_they_were_replays() -> (
+    None
+):
+    async def check(rig: Rig) -> None:
+        rig.table[0, b"ann"] = UserState(last_offset=5_000, n_events=1).encode()
+        await rig.delivery.take(rig.batch(0, 1))
+        await rig.until(lambda: rig.intake.acknowledged != [])
+
+    with pytest.raises(
+        TopicMismatchError, match=r"events', partition=0\) ends at 1000, before 5001"
+    ):
+        run(check)
 
 
 def test_a_micro_batch_goes_when_its_wait_is_over() -> None:

@@ -15,6 +15,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types.tuples import TP
 
 from headrace.streams.batches import ChangelogMessage
+from headrace.streams.errors import TopicMismatchError
 from headrace.streams.faust_app import make_app
 from headrace.streams.intake import (
     AT_ONCE,
@@ -342,6 +343,37 @@ def test_recovery_reads_to_the_later_of_two_end_offsets(tmp_path: Path) -> None:
         assert await rig.consumer.highwaters(CHANGELOG) == {CHANGELOG: 12}
         rig.thread.listed_ends, rig.kafka.fetched_ends = {CHANGELOG: 0}, {}
         assert await rig.consumer.highwaters(CHANGELOG) == {CHANGELOG: 0}
+
+    with_rig(tmp_path, check)
+
+
+@pytest.mark.parametrize(
+    ("fetched", "listed"), [(None, 0), (100, 100), (100, 1), (90, 100)], ids=str
+)
+def test_a_partition_that_reaches_as_far_as_it_was_read_is_the_one_that_was_read(
+    fetched: int | None, listed: int, tmp_path: Path
+) -> None:
+    async def check(rig: Rig) -> None:
+        rig.thread.highwater = {P0: fetched}.__getitem__
+        rig.kafka.fetched_ends = {P0: fetched} if fetched else {}
+        rig.thread.listed_ends = {P0: listed}  # a new leader may tell too early an end in a fetch
+        await rig.consumer.require_end(P0, 100)
+
+    with_rig(tmp_path, check)
+
+
+def test_a_partition_that_ends_before_what_was_read_of_it_is_refused(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        rig.thread.highwater = {P0: 100}.__getitem__
+        rig.kafka.fetched_ends, rig.thread.listed_ends = {P0: 100}, {P0: 100}
+        with pytest.raises(TopicMismatchError, match=r"partition 0 .* end at 100, before 5001"):
+            await rig.consumer.require_end(P0, 5001)
+
+        def is_revoked(tp: TP) -> int:
+            raise IllegalStateError(f"{tp} is not assigned")
+
+        rig.thread.highwater = is_revoked
+        await rig.consumer.require_end(P0, 5001)  # whoever has it now will see
 
     with_rig(tmp_path, check)
 

@@ -13,6 +13,7 @@ import pytest
 from faust.types.tuples import TP
 
 from headrace.streams.batches import LostBatchError, Receipt, RecordBatch
+from headrace.streams.errors import TopicMismatchError
 from headrace.streams.learn import WAITING_CHUNKS, Learning
 from headrace.streams.learner import Learned
 from headrace.streams.learner_state import Positions
@@ -21,6 +22,7 @@ from headrace.streams.wire import Event, encode
 
 P0 = TP("headrace.events", 0)
 LIMIT_S = 10.0
+END = 1_000  # of the partition
 
 
 @dataclass
@@ -88,8 +90,14 @@ def run(
     async def main() -> None:
         learner, acknowledged = FakeLearner(), list[tuple[int, int]]()
         learner.may_learn.set()
+
+        async def require_end(tp: TP, read: int) -> None:
+            if read > END:
+                raise TopicMismatchError(f"{tp} ends before {read}")
+
         intake = SimpleNamespace(
-            acknowledge=lambda receipt: acknowledged.append((receipt.epoch, receipt.next_offset))
+            acknowledge=lambda receipt: acknowledged.append((receipt.epoch, receipt.next_offset)),
+            require_end=require_end,
         )
         app: Any = SimpleNamespace(intake=intake)
         anything: Any = learner
@@ -167,3 +175,11 @@ def test_the_learner_is_told_while_as_much_waits_as_may() -> None:
         assert rig.learner.behind == [False, True, *[False] * (WAITING_CHUNKS - 1)]
 
     run(check, micro_batch_events=1)
+
+
+def test_events_of_a_topic_that_was_made_anew_are_not_passed_over_as_if_they_were_learned() -> None:
+    async def check(rig: Rig) -> None:
+        with pytest.raises(TopicMismatchError, match="ends before 5000"):
+            await rig.take(0, 1)
+
+    run(check, saved={0: 5_000})
