@@ -124,10 +124,11 @@ class PairCounts:
         self.table = _new_table(_SMALLEST_TABLE)
         self.takers: Floats = np.zeros(0, np.float32)  # (N,)
         self.new_takers: Floats = np.zeros(0, np.float32)  # (N,) since the item was last fitted
+        self._n_pairs = 0
 
     def __len__(self) -> int:
         """Return how many pairs are counted."""
-        return int((self.table.counts > 0).sum())
+        return self._n_pairs
 
     def reserve(self, n_items: int) -> None:
         """Make room for item indexes below ``n_items``."""
@@ -143,21 +144,23 @@ class PairCounts:
         for start in range(0, len(items), _COUNT_EVENTS):
             rows = slice(start, start + _COUNT_EVENTS)
             self._make_room(histories[rows].size)
-            _count(self.table, self.takers, self.new_takers, items[rows], histories[rows])
+            self._n_pairs += _count(
+                self.table, self.takers, self.new_takers, items[rows], histories[rows]
+            )
 
     def _make_room(self, n_pairs: int) -> None:
         """Keep the table at most half full; the largest forgets the pairs of fewest users."""
-        counts = self.table.counts[self.table.counts > 0]
-        needed = 2 * (len(counts) + n_pairs)
+        needed = 2 * (self._n_pairs + n_pairs)
         if needed <= len(self.table.counts):
             return
         least = 0.0
         if needed > MAX_PAIRS:
-            least = float(np.quantile(counts, 0.5))
+            least = float(np.quantile(self.table.counts[self.table.counts > 0], 0.5))
         size = max(needed, 2 * len(self.table.counts))
         self._rebuild(self.table.counts > least, min(MAX_PAIRS, 1 << (size - 1).bit_length()))
 
     def _rebuild(self, keep: npt.NDArray[np.bool_], size: int) -> None:
+        self._n_pairs = int(keep.sum())
         old, self.table = self.table, _new_table(size)
         _insert(self.table, old.keys[keep], old.counts[keep])
 
@@ -185,6 +188,7 @@ class PairCounts:
         pairs = cls()
         pairs._make_room(len(state["keys"]))
         _insert(pairs.table, state["keys"], state["counts"])
+        pairs._n_pairs = len(state["keys"])
         pairs.takers, pairs.new_takers = state["takers"].copy(), state["new_takers"].copy()
         return pairs
 
@@ -257,7 +261,10 @@ def _items_of(keys: Longs) -> tuple[Ints, Ints]:
 def _place(table: Table, key: int) -> int:
     """Return where a pair is, or the free place where it belongs."""
     last = len(table.keys) - 1  # the length is a power of two
-    place = (key ^ (key >> 29)) * 0x9E3779B1 & last
+    # The upper half of the product: the lower bits of a product depend on the lower bits alone, and
+    # a few thousand items have few of those.
+    mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)
+    place = int(np.int64(mixed & np.uint64(last)))
     while table.counts[place] > 0 and table.keys[place] != key:
         place = (place + 1) & last
     return place
@@ -272,7 +279,9 @@ def _insert(table: Table, keys: Longs, counts: Floats) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _count(table: Table, takers: Floats, new_takers: Floats, items: Ints, histories: Ints) -> None:
+def _count(table: Table, takers: Floats, new_takers: Floats, items: Ints, histories: Ints) -> int:
+    """Count events; return how many pairs are new."""
+    n_new = 0
     met = np.full(len(takers), -1, np.int64)  # the event that met an item last
     for i in range(len(items)):
         x, had = items[i], histories[i]
@@ -286,8 +295,10 @@ def _count(table: Table, takers: Floats, new_takers: Floats, items: Ints, histor
             met[y] = i
             key = (np.int64(min(x, y)) << 32) | np.int64(max(x, y))
             place = _place(table, key)
+            n_new += table.counts[place] == 0
             table.keys[place] = key
             table.counts[place] += 1
+    return n_new
 
 
 @njit(cache=True, nogil=True)

@@ -25,6 +25,7 @@ def count(pairs: PairCounts, *users: list[int]) -> PairCounts:
 def counted(pairs: PairCounts) -> dict[tuple[int, int], float]:
     """Return how many users took both of each pair."""
     filled = pairs.table.counts > 0
+    assert len(pairs) == filled.sum()
     keys, counts = pairs.table.keys[filled], pairs.table.counts[filled]
     return {
         (int(k) >> 32, int(k) & 0xFFFFFFFF): float(n) for k, n in zip(keys, counts, strict=True)
@@ -109,6 +110,15 @@ def test_table_grows_without_losing_a_pair(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.undo()
     assert counted(large) == counted(count(PairCounts(), *crowd()))
     assert len(large.table.counts) > 64
+
+
+def test_pairs_of_a_thousand_items_lie_apart_in_a_large_table() -> None:
+    pairs = PairCounts()
+    for drawn in np.random.default_rng(0).integers(0, 1_000, (50, 2, 4_000)).astype(np.int32):
+        pairs.count(drawn[0], drawn[1][:, None])
+    is_free = np.append(pairs.table.counts == 0, True)
+    assert len(pairs) > 150_000
+    assert np.diff(np.flatnonzero(is_free)).max() < 40  # the longest a pair can be looked for
 
 
 def test_forgotten_items_take_their_pairs_along() -> None:
