@@ -178,7 +178,7 @@ async def _run(settings: Settings, readiness: Readiness) -> None:
         learning = Learning(settings, app, learner, thread, positions)
         options.position_of = learning.position_of
         app.take_batches(settings.topic("events"), learning.take)
-        readiness.is_model_ready = lambda: publisher.version > 0
+        readiness.is_model_ready = lambda: publisher.is_announced
         follower = Follower(settings, {settings.topic("items"): CatalogueReader(learner, thread)})
         follower.start()
 

@@ -39,6 +39,7 @@ class Publisher:
         self, settings: Settings, learner: Learner, thread: Executor, positions: Positions
     ) -> None:
         self.version = 0
+        self.is_announced = False
         self._settings = settings
         self._learner = learner
         self._thread = thread
@@ -61,6 +62,9 @@ class Publisher:
                 so it is with the model of another shop that the settings say to start from.
         """
         announced = announcements(self._settings)
+        # A number is never used again, not even with new topics: the store keeps the highest ones.
+        self.version = max([self._store.newest(), *(one.version for one in announced)])
+        self.is_announced = bool(announced)
         if not announced:
             logger.info(
                 "no version is announced: learning from %s", self._settings.start_from or "nothing"
@@ -68,7 +72,6 @@ class Publisher:
             if self._settings.start_from:
                 start_from(self._learner, self._settings.start_from)
             return
-        self.version = max(one.version for one in announced)  # a number is never used again
         self._epoch = max(one.epoch for one in announced)
         refused: list[CheckpointError] = []
         for one in announced:
@@ -133,7 +136,7 @@ class Publisher:
         learner = await asyncio.to_thread(self._store.write, version, "learner", learner_blob)
         guard.check()
         await self._announce(send, version, model, learner, delta_offset)  # 4
-        self.version = version
+        self.version, self.is_announced = version, True
         self._published_events, self._published_at_s = n_events, time.monotonic()
         await asyncio.to_thread(self._store.prune)
         metrics.CHECKPOINT_SECONDS.observe(time.perf_counter() - started_s)

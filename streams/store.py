@@ -8,6 +8,7 @@ one.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -24,6 +25,7 @@ from headrace.streams.schema import Schema
 
 Arrays = dict[str, npt.NDArray[Any]]
 _JSON = "__json__"  # safetensors' own metadata cannot be read back from bytes
+_OF_VERSION = re.compile(r"v(\d+)\.[a-z]+\.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +105,23 @@ class ModelStore:
             raise CheckpointError(f"{file.name}: checksum {digest[:12]} is not {file.sha256[:12]}")
         return blob
 
+    def newest(self) -> int:
+        """Return the highest version that there is a file of, 0 if there is none."""
+        return max(self._versions().values(), default=0)
+
     def prune(self) -> None:
         """Remove versions beyond the newest ones that are kept."""
-        names = sorted(
-            path.rsplit("/", 1)[-1]
-            for path in self._files.ls(self._root, detail=False)
-            if path.endswith(".safetensors")
-        )
-        versions = sorted({name.split(".")[0] for name in names})
-        for name in names:
-            if name.split(".")[0] in versions[: -self._keep]:
+        versions = self._versions()
+        kept = sorted(set(versions.values()))[-self._keep :]
+        for name, version in versions.items():
+            if version not in kept:
                 self._files.rm_file(f"{self._root}/{name}")
+
+    def _versions(self) -> dict[str, int]:
+        """Return each file's version, by its name; what else lies in the folder is not ours."""
+        try:
+            paths = self._files.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return {}
+        names = [_OF_VERSION.fullmatch(path.rsplit("/", 1)[-1]) for path in paths]
+        return {name[0]: int(name[1]) for name in names if name}

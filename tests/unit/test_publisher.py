@@ -5,8 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 from stream_samples import drawn, learned, small
 
+from headrace.streams import publisher as publisher_module
 from headrace.streams.guards import PauseGuard
 from headrace.streams.learner_state import Positions
 from headrace.streams.publication import Announcement
@@ -50,3 +52,34 @@ def test_the_last_version_waits_for_the_one_that_is_being_published(tmp_path: Pa
     for one in announced[-settings.versions_kept :]:
         store.read(one.model)
         store.read(one.learner)
+
+
+def test_with_new_topics_a_version_has_a_higher_number_than_those_of_an_old_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small(model_store=str(tmp_path), versions_kept=2)
+    announced: list[Announcement] = []
+    monkeypatch.setattr(publisher_module, "announcements", lambda _: announced[::-1])
+
+    async def send(topic: str, _: bytes | None, value: bytes) -> int:
+        if topic == settings.topic("models"):
+            announced.append(Announcement.decode(value))
+        return 0
+
+    with ThreadPoolExecutor(1) as thread:
+        for n_versions in (3, 1):
+            announced.clear()  # the topics are new
+            publisher = Publisher(settings, learned(drawn(60)), thread, {})
+            publisher.restore()
+            assert not publisher.is_announced
+            for _ in range(n_versions):
+                asyncio.run(publisher.publish_version(send, GUARD))
+            assert publisher.is_announced
+        last = announced[-1]
+        assert last.version == 4
+        store = ModelStore(settings.store_url, keep=settings.versions_kept)
+        store.read(last.model)
+        store.read(last.learner)
+        again = Publisher(settings, learned([]), thread, {})
+        again.restore()  # a role that is started again
+        assert (again.version, again.is_announced) == (4, True)

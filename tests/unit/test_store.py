@@ -120,6 +120,36 @@ def test_pruning_a_store_with_room_removes_nothing(url: str) -> None:
     assert store.read(file) == b"weights"
 
 
+def test_the_newest_version_is_the_highest_number_that_a_file_has(url: str) -> None:
+    store = ModelStore(url, keep=2)
+    assert store.newest() == 0  # nor is there a folder
+    for version in (9, 100_000_000, 11):
+        store.write(version, "model", b"")
+    assert store.newest() == 100_000_000
+
+
+def test_what_is_not_of_a_version_is_neither_the_newest_nor_pruned(url: str) -> None:
+    others = [
+        "README",
+        "a.safetensors",
+        "v00000099.model.safetensors.part",
+        "v1e9.model.safetensors",
+        "vx.model.safetensors",
+        "z.safetensors",
+    ]
+    store = ModelStore(url, keep=1)
+    for version in (1, 2):
+        file = store.write(version, "model", b"weights")
+    files, root = fsspec.url_to_fs(url)
+    for name in others:
+        files.pipe_file(f"{root}/{name}", b"")
+    files.makedirs(f"{root}/v00000098")
+    assert store.newest() == 2
+    store.prune()
+    assert store.read(file) == b"weights"
+    assert names_at(url) == sorted([*others, file.name, "v00000098"])
+
+
 # ------------------------------------------------------------------------------------------ blobs
 
 
