@@ -102,20 +102,22 @@ class Serving:
         return has_signals
 
     def apply(self, epoch: int, delta: bytes, *, published_ms: int) -> None:
-        """Apply a delta if it belongs to the epoch at work.
+        """Apply a delta if it belongs to the epoch at work, and none before it was refused.
 
         Raises:
             CheckpointError: it is refused; the next version makes up for it.
         """
         with self._changing():
             live = self._live
-            if live is None or live.epoch != epoch:
+            if live is None or live.epoch != epoch or live.is_behind:
                 return
             try:
                 apply_delta(delta, live.recommender, live.vocabulary)
-            except CheckpointError:
-                live.is_behind = True
-                raise
+            except CheckpointError as exc:
+                live.is_behind = True  # what comes later may count on what this one carried
+                raise CheckpointError(
+                    f"{exc}; those after it are left out until a version is loaded"
+                ) from exc
             live.follow()
         metrics.DELTAS_APPLIED.inc()
         metrics.DELTA_AGE.set(max(0, self._now_ms() - published_ms) / 1000)

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from model_samples import count_alone, count_user
 from stream_samples import drawn, learned
 
 from headrace.model.recommender import Recommender
+from headrace.model.signals import RECENT_LIFE, ItemSignals
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import publication, schema
+from headrace.streams.delta_check import check_signals
 from headrace.streams.errors import CheckpointError
 from headrace.streams.publication import apply_delta, pack_delta, pack_model, unpack_model
 from headrace.streams.store import Arrays, pack, unpack
@@ -100,6 +103,7 @@ DAMAGES: dict[str, Damage] = {
     "a neighbour beyond the vocabulary": put("signals.ids", MAX_ITEMS),
     "a neighbour below none": put("signals.ids", -2),
     "more neighbours in use than there are": put("signals.filled", 9),
+    "neighbours in use that are not there": turn("signals.ids", lambda a: np.full_like(a, -1)),
     "a weight that is no number": put("signals.weights", np.nan),
     "a count below zero": put("signals.popularity", -1),
     "an endless clock": put("signals.clock", np.inf),
@@ -192,3 +196,100 @@ def test_a_delta_is_decompressed_up_to_a_limit(
     assert f"larger than {n_bytes - 1} bytes" in refused(published[1], worker)
     monkeypatch.setattr(publication, "DELTA_LIMIT_BYTES", n_bytes)
     apply_delta(published[1], *worker)
+
+
+# ---------------------------------------------------------------------------- deltas in sequence
+
+
+A, B, C = range(3)
+N_ITEMS = 30
+
+
+def take_over(delta: Arrays, replica: ItemSignals) -> None:
+    """Check a delta or a version, and apply it."""
+    check_signals(delta, replica, n_items=N_ITEMS)
+    replica.apply_delta(delta)
+
+
+def test_a_delta_that_counts_a_neighbour_of_a_missing_one_is_refused() -> None:
+    signals, replica = ItemSignals(4), ItemSignals(4)
+    count_user(signals, [A, B])
+    signals.take_delta()  # is missing
+    count_user(signals, [A, C])
+    with pytest.raises(ValueError, match="neighbours are counted that are not there"):
+        take_over(signals.take_delta(), replica)
+    take_over(signals.snapshot(3), replica)
+    count_user(signals, [B, C])
+    take_over(signals.take_delta(), replica)
+    np.testing.assert_array_equal(replica.arrays.ids, signals.arrays.ids)
+
+
+def test_a_delta_after_a_missing_one_is_taken_over_where_it_needs_nothing_of_it() -> None:
+    signals, replica = ItemSignals(4), ItemSignals(4)
+    count_user(signals, [A, B])
+    take_over(signals.take_delta(), replica)
+    count_alone(signals, C, times=1)
+    signals.take_delta()  # is missing
+    count_user(signals, [B, A])
+    take_over(signals.take_delta(), replica)
+    np.testing.assert_array_equal(replica.arrays.filled, signals.arrays.filled)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"items": [A, A]}, "items are not in order"),  # what the first lacks, the second counts
+        ({"items": [B, A]}, "items are not in order"),
+        ({"items": [B, C]}, "rows are of no changed item"),
+        ({"items": [A, C]}, "rows are of no changed item"),
+        ({"ids": [-1, A]}, "neighbours are counted that are not there"),
+        ({"slots": [1, 0]}, "neighbours are counted that are not there"),
+        ({"filled": [1, 2]}, "neighbours are counted that are not there"),
+    ],
+)
+def test_a_version_that_counts_neighbours_that_are_not_there_is_refused(
+    changes: Arrays, why: str
+) -> None:
+    signals = ItemSignals(4)
+    count_user(signals, [A, B])
+    version = signals.snapshot(2)
+    changed = {name: np.array(value, version[name].dtype) for name, value in changes.items()}
+    check_signals(version, ItemSignals(4), n_items=N_ITEMS)
+    with pytest.raises(ValueError, match=why):
+        check_signals(version | changed, ItemSignals(4), n_items=N_ITEMS)
+
+
+@pytest.mark.parametrize("neighbours", [2, 8, 32])  # rows that overflow, fill up, and do neither
+@pytest.mark.parametrize("seed", range(4))
+def test_what_the_learner_publishes_is_taken_over_whenever_it_does(
+    neighbours: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    signals = ItemSignals(neighbours, capacity=1)
+    replicas = [ItemSignals(neighbours, capacity=1)]
+    n_items, deltas = 2, list[Arrays]()  # of this epoch
+    for _ in range(150):
+        n_items = min(N_ITEMS, n_items + int(rng.integers(0, 2)))
+        signals.reserve(n_items)
+        count_user(signals, rng.integers(0, n_items, int(rng.integers(1, 8))).tolist())
+        if rng.random() < 0.6:
+            deltas.append(signals.take_delta())
+            for replica in replicas:
+                take_over(deltas[-1], replica)
+        if rng.random() < 0.1:  # a version, of a new epoch where room is made
+            n_before = len(deltas)
+            if rng.random() < 0.5:
+                signals.clock += 50 * RECENT_LIFE  # so that it rebases
+                signals.forget(rng.choice(n_items, n_items // 4, replace=False))
+                signals.rebase()
+                replicas, deltas = [], []
+            loaded = ItemSignals(neighbours)
+            take_over(signals.snapshot(n_items), loaded)
+            replicas.append(loaded)
+            for delta in deltas[n_before // 2 :]:  # read again from an earlier offset
+                take_over(delta, loaded)
+    take_over(signals.take_delta(), replicas[-1])
+    ids, filled = replicas[-1].arrays.ids[:n_items], signals.arrays.filled[:n_items]
+    in_use = np.arange(neighbours) < filled[:, None]
+    np.testing.assert_array_equal(replicas[-1].arrays.filled[:n_items], filled)
+    np.testing.assert_array_equal(ids[in_use], signals.arrays.ids[:n_items][in_use])

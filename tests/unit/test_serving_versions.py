@@ -216,8 +216,26 @@ def test_the_next_version_makes_up_for_a_refused_delta(tmp_path: Path) -> None:
         shop.serving.apply(1, b"damaged", published_ms=NOW_MS)
     shop.learner.signals.take_delta()  # what the damaged one carried
     shop.learner.new_items = []
+    n_applied = metric("deltas_applied_total")
     shop.delta()  # fits, and does not carry it again
     assert "hot" not in shop.answer(*CLICKS).items
+    assert metric("deltas_applied_total") == n_applied
     assert shop.serving.serve(shop.announce(2))
+    shop.popularise("hotter")
+    shop.delta()
+    assert "hotter" in shop.answer(*CLICKS).items
     assert "hot" in shop.answer(*CLICKS).items
     assert not shop.serving.serve(shop.announce(3))
+
+
+def test_deltas_after_a_refused_one_are_passed_over_without_a_word(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).at_work()
+    for item in ("hot", "hotter"):
+        shop.popularise(item)
+    with pytest.raises(CheckpointError, match="those after it are left out until a version"):
+        shop.serving.apply(1, b"damaged", published_ms=NOW_MS)
+    before = shop.answer(*CLICKS)
+    for _ in range(3):
+        shop.serving.apply(1, b"damaged", published_ms=NOW_MS)
+    shop.delta()
+    assert shop.answer(*CLICKS) == before

@@ -134,6 +134,7 @@ def test_a_size_that_is_only_claimed_takes_no_memory(
     ("name", "value", "why"),
     [
         ("signals.ids", MAX_ITEMS, "ids are not all"),
+        ("signals.ids", -1, "neighbours are counted that are not there"),
         ("signals.now_s", 2**62, "no times"),
         ("meta.negatives", 2**40, "negatives"),
         ("meta.n_items", -1, "items"),
