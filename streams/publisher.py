@@ -65,6 +65,8 @@ class Publisher:
         # A number is never used again, not even with new topics: the store keeps the highest ones.
         self.version = max([self._store.newest(), *(one.version for one in announced)])
         self.is_announced = bool(announced)
+        self._epoch = max([0, *(one.epoch for one in announced)])
+        self._open_epoch()  # at once: a role that is stopped before it serves publishes as well
         if not announced:
             logger.info(
                 "no version is announced: learning from %s", self._settings.start_from or "nothing"
@@ -72,7 +74,6 @@ class Publisher:
             if self._settings.start_from:
                 start_from(self._learner, self._settings.start_from)
             return
-        self._epoch = max(one.epoch for one in announced)
         refused: list[CheckpointError] = []
         for one in announced:
             try:
@@ -90,8 +91,7 @@ class Publisher:
     async def publish_forever(
         self, send: Send, guard: PauseGuard, acknowledge: Callable[[Positions], None]
     ) -> None:
-        """Publish a version to open an epoch, then deltas, and versions when they are due."""
-        self._open_epoch()
+        """Publish a version of the new epoch, then deltas, and versions when they are due."""
         acknowledge(await self.publish_version(send, guard))
         while True:
             await asyncio.sleep(self._settings.delta_interval_s)

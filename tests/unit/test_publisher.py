@@ -3,6 +3,7 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from stream_samples import drawn, learned, small
 from headrace.streams import publisher as publisher_module
 from headrace.streams.guards import PauseGuard
 from headrace.streams.learner_state import Positions
-from headrace.streams.publication import Announcement
+from headrace.streams.publication import Announcement, Fragment
 from headrace.streams.publisher import Publisher
 from headrace.streams.store import ModelStore
 
@@ -83,3 +84,30 @@ def test_with_new_topics_a_version_has_a_higher_number_than_those_of_an_old_stor
         again = Publisher(settings, learned([]), thread, {})
         again.restore()  # a role that is started again
         assert (again.version, again.is_announced) == (4, True)
+
+
+@pytest.mark.parametrize("ahead", [0, 10**12])  # of this machine's clock
+def test_what_a_role_publishes_that_is_stopped_before_it_serves_is_of_an_epoch_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    settings = small(model_store=str(tmp_path))
+    epochs: list[int] = []
+    announced: list[Announcement] = []
+    monkeypatch.setattr(publisher_module, "announcements", lambda _: announced[::-1])
+
+    async def send(topic: str, _: bytes | None, value: bytes) -> int:
+        if topic == settings.topic("models"):
+            made = Announcement.decode(value)
+            announced.append(replace(made, epoch=made.epoch + ahead))
+        else:
+            epochs.append(Fragment.decode(value).epoch)
+        return 0
+
+    with ThreadPoolExecutor(1) as thread:
+        for learner in (learned(drawn(60)), learned([]), learned([])):
+            n_announced, before = len(announced), [one.epoch for one in announced]
+            publisher = Publisher(settings, learner, thread, {})
+            publisher.restore()
+            asyncio.run(publisher.publish_version(send, GUARD))  # as a role does that stops
+            assert len(announced) == n_announced + 1
+            assert epochs[-1] == announced[-1].epoch - ahead > max([0, *before])
