@@ -49,6 +49,7 @@ class Publisher:
         self._sequence = 0
         self._publishing = asyncio.Lock()
         self._published_events = -1
+        self._published_positions = Positions()
         self._published_at_s = time.monotonic()
 
     def restore(self) -> None:
@@ -107,7 +108,10 @@ class Publisher:
 
     def _is_due(self) -> bool:
         n_new = self._learner.n_events - self._published_events
-        has_news = n_new > 0 or self._learner.forgetting.versions_due > 0
+        # Records of which nothing is learned are acknowledged with a version, too. Dicts of numbers
+        # are compared in one step, in which the thread that learns cannot change them.
+        has_read = self._positions != self._published_positions
+        has_news = n_new > 0 or has_read or self._learner.forgetting.versions_due > 0
         waited_s = time.monotonic() - self._published_at_s
         return n_new >= self._settings.version_events or (
             has_news and waited_s >= self._settings.version_interval_s
@@ -137,7 +141,8 @@ class Publisher:
         guard.check()
         await self._announce(send, version, model, learner, delta_offset)  # 4
         self.version, self.is_announced = version, True
-        self._published_events, self._published_at_s = n_events, time.monotonic()
+        self._published_events, self._published_positions = n_events, positions
+        self._published_at_s = time.monotonic()
         await asyncio.to_thread(self._store.prune)
         metrics.CHECKPOINT_SECONDS.observe(time.perf_counter() - started_s)
         metrics.CHECKPOINT_BYTES.set(model.size_bytes + learner.size_bytes)

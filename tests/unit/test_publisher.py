@@ -111,3 +111,27 @@ def test_what_a_role_publishes_that_is_stopped_before_it_serves_is_of_an_epoch_o
             asyncio.run(publisher.publish_version(send, GUARD))  # as a role does that stops
             assert len(announced) == n_announced + 1
             assert epochs[-1] == announced[-1].epoch - ahead > max([0, *before])
+
+
+def test_records_of_which_nothing_is_learned_make_a_version_due_once(tmp_path: Path) -> None:
+    settings = small(model_store=str(tmp_path), version_interval_s=1e-9)
+    positions: Positions = {0: 7}
+    acknowledged: list[Positions] = []
+
+    async def send(_: str, __: bytes | None, ___: bytes) -> int:
+        return 0
+
+    with ThreadPoolExecutor(1) as thread:
+        publisher = Publisher(settings, learned(drawn(60)), thread, positions)
+
+        def publish() -> None:
+            acknowledged.append(asyncio.run(publisher.publish_version(send, GUARD)))
+
+        publish()
+        assert not publisher._is_due()
+        for partition in (0, 1):  # all of them undecodable, the second partition's the first there
+            positions[partition] = 9
+            assert publisher._is_due()
+            publish()
+            assert not publisher._is_due()
+    assert acknowledged == [{0: 7}, {0: 9}, {0: 9, 1: 9}]
