@@ -241,6 +241,10 @@ class CheckedRecords:
         if not batch.compression_type:
             self._n_inflated += len(data)
             return iter(batch)
-        plain, n_bytes = uncompressed(data)
+        try:
+            plain, n_bytes = uncompressed(data)
+        except ValueError:  # it may have taken as long as the largest: a fetch holds 900 such
+            self._n_inflated += BATCH_LIMIT_BYTES
+            raise
         self._n_inflated += n_bytes
         return iter(self._client_records(plain).next_batch())

@@ -70,13 +70,21 @@ def test_batches_are_read_as_written(client_records: Any, codec: int) -> None:
 
 @both_clients
 @any_codec
-def test_a_bomb_stands_aside_and_what_follows_is_read(client_records: Any, codec: int) -> None:
+def test_a_bomb_stands_aside_and_ends_the_fetch(client_records: Any, codec: int) -> None:
     bomb = batch([bytes(10**6)] * 34, codec=codec, base_offset=5)  # 34 MB, of which 32 are allowed
-    bombed, after = read(client_records, bomb + batch([b"c"], base_offset=39))
+    (bombed,) = read(client_records, bomb + batch([b"c"], base_offset=39))  # it is fetched again
     assert (bombed.offset, bombed.key, bombed.value) == (38, None, b"")
     assert bombed.value.reason == "too_large"
     assert bombed.value.detail.startswith("offsets 5 to 38 of one batch: more than 33554432 bytes")
-    assert (after.offset, after.value) == (39, b"c")
+
+
+@both_clients
+@any_codec
+def test_a_batch_that_is_no_compressed_data_ends_the_fetch(client_records: Any, codec: int) -> None:
+    whole = batch([b"a"], codec=codec)
+    damaged = whole[:61] + b"\xff" * (len(whole) - 61)
+    (stand_in,) = read(client_records, damaged + batch([b"c"], base_offset=1))
+    assert stand_in.value.reason == "undecodable"
 
 
 @both_clients
