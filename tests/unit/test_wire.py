@@ -215,6 +215,8 @@ def test_tombstone_withdraws_the_item() -> None:
         (msgpack.packb(VALID) + b"\x01", "undecodable"),
         (b"\x81\x91\x01\x01", "undecodable"),  # a map with a list as its key
         (b"\x81\x81\x01\x01\x01", "undecodable"),  # a map with a map as its key
+        (msgpack.packb(VALID | {"x": {1: 1}}), "undecodable"),  # its key is a number
+        (msgpack.packb(VALID | {"x": {msgpack.Timestamp(1): 1}}), "undecodable"),
         (b"\x81\xa4user\xa1\xff", "undecodable"),  # text that is not UTF-8
         (b'{"user": "\\ud800", "item": "i"}', "undecodable"),  # half a character
         (b'{"user": "u", "item": "i", "context": {"n": 1' + b"0" * 99 + b"}}", "undecodable"),
