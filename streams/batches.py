@@ -2,7 +2,7 @@
 
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import faust
@@ -26,6 +26,16 @@ class RecordBatch:
 
     records: Sequence[Any]  # aiokafka.ConsumerRecord
     receipt: Receipt
+    n_bytes: int = field(init=False)  # of keys, values and headers
+
+    def __post_init__(self) -> None:
+        """Count once what is asked for as long as the batch waits."""
+        n_bytes = 0
+        for record in self.records:
+            n_bytes += len(record.key or b"") + len(record.value or b"")
+            for name, value in record.headers:
+                n_bytes += len(name) + len(value or b"")
+        self.n_bytes = n_bytes
 
     @property
     def tp(self) -> TP:

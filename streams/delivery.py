@@ -31,6 +31,7 @@ from headrace.streams.writer import Writer
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 6  # each fails after STALE_AFTER_S only: together they outlast a leader's election
+MICRO_BATCH_BYTES = 2**24  # of records, which are held until it is written: few may be large
 IN_FLIGHT = 3  # one being computed, one being written, one to spare: more only adds latency
 
 
@@ -97,7 +98,10 @@ class Delivery:
             self._filling = MicroBatch(time.monotonic())
             self._has_opened.set()
         self._filling.add(batch, now_ms=int(time.time() * 1000))
-        if self._filling.n_records >= self._settings.micro_batch_events:
+        if (
+            self._filling.n_records >= self._settings.micro_batch_events
+            or self._filling.n_bytes >= MICRO_BATCH_BYTES
+        ):
             self._has_room.clear()
             self._is_full.set()
 

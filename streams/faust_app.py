@@ -28,6 +28,7 @@ from headrace.streams.state import Recovered, offset_of
 logger = logging.getLogger(__name__)
 
 BUFFERED_BATCHES = 32  # in the agent's buffer; enough to never starve, little to drop
+BUFFERED_BYTES = 2**24  # likewise: a batch is hundreds of records, and they may be large
 RECOVERY_BUFFER_BATCHES = 8  # applied at once; Faust's 1000 would hold a million states in memory
 HEARTBEATS_PER_SESSION = 5  # Kafka advises at least three
 LONGEST_HEARTBEAT_S = 3.0  # Kafka's default; a worker hears of a rebalance with the next one
@@ -44,7 +45,14 @@ class BatchQueue(ThrowableQueue):
     faust-streaming #596: at the end of recovery ``flow_control.resume()`` clears the buffers after
     the fetcher has delivered events of the new generation to them, and they are lost. Stale
     batches need no clearing: they are recognised by their epoch.
+
+    It is full of so many bytes as well as of so many batches.
     """
+
+    def full(self) -> bool:
+        """Return whether the next batch has to wait."""
+        n_bytes = sum(event.message.batch.n_bytes for event in self._queue)
+        return bool(n_bytes >= BUFFERED_BYTES or super().full())
 
     def clear(self) -> None:
         """Clear the buffer of changelogs only."""

@@ -51,11 +51,13 @@ class MicroBatch:
     users: dict[StateKey, Arrivals] = field(default_factory=dict)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     n_records: int = 0
+    n_bytes: int = 0
 
     def add(self, batch: RecordBatch, *, now_ms: int) -> None:
         """Decode a batch and coalesce its events with those of the same users."""
         self.batches.append(batch)
         self.n_records += len(batch.records)
+        self.n_bytes += batch.n_bytes
         for record in batch.records:
             record_ms = record_time_ms(record.timestamp, now_ms=now_ms)
             try:

@@ -9,8 +9,8 @@ of the batch. It says why, and is set aside like any bad record.
 
 import logging
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 BATCH_LIMIT_BYTES = 2**25  # inflated: 32 times what brokers take, and text compresses by 10 to 20
 FETCH_LIMIT_BYTES = 2**24  # inflated, of one partition at once; what is beyond is fetched again
+VALUE_LIMIT_BYTES = 1_000_000  # no reader takes more, and no dead letter holds more
 _HEADER_BYTES = 61  # of a batch, before its records
 _LENGTH_AT, _AFTER_LENGTH, _MAGIC_AT, _ATTRIBUTES_AT = 8, 12, 16, 22
 _CODEC_BITS = 0b111
@@ -28,16 +29,17 @@ _FIRST_TRY = 8  # times the compressed size: most text fits, and a larger buffer
 
 
 class Unreadable(bytes):
-    """The empty value of a record that stands for some that cannot be read."""
+    """The empty value of a record that stands for some that cannot be read, or for its own."""
 
     reason: str
     detail: str
+    n_left_out: int  # bytes of its own value
 
     @classmethod
-    def of(cls, reason: str, detail: str) -> "Unreadable":
+    def of(cls, reason: str, detail: str, *, n_left_out: int = 0) -> "Unreadable":
         """Return a value that says why."""
         value = cls()
-        value.reason, value.detail = reason, detail
+        value.reason, value.detail, value.n_left_out = reason, detail, n_left_out
         return value
 
 
@@ -47,14 +49,14 @@ class TooLargeError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class StandIn:
-    """A record as both clients make them, in place of those that cannot be read."""
+    """A record as both clients make them, in place of those that cannot be read, or too large."""
 
     offset: int
     timestamp: int
     value: Unreadable
     timestamp_type: int = 0
-    key: None = None
-    headers: list[tuple[str, bytes]] = field(default_factory=list)
+    key: bytes | None = None
+    headers: Sequence[tuple[str, bytes | None]] = ()
     checksum: None = None
     size_in_bytes: int = 0
 
@@ -160,7 +162,7 @@ class CheckedBatch:
         batch, offset = self._batch, self._batch.base_offset
         try:
             for record in self._read():
-                yield record
+                yield _within_limit(record)
                 offset = record.offset + 1
         except (
             Exception
@@ -175,6 +177,22 @@ class CheckedBatch:
             logger.warning("passed over %s", detail)
             reason = "too_large" if is_large else "undecodable"
             yield StandIn(batch.next_offset - 1, batch.max_timestamp, Unreadable.of(reason, detail))
+
+
+def _within_limit(record: Any) -> Any:
+    """Return a record, without its value if that is too large: hundreds may wait in the memory."""
+    n_bytes = len(record.value or b"")
+    if n_bytes <= VALUE_LIMIT_BYTES:
+        return record
+    detail = f"{n_bytes} bytes are more than any record may have"
+    return StandIn(
+        record.offset,
+        record.timestamp,
+        Unreadable.of("too_large", detail, n_left_out=n_bytes),
+        record.timestamp_type,
+        record.key,
+        record.headers,
+    )
 
 
 class Inflated(NamedTuple):

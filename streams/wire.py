@@ -18,12 +18,12 @@ import msgpack
 
 from headrace.streams import schema
 from headrace.streams.errors import MalformedRecordError
-from headrace.streams.record_batches import Unreadable
+from headrace.streams.record_batches import VALUE_LIMIT_BYTES, Unreadable
 
 FORGET = "forget"  # the action of an event that asks to forget its user; it needs no item
 MAX_ID_BYTES = 256  # longer ids are almost always a whole payload in the wrong field
 SHORT_ID = MAX_ID_BYTES // 4  # so many characters always fit: in UTF-8 one takes at most 4 bytes
-MAX_VALUE_BYTES = 1_000_000  # the broker's own default limit (message.max.bytes)
+MAX_VALUE_BYTES = VALUE_LIMIT_BYTES  # the broker's own default limit (message.max.bytes)
 MAX_EVENT_BYTES = 65_536  # 64 kB of empty lists are 4 MB when read, and a micro-batch has hundreds
 MAX_CONTEXT = 256  # entries
 MAX_TIME_MS = 253_402_300_799_999  # 9999-12-31, the last instant most clients can print

@@ -7,10 +7,11 @@ from typing import Any
 
 from headrace.streams.compute import Computed
 from headrace.streams.micro_batch import DeadLetter, Headers, MicroBatch, StateKey
+from headrace.streams.record_batches import VALUE_LIMIT_BYTES, Unreadable
 
 Record = tuple[bytes, bytes | None]
 
-LARGEST_DEAD_LETTER_BYTES = 1_000_000  # leaves room for the coordinates below the broker's limit
+LARGEST_DEAD_LETTER_BYTES = VALUE_LIMIT_BYTES  # a record has room for its coordinates as well
 HEADER_BYTES = 10  # of two lengths
 
 
@@ -93,8 +94,9 @@ def fitting(letter: DeadLetter) -> tuple[bytes | None, bytes | None, Headers]:
     What was compressed can be larger than any record the broker takes. The coordinates always fit;
     the record with them would not, and the worker could never pass.
     """
+    value = letter.value
     sizes = {
-        "value": len(letter.value or b""),
+        "value": value.n_left_out if isinstance(value, Unreadable) else len(value or b""),
         "key": len(letter.key or b""),
         "headers": sum(len(k.encode()) + len(v or b"") + HEADER_BYTES for k, v in letter.headers),
     }
@@ -104,7 +106,7 @@ def fitting(letter: DeadLetter) -> tuple[bytes | None, bytes | None, Headers]:
         del sizes[omitted[-1]]
     return (
         letter.key if "key" in sizes else None,
-        letter.value if "value" in sizes else None,
+        value if "value" in sizes else None,
         [
             *(letter.headers if "headers" in sizes else []),
             *letter.coordinates,

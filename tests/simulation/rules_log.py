@@ -23,6 +23,7 @@ LOG = [
         timestamp=1_000,
         key=None,
         value=encode(Event(user=USERS[offset % 3 == 0], item=f"i{offset}", time_ms=offset)),
+        headers=(),
     )
     for offset in range(N_RECORDS)
 ]

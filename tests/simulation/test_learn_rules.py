@@ -35,6 +35,7 @@ LOG = {
             timestamp=1_000,
             key=None,
             value=encode(Event(user="ann", item="i", time_ms=offset)) if offset % 4 else b"bad",
+            headers=(),
         )
         for offset in range(N_RECORDS)
     ]

@@ -17,6 +17,7 @@ from headrace.streams.batches import RecordBatch, Watermarks
 from headrace.streams.compute import Computed, compute, in_parts
 from headrace.streams.engine import UserResult, UserWork
 from headrace.streams.micro_batch import MicroBatch, StateKey, in_rounds
+from headrace.streams.record_batches import Unreadable
 from headrace.streams.schema import STATE, Schema
 from headrace.streams.state import StateVersionError, UserState
 from headrace.streams.user_states import UserStates
@@ -118,6 +119,15 @@ def test_a_record_that_cannot_be_applied_is_set_aside_as_it_came(value: bytes | 
     headers: dict[str, Any] = dict(letter.coordinates)
     assert headers["headrace.reason"] == letter.reason.encode()
     assert (headers["headrace.partition"], headers["headrace.offset"]) == (b"2", b"7")
+
+
+def test_a_micro_batch_counts_every_byte_that_it_holds() -> None:
+    left_out = Unreadable.of("too_large", "", n_left_out=2_000_000)
+    headers = (("trace", b"12"), ("null", None))
+    made = micro_batch_of(
+        Record(3, b"12345", key=b"key", headers=headers), Record(4, None), Record(5, left_out)
+    )
+    assert made.n_bytes == len(b"12345" + b"key" + b"trace" + b"12" + b"null")
 
 
 def test_whatever_decoding_raises_is_the_records_fault(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from faust.types.tuples import TP
 
 from headrace.streams.batches import LostBatchError, Receipt, RecordBatch
 from headrace.streams.compute import Computed
-from headrace.streams.delivery import ATTEMPTS, IN_FLIGHT, Delivery
+from headrace.streams.delivery import ATTEMPTS, IN_FLIGHT, MICRO_BATCH_BYTES, Delivery
 from headrace.streams.engine import UserResult, UserWork
 from headrace.streams.errors import TopicMismatchError
 from headrace.streams.guards import PauseGuard
@@ -132,7 +132,14 @@ class Rig:
     guard: PauseGuard
     _sequences: dict[tuple[int, TP], int] = field(default_factory=dict)
 
-    def batch(self, *offsets: int, tp: TP = P0, user: str = "ann", epoch: int = 1) -> RecordBatch:
+    def batch(
+        self,
+        *offsets: int,
+        tp: TP = P0,
+        user: str = "ann",
+        epoch: int = 1,
+        headers: tuple[tuple[str, bytes], ...] = (),
+    ) -> RecordBatch:
         """Return the next batch of a partition in an epoch."""
         sequence = self._sequences.get((epoch, tp), 0)
         self._sequences[epoch, tp] = sequence + 1
@@ -143,7 +150,7 @@ class Rig:
                 timestamp=1_000,
                 key=None,
                 value=encode(Event(user=user, item=f"i{offset}", time_ms=offset)),
-                headers=(),
+                headers=headers,
             )
             for offset in offsets
         ]
@@ -227,6 +234,16 @@ def test_events_of_a_topic_that_was_made_anew_are_not_acknowledged_as_if_they_we
         TopicMismatchError, match=r"events', partition=0\) ends at 1000, before 5001"
     ):
         run(check)
+
+
+def test_a_micro_batch_of_many_bytes_is_full() -> None:
+    async def check(rig: Rig) -> None:
+        half = (("padding", bytes(MICRO_BATCH_BYTES // 2)),)
+        await rig.delivery.take(rig.batch(5, headers=half))
+        await rig.delivery.take(rig.batch(6, headers=half))
+        await rig.until(lambda: rig.writer.written == [[5, 6]])
+
+    run(check, micro_batch_wait_s=LONG_WAIT_S)
 
 
 def test_a_micro_batch_goes_when_its_wait_is_over() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from headrace.streams.compute import Computed
 from headrace.streams.micro_batch import DeadLetter, MicroBatch
+from headrace.streams.record_batches import Unreadable
 from headrace.streams.writer import HEADER_BYTES, LARGEST_DEAD_LETTER_BYTES, Writer, fitting
 
 STAMP_MS = 1_700_000_000_123
@@ -104,6 +105,16 @@ def test_a_dead_letter_that_would_not_fit_goes_without_its_value() -> None:
     *_, fits, does_not = write(FakeProducer(), [letter(largest), letter(largest + b"x")])
     assert fits[2] == largest
     assert does_not[2:] == (None, [("trace", None), ("headrace.omitted", b"value")])
+
+
+@pytest.mark.parametrize("n_key", [1, 2_000_000])
+def test_a_value_left_out_when_it_was_read_is_named_as_if_it_were_here(n_key: int) -> None:
+    def fitted(value: bytes) -> object:
+        return fitting(DeadLetter(reason="too_large", key=bytes(n_key), value=value, headers=[]))
+
+    whole = bytes(LARGEST_DEAD_LETTER_BYTES + 1)
+    left_out = Unreadable.of("too_large", "", n_left_out=len(whole))
+    assert fitted(left_out) == fitted(whole)
 
 
 def test_a_dead_letter_keeps_its_coordinates_whatever_else_does_not_fit() -> None:

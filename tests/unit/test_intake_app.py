@@ -9,7 +9,7 @@ from typing import Any
 from faust.types.tuples import TP
 
 from headrace.streams.batches import BatchMessage, ChangelogMessage, RecordBatch, Watermarks
-from headrace.streams.faust_app import IntakeApp, StateStore, make_app
+from headrace.streams.faust_app import BUFFERED_BYTES, IntakeApp, StateStore, make_app
 from headrace.streams.intake import IntakeOptions
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
@@ -44,6 +44,7 @@ def record(partition: int, key: bytes, value: bytes | None) -> Any:
         value=value,
         timestamp=1_000,
         timestamp_type=0,
+        headers=(),
     )
 
 
@@ -63,6 +64,20 @@ def test_resumed_flow_leaves_record_batches_in_the_buffer(tmp_path: Path) -> Non
         assert await buffer.get() is first
         await waiting
         assert await buffer.get() is second
+
+    with_app(tmp_path, check)
+
+
+def test_the_buffer_is_full_of_few_records_that_are_large(tmp_path: Path) -> None:
+    async def check(app: IntakeApp) -> None:
+        buffer = app.FlowControlQueue(maxsize=32)
+        half = record(0, b"", bytes(BUFFERED_BYTES // 2))
+        for _ in range(2):
+            assert not buffer.full()
+            buffer.put_nowait(event_with(BatchMessage, half))
+        assert buffer.full()
+        buffer.get_nowait()
+        assert not buffer.full()
 
     with_app(tmp_path, check)
 

@@ -73,6 +73,7 @@ class Rig:
                 key=None,
                 timestamp=1_000,
                 value=encode(Event(user="ann", item=f"i{offset}", time_ms=offset)),
+                headers=(),
             )
             for offset in offsets
         ]

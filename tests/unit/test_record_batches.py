@@ -19,6 +19,7 @@ from headrace.streams.errors import MalformedRecordError
 from headrace.streams.record_batches import (
     BATCH_LIMIT_BYTES,
     FETCH_LIMIT_BYTES,
+    VALUE_LIMIT_BYTES,
     CheckedRecords,
     TooLargeError,
     Unreadable,
@@ -85,6 +86,23 @@ def test_a_batch_that_is_no_compressed_data_ends_the_fetch(client_records: Any, 
     damaged = whole[:61] + b"\xff" * (len(whole) - 61)
     (stand_in,) = read(client_records, damaged + batch([b"c"], base_offset=1))
     assert stand_in.value.reason == "undecodable"
+
+
+@both_clients
+@pytest.mark.parametrize("codec", [0, ZSTD])
+def test_a_value_larger_than_any_reader_takes_is_left_out_of_its_record(
+    client_records: Any, codec: int
+) -> None:
+    largest = bytes(VALUE_LIMIT_BYTES)
+    kept, left_out, after = read(
+        client_records, batch([largest, largest + b"x", b"c"], codec=codec, base_offset=5)
+    )
+    assert (kept.value, after.value) == (largest, b"c")
+    assert (left_out.offset, left_out.timestamp, left_out.key) == (6, 1_001, b"u")
+    assert list(left_out.headers) == [("trace", b"1")]
+    assert (left_out.timestamp_type, left_out.checksum) == (after.timestamp_type, after.checksum)
+    assert (left_out.value, left_out.value.n_left_out) == (b"", VALUE_LIMIT_BYTES + 1)
+    assert left_out.value.reason == "too_large"
 
 
 @both_clients
