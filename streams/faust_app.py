@@ -27,6 +27,7 @@ from headrace.streams.state import Recovered, offset_of
 
 logger = logging.getLogger(__name__)
 
+FETCHED_RECORDS = 16_384  # taken at once: 1 MB may hold a million empty ones, seconds of work
 BUFFERED_BATCHES = 32  # in the agent's buffer; enough to never starve, little to drop
 BUFFERED_BYTES = 2**24  # likewise: a batch is hundreds of records, and they may be large
 RECOVERY_BUFFER_BATCHES = 8  # applied at once; Faust's 1000 would hold a million states in memory
@@ -221,6 +222,7 @@ def make_app(settings: Settings, role: str, options: IntakeOptions) -> IntakeApp
         broker_heartbeat_interval=min(LONGEST_HEARTBEAT_S, session_s / HEARTBEATS_PER_SESSION),
         broker_rebalance_timeout=2 * session_s,
         broker_commit_interval=COMMIT_INTERVAL_S,
+        broker_max_poll_records=FETCHED_RECORDS,
         producer_linger=0.0,  # a micro-batch is handed over at once, and goes in one request
         producer_max_batch_size=PRODUCER_BATCH_BYTES,
         producer_max_request_size=LARGEST_RECORD_BYTES,

@@ -83,6 +83,9 @@ class IntakeThread(driver.AIOKafkaConsumerThread):
 
     async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:
         records = await super()._fetch_records(consumer, *args, **kwargs)
+        kept = consumer._fetcher._records
+        for tp in records.keys() & kept.keys():  # there is more than may be taken at once:
+            kept.move_to_end(tp)  # its neighbours are next
         now_s = asyncio.get_running_loop().time()
         is_stream = records and now_s - self._fetched_s < COMPANY_S
         if records:

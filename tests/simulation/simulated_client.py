@@ -31,6 +31,7 @@ class Consumer:
         self._is_reassigning = True
         self._coordinator = SimpleNamespace(generation=NO_GENERATION)
         self._fetcher = self
+        self._records: dict[TP, Any] = {}  # whatever is fetched is taken at once
         self._subscriptions = self
 
     # ---------------------------------------------------------------------------- the group
