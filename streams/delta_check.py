@@ -77,10 +77,10 @@ def check_signals(delta: Arrays, signals: ItemSignals, *, n_items: int) -> None:
         array = delta[name]
         if ((array < first) | (array >= end)).any():
             raise ValueError(f"{name} are not all from {first} to {end - 1}")
-    _check_neighbours(delta, signals)
+    _check_neighbours(delta, signals, n_items)
 
 
-def _check_neighbours(delta: Arrays, signals: ItemSignals) -> None:
+def _check_neighbours(delta: Arrays, signals: ItemSignals, n_items: int) -> None:
     """Check that all neighbours that are counted come with the delta or are there already.
 
     They are not where the delta that brought them is missing: what is read is then no index.
@@ -88,12 +88,14 @@ def _check_neighbours(delta: Arrays, signals: ItemSignals) -> None:
     items, rows = delta["items"], delta["rows"]
     if (np.diff(items) <= 0).any():
         raise ValueError("items are not in order, or one comes twice")
-    if not np.isin(rows, items).all():
+    place = np.full(n_items, -1, np.int32)  # of a changed item in the delta
+    place[items] = np.arange(len(items))
+    if (place[rows] < 0).any():
         raise ValueError("rows are of no changed item")
     is_there = np.zeros((len(items), signals.neighbours), np.bool_)
     known = items[items < signals.capacity]  # the first: they are in order
     is_there[: len(known)] = signals.arrays.ids[known] >= 0
-    is_there[np.searchsorted(items, rows), delta["slots"]] = delta["ids"] >= 0
+    is_there[place[rows], delta["slots"]] = delta["ids"] >= 0
     is_counted = np.arange(signals.neighbours) < delta["filled"][:, None]
     if (is_counted & ~is_there).any():
         raise ValueError("neighbours are counted that are not there")
