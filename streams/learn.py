@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -184,18 +184,14 @@ async def _run(settings: Settings, readiness: Readiness) -> None:
 
         guard = PauseGuard(settings.pause_limit_s)  # only now: restoring is no pause
 
-        async def publish() -> None:
-            await app.serving.wait()
-            await publisher.publish_forever(_sender(app), guard, learning.acknowledge)
-
-        async def publish_last() -> None:
-            learning.acknowledge(await publisher.publish_version(_sender(app), guard))
-
         await run_role(
             Role(
                 app=app,
-                work=[learning.learn_forever(), publish()],
-                drain=publish_last,
+                work=[
+                    learning.learn_forever(),
+                    publish(app, settings, publisher, guard, learning.acknowledge),
+                ],
+                drain=lambda: publish_last(app, settings, publisher, guard, learning.acknowledge),
                 update_gauges=lambda: _update_gauges(app, learner, settings),
                 guard=guard,
                 watchdog=Watchdog(settings.rebalance_limit_s),
@@ -203,6 +199,43 @@ async def _run(settings: Settings, readiness: Readiness) -> None:
             )
         )
         follower.close()
+
+
+async def publish(
+    app: IntakeApp,
+    settings: Settings,
+    publisher: Publisher,
+    guard: PauseGuard,
+    acknowledge: Callable[[Positions], None],
+) -> None:
+    """Publish from when the role serves on.
+
+    Raises:
+        RuntimeError: another learn role is in the group; nothing was announced under its numbers.
+    """
+    await app.serving.wait()
+    if not _owns_all(app, settings):
+        raise RuntimeError(GROUP_TAKEN)
+    await publisher.publish_forever(_sender(app), guard, acknowledge)
+
+
+async def publish_last(
+    app: IntakeApp,
+    settings: Settings,
+    publisher: Publisher,
+    guard: PauseGuard,
+    acknowledge: Callable[[Positions], None],
+) -> None:
+    """Publish a version with all that was learned, as the role stops, if it is the only writer."""
+    if app.serving.is_set() and _owns_all(app, settings):
+        acknowledge(await publisher.publish_version(_sender(app), guard))
+    else:
+        logger.warning("stopped without a last version: not every partition is this role's")
+
+
+def _owns_all(app: IntakeApp, settings: Settings) -> bool:
+    owned = [tp for tp in app.intake.assignment() if tp.topic == settings.topic("events")]
+    return len(owned) >= settings.partitions
 
 
 def _sender(app: IntakeApp) -> Send:
@@ -255,6 +288,5 @@ class CatalogueReader:
 
 def _update_gauges(app: IntakeApp, learner: Learner, settings: Settings) -> None:
     observe_intake(app.intake, n_users=len(learner.users))
-    owned = [tp for tp in app.intake.assignment() if tp.topic == settings.topic("events")]
-    if len(owned) < settings.partitions:
+    if not _owns_all(app, settings):
         raise RuntimeError(GROUP_TAKEN)

@@ -14,7 +14,8 @@ from faust.types.tuples import TP
 
 from headrace.streams.batches import LostBatchError, Receipt, RecordBatch
 from headrace.streams.errors import TopicMismatchError
-from headrace.streams.learn import WAITING_CHUNKS, Learning
+from headrace.streams.guards import PauseGuard
+from headrace.streams.learn import WAITING_CHUNKS, Learning, publish, publish_last
 from headrace.streams.learner import Learned
 from headrace.streams.learner_state import Positions
 from headrace.streams.settings import Settings
@@ -184,3 +185,45 @@ def test_events_of_a_topic_that_was_made_anew_are_not_passed_over_as_if_they_wer
             await rig.take(0, 1)
 
     run(check, saved={0: 5_000})
+
+
+@dataclass
+class FakePublisher:
+    """Notes what it is asked to publish."""
+
+    published: list[str] = field(default_factory=list)
+
+    async def publish_forever(self, *_: Any) -> None:
+        self.published.append("from here on")
+
+    async def publish_version(self, *_: Any) -> Positions:
+        self.published.append("the last version")
+        return Positions({0: 4})
+
+
+def published(how: Callable[..., Awaitable[None]], *, owned: int, is_serving: bool = True) -> Any:
+    """Return what a role publishes that owns so many of its four partitions."""
+    publisher: Any = FakePublisher()
+    partitions = {TP("headrace.events", number) for number in range(owned)}
+    intake = SimpleNamespace(assignment=lambda: partitions)
+
+    async def main() -> None:
+        app: Any = SimpleNamespace(serving=asyncio.Event(), intake=intake)
+        if is_serving:
+            app.serving.set()
+        await how(app, Settings(partitions=4), publisher, PauseGuard(60), lambda _: None)
+
+    asyncio.run(main())
+    return publisher.published
+
+
+def test_a_second_learn_role_ends_before_it_announces_anything() -> None:
+    assert published(publish, owned=4) == ["from here on"]
+    with pytest.raises(RuntimeError, match="another learn role is in this group"):
+        published(publish, owned=2)
+
+
+def test_a_role_that_is_not_the_only_writer_stops_without_a_last_version() -> None:
+    assert published(publish_last, owned=4) == ["the last version"]
+    assert published(publish_last, owned=2) == []
+    assert published(publish_last, owned=4, is_serving=False) == []
