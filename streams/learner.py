@@ -24,6 +24,7 @@ from headrace.streams.actions import weights_of
 from headrace.streams.catalogue import Catalogue
 from headrace.streams.categories import Categories
 from headrace.streams.content import HashedWords, pick_embedder
+from headrace.streams.errors import SettingsError
 from headrace.streams.forgetting import Forgetting, owner_of
 from headrace.streams.inheritance import Inheritance
 from headrace.streams.prequential import Folded, fold, judge
@@ -59,10 +60,25 @@ def model_config(settings: Settings) -> ModelConfig:
 
 
 def pick_device(settings: Settings) -> str:
-    """Return the device to compute on."""
-    if settings.device != "auto":
-        return settings.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Return the device to compute on.
+
+    Raises:
+        SettingsError: there is no such device here.
+    """
+    if settings.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    n_gpus = torch.cuda.device_count()  # not tried: one that is full now is worth another start
+    try:
+        named = torch.device(settings.device)
+        is_here = named.type == "cpu" or (named.type == "cuda" and (named.index or 0) < n_gpus)
+    except RuntimeError:  # no device of that name
+        is_here = False
+    if not is_here:
+        raise SettingsError(
+            f"device={settings.device}: there is none here, of {n_gpus} GPUs:"
+            " set it to auto, cpu, cuda or cuda:N"
+        )
+    return settings.device
 
 
 class Learner:

@@ -243,6 +243,11 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _goes_together(self) -> "Settings":
         security.check(self)
+        if self.encoder_width % self.encoder_heads:
+            raise ValueError(
+                f"encoder_width={self.encoder_width} is not a multiple of"
+                f" encoder_heads={self.encoder_heads}: set one that is"
+            )
         return self
 
     @classmethod

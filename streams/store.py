@@ -20,7 +20,7 @@ from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from headrace.streams.errors import CheckpointError
+from headrace.streams.errors import CheckpointError, SettingsError
 from headrace.streams.schema import Schema
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -73,7 +73,15 @@ class ModelStore:
     """Versions in a folder or an object store."""
 
     def __init__(self, url: str, *, keep: int) -> None:
-        self._files, self._root = fsspec.url_to_fs(url)
+        """Find the store; nothing is written yet.
+
+        Raises:
+            SettingsError: it is no URL that fsspec knows, or the package for such URLs is missing.
+        """
+        try:
+            self._files, self._root = fsspec.url_to_fs(url)
+        except (ImportError, ValueError) as exc:
+            raise SettingsError(f"model_store={url} cannot be used: {exc}") from exc
         self._keep = keep
 
     def write(self, version: int, kind: str, blob: bytes) -> StoredFile:

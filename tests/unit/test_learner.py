@@ -8,6 +8,7 @@ import torch
 from stream_samples import MINUTE_MS, START_MS, Triple, batches, drawn, event, learned, small
 
 from headrace.model.signals import ALL_TIME
+from headrace.streams.errors import SettingsError
 from headrace.streams.learner import Learner, model_config, pick_device
 
 
@@ -190,8 +191,14 @@ def test_the_model_has_the_shape_that_the_settings_ask_for() -> None:
 
 
 def test_a_named_device_is_taken_as_it_is_named() -> None:
-    assert pick_device(small(device="cuda:1")) == "cuda:1"
+    assert pick_device(small(device="cpu")) == "cpu"
     assert pick_device(small(device="auto")) in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize("device", ["cudaa", "cuda:99", "meta", ""])
+def test_a_device_that_is_not_here_is_a_wrong_setting(device: str) -> None:
+    with pytest.raises(SettingsError, match=f"device={device}: there is none here"):
+        pick_device(small(device=device))
 
 
 def test_learning_takes_as_many_threads_as_the_settings_say() -> None:

@@ -129,6 +129,12 @@ def test_rebalance_limit_covers_two_sessions() -> None:
     assert "or session_timeout_s=40 to 30 or less" in str(refusal.value)
 
 
+def test_a_width_that_the_heads_cannot_share_is_refused_with_both() -> None:
+    assert load({"encoder_width": 33, "encoder_heads": 3}).encoder_width == 33
+    with pytest.raises(SettingsError, match=r"encoder_width=33 is not a multiple of .*heads=2"):
+        load({"encoder_width": 33})
+
+
 def test_a_refused_session_is_all_that_is_said_of_it() -> None:
     with pytest.raises(SettingsError, match="session_timeout_s='long'") as refusal:
         load({"session_timeout_s": "long"})

@@ -11,7 +11,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from headrace.streams import schema
-from headrace.streams.errors import CheckpointError
+from headrace.streams.errors import CheckpointError, SettingsError
 from headrace.streams.store import ModelStore, pack, unpack
 
 
@@ -80,6 +80,15 @@ def test_a_file_that_its_store_refuses_in_its_own_way_is_refused_by_name() -> No
     file = store.write(1, "model", b"weights")
     with pytest.raises(CheckpointError, match=r"v00000001\.model\.safetensors cannot be read.*503"):
         store.read(file)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"), [("nosuch://models", "Protocol not known"), ("needy://models", "Install needy")]
+)
+def test_a_store_that_can_never_be_reached_is_a_wrong_setting(url: str, why: str) -> None:
+    fsspec.register_implementation("needy", "needy.Needy", errtxt="Install needy", clobber=True)
+    with pytest.raises(SettingsError, match=f"model_store={url} cannot be used: {why}"):
+        ModelStore(url, keep=2)
 
 
 class CutOff(MemoryFileSystem):  # type: ignore[misc] # fsspec has no types
