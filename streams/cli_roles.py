@@ -176,6 +176,7 @@ def evaluate(
 
     from headrace.streams import drift as change
     from headrace.streams import plots
+    from headrace.streams.errors import InputFileError
     from headrace.streams.evaluate import evaluate as judge
     from headrace.streams.files import load_events, load_items
     from headrace.streams.progress import counted
@@ -187,6 +188,8 @@ def evaluate(
         raise click.UsageError("give --then or --permute-items, not both")
     if plot:
         plots.check(plot)
+    if save and not Path(save).parent.is_dir():
+        raise InputFileError(f"{save}: there is no such folder")
     files = {name: load_events(name, context=context) for name in (file, *others)}
     events, drift = files[file], None
     items = load_items(catalogue) if catalogue else []

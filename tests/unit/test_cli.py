@@ -157,6 +157,7 @@ def test_wrong_setting_is_explained(arguments: list[str], message: str) -> None:
         (["topics", "-s", "sede=1"], "did you mean 'seed'"),
         (["produce", "nowhere.csv"], "nowhere.csv: there is no such file"),
         (["produce", "--items", "nowhere.csv"], "nowhere.csv: there is no such file"),
+        (["evaluate", "e.tsv", "--save", "nowhere/m"], "nowhere/m: there is no such folder"),
         (["replay", "nowhere.pdf"], ".pdf ending is not known"),
     ],
 )
