@@ -74,7 +74,8 @@ class Roles:
                 if status is None:
                     continue
                 if status in NEVER_AGAIN:
-                    raise RoleFailedError(f"{name} cannot run: {running.child.log_tail()}")
+                    why = running.child.log_tail() or "its last line above says why"
+                    raise RoleFailedError(f"{name} cannot run: {why}")
                 if now_s - running.started_s > STEADY_S:
                     running.pause_s = FIRST_PAUSE_S
                 running.due_s = now_s + running.pause_s

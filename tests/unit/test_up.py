@@ -122,6 +122,13 @@ def test_a_role_with_wrong_settings_is_not_started_again_and_its_last_words_are_
         assert roles.names() == list(ROLES)
 
 
+def test_a_role_whose_log_is_not_kept_has_said_why_above() -> None:
+    with Programs("raise SystemExit(2)") as roles:  # its output is empty, as where it is not kept
+        roles.started[0][1].wait(LIMIT_S)
+        with pytest.raises(RoleFailedError, match="learn cannot run: its last line above says why"):
+            roles.tend()
+
+
 def test_workers_have_ports_and_names_of_their_own() -> None:
     settings = Settings(adapt_port=8600, learn_port=8602, group_instance_id="a")
     workers = workers_of(settings, 3)
