@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from headrace.streams.options import with_settings
+from headrace.streams.options import is_given, with_settings
 from headrace.streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,6 +34,12 @@ users_option = click.option(
     show_default=True,
     type=click.IntRange(min=100),
     help="Who act in turn, each with 60 interactions before.",
+)
+
+
+# Not the broker of the environment: that one may be at work.
+with_broker_and_settings = partial(
+    with_settings, bootstrap_help="Broker to measure on; an embedded one if not given."
 )
 
 
@@ -66,7 +72,7 @@ def bench() -> None:
 @users_option
 @items_option
 @repeats_option
-@with_settings("device", "threads")
+@with_broker_and_settings("device", "threads")
 def pipeline(settings: Settings, events: int, users: int, items: int, repeats: int) -> None:
     """Measure events a second, from broker to acknowledged lists.
 
@@ -109,7 +115,7 @@ def pipeline(settings: Settings, events: int, users: int, items: int, repeats: i
 )
 @items_option
 @repeats_option
-@with_settings("device")
+@with_settings("device", bootstrap_help=None)
 def adapt(settings: Settings, items: int, up_to: int, repeats: int) -> None:
     """Measure users a second that are adapted and ranked, by micro-batch.
 
@@ -142,7 +148,7 @@ def adapt(settings: Settings, items: int, up_to: int, repeats: int) -> None:
 @users_option
 @items_option
 @plot_option
-@with_settings("device", "threads")
+@with_broker_and_settings("device", "threads")
 def latency(settings: Settings, seconds: float, users: int, items: int, plot: str | None) -> None:
     """Measure how soon a list follows its event.
 
@@ -183,7 +189,7 @@ def latency(settings: Settings, seconds: float, users: int, items: int, plot: st
 )
 @repeats_option
 @plot_option
-@with_settings("device")
+@with_settings("device", bootstrap_help=None)
 def growth(settings: Settings, up_to: int, repeats: int, plot: str | None) -> None:
     """Measure what a user, an item and an interaction take.
 
@@ -225,7 +231,7 @@ def growth(settings: Settings, up_to: int, repeats: int, plot: str | None) -> No
     type=click.FloatRange(min=0, min_open=True),
     help="The load; far from what the roles carry, so that time decides nothing.",
 )
-@with_settings("device")
+@with_broker_and_settings("device")
 def soak(settings: Settings, minutes: float, events_per_s: float) -> None:
     """Watch what both roles hold over half an hour of load.
 
@@ -268,7 +274,7 @@ def soak(settings: Settings, minutes: float, events_per_s: float) -> None:
 )
 @users_option
 @items_option
-@with_settings("device", "threads")
+@with_broker_and_settings("device", "threads")
 def overload(settings: Settings, seconds: float, users: int, items: int) -> None:
     """Send one adapt worker twice what it carries.
 
@@ -309,7 +315,7 @@ def overload(settings: Settings, seconds: float, users: int, items: int) -> None
     help="Items of the largest catalogue.",
 )
 @repeats_option
-@with_settings("device", "threads")
+@with_settings("device", "threads", bootstrap_help=None)
 def rank(settings: Settings, up_to: int, repeats: int) -> None:
     """Measure what it takes to rank all items.
 
@@ -341,7 +347,7 @@ def rank(settings: Settings, up_to: int, repeats: int) -> None:
     help="Users' states in the changelog, of the largest size.",
 )
 @repeats_option
-@with_settings("session_timeout_s", "device")
+@with_broker_and_settings("session_timeout_s", "device")
 def recover(settings: Settings, up_to: int, repeats: int) -> None:
     """Measure how soon a worker serves, and serves again.
 
@@ -385,7 +391,7 @@ def recover(settings: Settings, up_to: int, repeats: int) -> None:
 @users_option
 @items_option
 @repeats_option
-@with_settings("device")
+@with_broker_and_settings("device")
 def scale(
     settings: Settings, events: int, workers: int | None, users: int, items: int, repeats: int
 ) -> None:
@@ -440,8 +446,7 @@ def _broker(settings: Settings) -> Iterator[tuple[Settings, "Child | None"]]:
     """
     from headrace.streams.broker import EmbeddedBroker
 
-    given = click.get_current_context().get_parameter_source("bootstrap")
-    if given is ParameterSource.COMMANDLINE:
+    if is_given("bootstrap"):
         yield settings, None
         return
     with EmbeddedBroker() as broker:

@@ -247,7 +247,7 @@ def _evaluate_periods(settings: Settings, file: str) -> None:
 @click.option("--port", default=0, help="Port of the broker; any free one if not given.")
 @click.option("--seconds", default=100.0, show_default=True, help="How long events are replayed.")
 @click.option("--rate", default=150.0, show_default=True, help="Events a second.")
-@with_settings("adapt_port", "learn_port", "device")
+@with_settings("adapt_port", "learn_port", "device", bootstrap_help=None)
 def demo(settings: Settings, keep: bool, port: int, seconds: float, rate: float) -> None:
     """Replay real purchases, live on one screen.
 

@@ -24,8 +24,14 @@ def broker(port: int) -> None:
     Example:  headrace broker --port 9092
     Next:     headrace topics
     """
-    from headrace.streams.broker import EmbeddedBroker
+    from headrace.streams.broker import HOST, EmbeddedBroker, free_port
+    from headrace.streams.errors import SettingsError
 
+    try:
+        free_port(port)
+    except SettingsError as exc:
+        use = f"or use what listens there with --bootstrap {HOST}:{port}"
+        raise SettingsError(f"{exc}, {use}") from exc
     with EmbeddedBroker(port) as running:
         click.echo(f"broker ready at {running.bootstrap}; it forgets everything at Ctrl-C")
         click.echo(f"next: headrace topics --bootstrap {running.bootstrap}")

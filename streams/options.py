@@ -23,13 +23,14 @@ context_columns = click.option(
 )
 
 
-def with_settings(*names: str) -> Callable[[Command], Command]:
+def with_settings(*names: str, bootstrap_help: str | None = "") -> Callable[[Command], Command]:
     """Call the command with the settings first, and give it the flags that set them.
 
     Every command has ``--settings``, ``--bootstrap`` and ``-s``; ``names`` are the settings that
-    deserve a flag of their own there.
+    deserve a flag of their own there. ``bootstrap_help`` says what ``--bootstrap`` is there, where
+    it is something else than elsewhere; ``None`` leaves it out.
     """
-    flags = ("bootstrap", *names)
+    flags = names if bootstrap_help is None else ("bootstrap", *names)
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
@@ -50,13 +51,19 @@ def with_settings(*names: str) -> Callable[[Command], Command]:
             help=f"TOML file of settings; or {FILE_VARIABLE}=FILE.",
         )(wrapped)
         for name in reversed(flags):
-            wrapped = _flag(name)(wrapped)
+            wrapped = _flag(name, bootstrap_help if name == "bootstrap" else "")(wrapped)
         return wrapped
 
     return decorate
 
 
-def _flag(name: str) -> Callable[[Command], Command]:
+def is_given(name: str) -> bool:
+    """Return whether the command line of the command that runs sets a setting, in either way."""
+    given = click.get_current_context().params
+    return given.get(name) is not None or name in dict(map(_assignment, given["assigned"]))
+
+
+def _flag(name: str, told: str | None) -> Callable[[Command], Command]:
     field = Settings.model_fields[name]
     default = field.get_default(call_default_factory=True)
     shown = "empty" if default in ("", {}, None) else default
@@ -64,7 +71,7 @@ def _flag(name: str) -> Callable[[Command], Command]:
         f"--{FLAG_NAMES.get(name, name).replace('_', '-')}",
         name,
         metavar="VALUE",
-        help=f"{field.description}  ({PREFIX}{name.upper()}; {shown} if not set)",
+        help=told or f"{field.description}  ({PREFIX}{name.upper()}; {shown} if not set)",
     )
 
 

@@ -1,5 +1,6 @@
 """The command line without a broker: help that teaches, flags from settings, errors on one line."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,12 @@ from click.testing import CliRunner
 
 from headrace.streams.broker import free_port
 from headrace.streams.cli import main
-from headrace.streams.cli_bench import bench
+from headrace.streams.cli_bench import bench, with_broker_and_settings
 from headrace.streams.consume import as_json, as_text
 from headrace.streams.dead_letters import DeadLetter
 from headrace.streams.dead_letters import as_text as letter_text
-from headrace.streams.options import with_settings
+from headrace.streams.errors import SettingsError
+from headrace.streams.options import is_given, with_settings
 from headrace.streams.settings import Settings
 from headrace.streams.wire import Reason, Recommendation, Source
 
@@ -147,6 +149,30 @@ def test_wrong_setting_is_explained(arguments: list[str], message: str) -> None:
     assert message in shown(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "is_one"),
+    [([], False), (["--bootstrap", "a:1"], True), (["-s", "bootstrap=a:1"], True)],
+)
+def test_a_broker_to_measure_on_is_given_in_either_way(arguments: list[str], is_one: bool) -> None:
+    @click.command()
+    @with_broker_and_settings()
+    def measure(settings: Settings) -> None:
+        click.echo(f"{settings.bootstrap} {is_given('bootstrap')}")
+
+    out = CliRunner().invoke(measure, arguments).stdout
+    assert out == ("a:1 True\n" if is_one else "127.0.0.1:9092 False\n")
+
+
+def test_a_command_that_takes_no_broker_offers_none() -> None:
+    offering = [
+        name
+        for name, command in {**main.commands, **bench.commands}.items()
+        if any(parameter.name == "bootstrap" for parameter in command.params)
+    ]
+    assert {"demo", "broker", "growth", "rank"}.isdisjoint(offering)
+    assert {"topics", "pipeline", "soak"} <= set(offering)
+
+
 # --------------------------------------------------------------------------------------- errors
 
 
@@ -166,6 +192,16 @@ def test_error_is_one_line_that_names_the_cause(arguments: list[str], message: s
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("headrace: ")
     assert message in err
+
+
+def test_a_port_that_is_taken_is_named_and_what_listens_there_may_be_a_broker_to_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        code, _, err = run("broker", "--port", str(port))
+        with pytest.raises(SettingsError, match=r"choose another with --port$"):
+            free_port(port)  # as the demo says it, which takes no other broker
+    assert code == 2
+    assert err.endswith(f"--port, or use what listens there with --bootstrap 127.0.0.1:{port}\n")
 
 
 @pytest.mark.parametrize("command", ["topics", "consume", "dead-letters"])
