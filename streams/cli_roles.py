@@ -3,7 +3,7 @@
 import click
 from click.core import ParameterSource
 
-from headrace.streams.options import context_columns, with_settings
+from headrace.streams.options import PORT, context_columns, with_settings
 from headrace.streams.settings import Settings
 
 MODEL_FLAGS = ("device", "seed")
@@ -244,9 +244,21 @@ def _evaluate_periods(settings: Settings, file: str) -> None:
 
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave everything running after the summary.")
-@click.option("--port", default=0, help="Port of the broker; any free one if not given.")
-@click.option("--seconds", default=100.0, show_default=True, help="How long events are replayed.")
-@click.option("--rate", default=150.0, show_default=True, help="Events a second.")
+@click.option("--port", type=PORT, default=0, help="Port of the broker; any free one if not given.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=1),
+    default=100.0,
+    show_default=True,
+    help="How long events are replayed.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=1),
+    default=150.0,
+    show_default=True,
+    help="Events a second.",
+)
 @with_settings("adapt_port", "learn_port", "device", bootstrap_help=None)
 def demo(settings: Settings, keep: bool, port: int, seconds: float, rate: float) -> None:
     """Replay real purchases, live on one screen.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from headrace.streams.options import context_columns, with_settings
+from headrace.streams.options import PORT, context_columns, with_settings
 from headrace.streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--port", default=9092, show_default=True, help="Port on 127.0.0.1; 0 for any.")
+@click.option(
+    "--port", type=PORT, default=9092, show_default=True, help="Port on 127.0.0.1; 0 for any."
+)
 def broker(port: int) -> None:
     """Run a Kafka-compatible broker in memory, until Ctrl-C.
 

@@ -12,6 +12,7 @@ from headrace.streams.security import SECRETS
 from headrace.streams.settings import FILE_VARIABLE, PREFIX, Settings, load
 
 Command = Callable[..., Any]
+PORT = click.IntRange(0, 65_535)
 FLAG_NAMES = {"start_from": "from"}  # where the setting's own name reads badly as a flag
 
 

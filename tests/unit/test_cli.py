@@ -204,6 +204,20 @@ def test_a_port_that_is_taken_is_named_and_what_listens_there_may_be_a_broker_to
     assert err.endswith(f"--port, or use what listens there with --bootstrap 127.0.0.1:{port}\n")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (["broker", "--port", "80000"], "--port"),
+        (["demo", "--port", "-1"], "--port"),
+        (["demo", "--rate", "0"], "--rate"),
+        (["demo", "--seconds", "0"], "--seconds"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_a_usage_error(arguments: list[str], flag: str) -> None:
+    code, _, err = run(*arguments)
+    assert (code, f"Invalid value for '{flag}'" in err) == (2, True)
+
+
 @pytest.mark.parametrize("command", ["topics", "consume", "dead-letters"])
 def test_missing_broker_is_named_with_the_command_that_starts_one(command: str) -> None:
     address = f"127.0.0.1:{free_port()}"
