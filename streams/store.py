@@ -107,7 +107,10 @@ class ModelStore:
         except CheckpointError:
             raise
         except Exception as exc:  # each kind of store has errors of its own
-            raise CheckpointError(f"{file.name} cannot be read from {self._root}: {exc}") from exc
+            raise CheckpointError(
+                f"{file.name} cannot be read from {self._root}: {exc}: is model_store the one"
+                " that learn writes to (if not set: under data_dir, where it is started)?"
+            ) from exc
         digest = hashlib.sha256(blob).hexdigest()
         if digest != file.sha256:
             raise CheckpointError(f"{file.name}: checksum {digest[:12]} is not {file.sha256[:12]}")
