@@ -216,7 +216,10 @@ def consume(
     except KeyboardInterrupt:
         return  # how following ends
     if is_empty:
-        click.echo("no lists yet: they need events, and both roles running", err=True)
+        why = "no lists yet: they need events, and both roles running"
+        if user and lists.current_lists(settings):
+            why = f"no list of {user}: no event yet, or forgotten"
+        click.echo(why, err=True)
 
 
 @click.command()

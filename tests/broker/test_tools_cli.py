@@ -207,6 +207,12 @@ def test_no_lists_is_said(deployed: Settings) -> None:
     assert (out, err.split(":")[0]) == ("", "no lists yet")
 
 
+def test_a_user_without_a_list_is_told_apart_from_no_lists_at_all(deployed: Settings) -> None:
+    publish_lists(deployed, a_list("u", 1, "a"))
+    out, err = run(deployed, "consume", "--user", "nobody")
+    assert (out, err) == ("", "no list of nobody: no event yet, or forgotten\n")
+
+
 def test_record_that_is_no_list_does_not_stop_the_reading(deployed: Settings) -> None:
     with outbox(deployed, deployed.topic("recommendations")) as box:
         box.send(key="u", value=b"not a list")
