@@ -174,6 +174,7 @@ async def _run(settings: Settings, readiness: Readiness) -> None:
         learner = Learner(settings, ranks=ranks)
         publisher = Publisher(settings, learner, thread, positions)
         publisher.restore()
+        logger.info("compiling the counting loops; a first start takes up to a minute or two")
         learner.warm_up()
         learning = Learning(settings, app, learner, thread, positions)
         options.position_of = learning.position_of
