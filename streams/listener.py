@@ -51,9 +51,14 @@ def require_listener(settings: Settings) -> None:
             return
     if isinstance(failure, StreamsError):
         raise failure
+    in_tls, doubt = "", ""
+    if uses_tls(settings):
+        in_tls = " in TLS"
+        asked = f"security_protocol={settings.security_protocol}"
+        doubt = f"; if one does listen there, is it for {asked}?"
     raise BrokerUnreachableError(
-        f"no broker answers at {settings.bootstrap}: start one with `headrace broker`,"
-        " or name another with --bootstrap HOST:PORT"
+        f"no broker answers at {settings.bootstrap}{in_tls}: start one with `headrace broker`,"
+        f" or name another with --bootstrap HOST:PORT{doubt}"
     ) from failure
 
 

@@ -229,6 +229,14 @@ def test_missing_broker_is_named_with_the_command_that_starts_one(command: str) 
     )
 
 
+def test_where_no_broker_answers_in_tls_the_listener_may_be_another() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    code, _, err = run("topics", "--bootstrap", address, "-s", "security_protocol=SSL")
+    assert code == 2
+    assert err.startswith(f"headrace: no broker answers at {address} in TLS: start one")
+    assert err.endswith("; if one does listen there, is it for security_protocol=SSL?\n")
+
+
 def test_typed_events_that_are_none_are_refused() -> None:
     code, _, err = run("produce", "-", stdin="user\titem\n")
     assert (code, err) == (2, "headrace: -: there are no events in it\n")
