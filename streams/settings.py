@@ -304,11 +304,18 @@ def _read_file(path: str | None) -> dict[str, Any]:
     if not path:
         return {}
     try:
-        return tomllib.loads(Path(path).read_text())
+        read = tomllib.loads(Path(path).read_text())
     except OSError as exc:
         raise SettingsError(f"settings file {path} cannot be read: {exc.strerror}") from None
     except (ValueError, RecursionError) as exc:  # not TOML, not even text, or nested without end
         raise SettingsError(f"settings file {path} is not TOML: {exc}") from None
+    for name, value in read.items():
+        if isinstance(value, dict) and not difflib.get_close_matches(name, Settings.model_fields):
+            raise SettingsError(
+                f"settings file {path} has a table [{name}]: settings stand at the top of the file,"
+                " not in a table"
+            )
+    return read
 
 
 def _check_name(name: str) -> None:

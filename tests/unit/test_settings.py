@@ -163,6 +163,16 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
         load(file=str(tmp_path / "damaged.toml"))
 
 
+def test_a_table_of_settings_in_the_file_is_told_from_a_map(tmp_path: Path) -> None:
+    path = tmp_path / "headrace.toml"
+    path.write_text("[headrace]\npartitions = 2\n")
+    with pytest.raises(SettingsError, match=r"\[headrace\]: settings stand at the top of the file"):
+        load(file=str(path))
+    path.write_text("[leav_out]\npurchase = 5\n")
+    with pytest.raises(SettingsError, match="did you mean 'leave_out'"):
+        load(file=str(path))
+
+
 def test_settings_cannot_be_changed_under_way() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load().partitions = 8  # type: ignore[misc] # that it is refused is the test
