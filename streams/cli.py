@@ -55,8 +55,8 @@ def main() -> None:
       headrace produce events.tsv   publish what users did
       headrace consume --follow     watch the lists
 
-    Every setting can be given as a flag, as HEADRACE_<NAME> in the environment, or in a TOML file
-    (--settings); flags win over the environment, and it wins over the file.
+    Every setting can be given as a flag or -s NAME=VALUE, as HEADRACE_<NAME> in the environment, or
+    in a TOML file (--settings); flags win over the environment, and it wins over the file.
     """
     # Tensors of ever different sizes leave glibc's heap full of holes: 11 MB for each 200 events.
     # On boundaries of huge pages they fit where others were, 1 MB, and take half the system time.

@@ -47,7 +47,7 @@ def topics(settings: Settings) -> None:
 
     \b
     Example:  headrace topics --partitions 8
-    Next:     headrace produce events.tsv
+    Next:     headrace up
     """
     from headrace.streams.topics import create_topics, topics_of
 
