@@ -71,6 +71,7 @@ async def run_role(role: Role) -> None:
     for task in pending:
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)
+    gc.unfreeze()  # or triton, which torch brings along, tells of leaks as the interpreter ends
 
 
 def _end_if_failed(done: Iterable[asyncio.Task[Any]]) -> None:

@@ -115,6 +115,12 @@ def test_killed_learn_role_learns_nothing_twice_and_skips_nothing(settings: Sett
     assert counted(learner) == dict(Counter(event.item for event in events))
 
 
+def test_the_last_words_of_a_learn_role_that_is_stopped_are_that_it_is(settings: Settings) -> None:
+    with roles(small_deployment(settings), "learn") as (learn,):
+        assert learn.stop() == 0
+        assert learn.child.log_tail().endswith("headrace.streams.process stopped")
+
+
 def restored(settings: Settings) -> tuple[Learner, dict[int, int]]:
     """Return a learner that goes on from the version announced last, and its offsets."""
     store = ModelStore(settings.store_url, keep=settings.versions_kept)
