@@ -138,6 +138,7 @@ PREQUENTIAL_FLAGS = {
     "target_action",
     "action_weights",
     "start_from",
+    bootstrap_help=None,
 )
 def evaluate(
     settings: Settings,

@@ -169,7 +169,7 @@ def test_a_command_that_takes_no_broker_offers_none() -> None:
         for name, command in {**main.commands, **bench.commands}.items()
         if any(parameter.name == "bootstrap" for parameter in command.params)
     ]
-    assert {"demo", "broker", "growth", "rank"}.isdisjoint(offering)
+    assert {"demo", "broker", "evaluate", "growth", "rank"}.isdisjoint(offering)
     assert {"topics", "pipeline", "soak"} <= set(offering)
 
 
