@@ -8,6 +8,8 @@ from typing import Any
 import faust
 from faust.types.tuples import TP, ConsumerMessage
 
+HEADER_BYTES = 128  # what an empty header takes in memory
+
 
 @dataclass(slots=True, eq=False)
 class Receipt:
@@ -26,7 +28,7 @@ class RecordBatch:
 
     records: Sequence[Any]  # aiokafka.ConsumerRecord
     receipt: Receipt
-    n_bytes: int = field(init=False)  # of keys, values and headers
+    n_bytes: int = field(init=False)  # of keys, values and headers, each of which is some objects
 
     def __post_init__(self) -> None:
         """Count once what is asked for as long as the batch waits."""
@@ -34,7 +36,7 @@ class RecordBatch:
         for record in self.records:
             n_bytes += len(record.key or b"") + len(record.value or b"")
             for name, value in record.headers:
-                n_bytes += len(name) + len(value or b"")
+                n_bytes += HEADER_BYTES + len(name) + len(value or b"")
         self.n_bytes = n_bytes
 
     @property

@@ -15,12 +15,14 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 import cramjam
+from aiokafka.record.util import decode_varint_py as decode_varint  # the other reads beyond the end
 
 logger = logging.getLogger(__name__)
 
 BATCH_LIMIT_BYTES = 2**25  # inflated: 32 times what brokers take, and text compresses by 10 to 20
 FETCH_LIMIT_BYTES = 2**24  # inflated, of one partition at once; what is beyond is fetched again
 VALUE_LIMIT_BYTES = 1_000_000  # no reader takes more, and no dead letter holds more
+MAX_HEADERS = 1_000  # of a record; an empty one is two bytes, and some hundred as a client makes it
 _HEADER_BYTES = 61  # of a batch, before its records
 _LENGTH_AT, _AFTER_LENGTH, _MAGIC_AT, _ATTRIBUTES_AT = 8, 12, 16, 22
 _CODEC_BITS = 0b111
@@ -44,7 +46,10 @@ class Unreadable(bytes):
 
 
 class TooLargeError(ValueError):
-    """What was compressed is larger than the limit."""
+    """A batch takes more memory than is allowed."""
+
+    def __init__(self, why: str = f"more than {BATCH_LIMIT_BYTES} bytes when inflated") -> None:
+        super().__init__(why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +176,9 @@ class CheckedBatch:
                 offset >= batch.next_offset
             ):  # all were read, and then came more than there should be
                 return
-            is_large = isinstance(exc, TooLargeError)
-            why = f"more than {BATCH_LIMIT_BYTES} bytes when inflated" if is_large else str(exc)
-            detail = f"offsets {offset} to {batch.next_offset - 1} of one batch: {why}"
+            reason = "too_large" if isinstance(exc, TooLargeError) else "undecodable"
+            detail = f"offsets {offset} to {batch.next_offset - 1} of one batch: {exc}"
             logger.warning("passed over %s", detail)
-            reason = "too_large" if is_large else "undecodable"
             yield StandIn(batch.next_offset - 1, batch.max_timestamp, Unreadable.of(reason, detail))
 
 
@@ -258,11 +261,39 @@ class CheckedRecords:
     def _read(self, batch: Any, data: bytes) -> Iterator[Any]:
         if not batch.compression_type:
             self._n_inflated += len(data)
-            return iter(batch)
+            return _of_few_headers(batch, data)
         try:
             plain, n_bytes = uncompressed(data)
         except ValueError:  # it may have taken as long as the largest: a fetch holds 900 such
             self._n_inflated += BATCH_LIMIT_BYTES
             raise
         self._n_inflated += n_bytes
-        return iter(self._client_records(plain).next_batch())
+        return _of_few_headers(self._client_records(plain).next_batch(), plain)
+
+
+def _of_few_headers(batch: Any, data: bytes) -> Iterator[Any]:
+    """Yield a batch's records until one has too many headers, which the client is not to make.
+
+    Raises:
+        TooLargeError: one has.
+    """
+    records, at = iter(batch), _HEADER_BYTES
+    for _ in range(int.from_bytes(data[_HEADER_BYTES - 4 : _HEADER_BYTES], "big")):
+        length, at = decode_varint(data, at)
+        end = at + length
+        at += 1  # attributes
+        while data[at] >= 128:  # how much later than the batch
+            at += 1
+        at += 1
+        while data[at] >= 128:  # how much further
+            at += 1
+        size, at = decode_varint(data, at + 1)
+        size, at = decode_varint(data, at + max(size, 0))  # of the value, behind the key
+        n_headers, _ = decode_varint(data, at + max(size, 0))
+        if n_headers > MAX_HEADERS:
+            raise TooLargeError(f"a record of {n_headers} headers, of at most {MAX_HEADERS}")
+        try:
+            yield next(records)  # it raises where the length is another
+        except StopIteration:
+            return
+        at = end

@@ -19,6 +19,7 @@ from headrace.streams.errors import MalformedRecordError
 from headrace.streams.record_batches import (
     BATCH_LIMIT_BYTES,
     FETCH_LIMIT_BYTES,
+    MAX_HEADERS,
     VALUE_LIMIT_BYTES,
     CheckedRecords,
     TooLargeError,
@@ -33,11 +34,24 @@ both_clients = pytest.mark.parametrize("client_records", [AiokafkaRecords, Kafka
 any_codec = pytest.mark.parametrize("codec", CODECS)
 
 
-def batch(values: list[bytes], *, codec: int = 0, base_offset: int = 0) -> bytes:
-    """Return a record batch as a broker keeps it: a record for each value, at base offset on."""
+Headers = list[tuple[str, bytes | None]]
+
+
+def batch(
+    values: list[bytes],
+    *,
+    codec: int = 0,
+    base_offset: int = 0,
+    headers: dict[int, Headers] | None = None,
+) -> bytes:
+    """Return a record batch as a broker keeps it: a record for each value, at base offset on.
+
+    ``headers`` are those of records by their place, else each has one.
+    """
     builder = DefaultRecordBatchBuilder(2, codec, 0, -1, -1, -1, 2**30)
     for place, value in enumerate(values):
-        builder.append(place, 1_000 + place, b"u", value, [("trace", b"1")])
+        own = (headers or {}).get(place, [("trace", b"1")])
+        builder.append(place, 1_000 + place, b"u", value, own)
     return struct.pack(">q", base_offset) + bytes(builder.build())[8:]  # no part of the checksum
 
 
@@ -67,6 +81,22 @@ def test_batches_are_read_as_written(client_records: Any, codec: int) -> None:
         (9, 1_000, b"u", b"c"),
     ]
     assert [list(record.headers) for record in records] == [[("trace", b"1")]] * 3
+
+
+@both_clients
+@pytest.mark.parametrize("codec", [0, *CODECS])
+def test_more_headers_than_anyone_needs_are_not_made(client_records: Any, codec: int) -> None:
+    most: Headers = [("", None)] * MAX_HEADERS
+    several = {1: most, 2: [*most, ("", None)]}
+    data = batch([b"a", b"b", b"c", b"d"], codec=codec, base_offset=5, headers=several)
+    *before, refused, after = read(client_records, data + batch([b"e"], base_offset=9))
+    assert [(r.offset, r.value, len(r.headers)) for r in before] == [
+        (5, b"a", 1),
+        (6, b"b", MAX_HEADERS),
+    ]
+    assert (refused.offset, refused.value.reason) == (8, "too_large")
+    assert refused.value.detail.startswith("offsets 7 to 8 of one batch: a record of 1001 headers")
+    assert after.value == b"e"
 
 
 @both_clients
