@@ -140,17 +140,21 @@ class IntakeConsumer(driver.Consumer):
         # One that was expelled has no generation (-1), and an empty group takes its commit.
         return bool(0 <= generation == consumer._coordinator.generation)
 
+    def ends(self) -> dict[TP, int]:
+        """Return the end offset of each partition, as of its last fetch, where it is known."""
+        ends = {}
+        for tp in self._intake_partitions():
+            with suppress(IllegalStateError):  # revoked in the consumer thread just now
+                if (end := self.highwater(tp)) is not None:
+                    ends[tp] = end
+        return ends
+
     def lag(self) -> dict[int, int]:
         """Return end offset less committed offset by partition, where the end is known."""
-        lags = {}
-        for tp in self._intake_partitions():
-            try:
-                end = self.highwater(tp)
-            except IllegalStateError:  # revoked in the consumer thread just now
-                continue
-            if end is not None:
-                lags[tp.partition] = max(end - (self._committed_offset[tp] or 0), 0)
-        return lags
+        return {
+            tp.partition: max(end - (self._committed_offset[tp] or 0), 0)
+            for tp, end in self.ends().items()
+        }
 
     async def require_end(self, tp: TP, read: int) -> None:
         """Ask whether a partition reaches as far as the role has read: if so, a replay is one.

@@ -10,6 +10,7 @@ to the adapt role, which sets them aside.
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -38,6 +39,7 @@ from headrace.streams.wire import Event, Item, decode_event, decode_item, record
 logger = logging.getLogger(__name__)
 
 WAITING_CHUNKS = 4  # of micro_batch_events; then the intake waits
+LOOK_EVERY_S = 10.0  # at whether more comes than is learned; long enough that a burst is none
 WAITING_ITEMS = 256  # catalogue records of up to 1 MB; then the follower waits
 GROUP_TAKEN = "another learn role is in this group: stop one of them, the role is a single writer"
 
@@ -50,6 +52,33 @@ class Chunk:
     next_offset: int
     receipt: Receipt
     events: list[tuple[str, int, Event]] = field(default_factory=list)
+
+
+class Backlog:
+    """Whether more comes than is learned; a backlog that only waits is learned from whole.
+
+    Once it has grown it is to shrink to half of what it was before.
+    """
+
+    def __init__(self) -> None:
+        self._is_to_shrink = False
+        self._n_before = self._n_enough = 0
+        self._looked_s = -math.inf
+
+    def is_to_shrink(self, n_unread: int) -> bool:
+        """Return whether it is, asked whenever as much waits as may."""
+        now_s = time.monotonic()
+        since_s = now_s - self._looked_s
+        if since_s < LOOK_EVERY_S:
+            return self._is_to_shrink
+        if since_s > 2 * LOOK_EVERY_S:  # there was room meanwhile
+            self._is_to_shrink = False
+        elif self._is_to_shrink:
+            self._is_to_shrink = n_unread > self._n_enough
+        else:
+            self._is_to_shrink, self._n_enough = n_unread > self._n_before, self._n_before // 2
+        self._n_before, self._looked_s = n_unread, now_s
+        return self._is_to_shrink
 
 
 class Learning:
@@ -73,6 +102,7 @@ class Learning:
         self._saved = dict(positions)  # offsets below are in a version
         self._unsaved: list[Receipt] = []
         self._sequences = Sequences()
+        self._backlog = Backlog()
 
     def position_of(self, tp: TP) -> int:
         """Return where to read on at the latest: a later offset may be committed than is learned.
@@ -111,7 +141,7 @@ class Learning:
         """Learn from what waits, several batches at once when they are small."""
         loop = asyncio.get_running_loop()
         while True:
-            is_behind = self._chunks.full()
+            is_behind = self._chunks.full() and self._backlog.is_to_shrink(self._n_unread())
             chunks = [await self._chunks.get()]
             while not self._chunks.empty() and _size(chunks) < self._settings.micro_batch_events:
                 chunks.append(self._chunks.get_nowait())
@@ -120,6 +150,11 @@ class Learning:
             self._unsaved += [chunk.receipt for chunk in chunks]
             self.acknowledge(self._saved)
             self._observe(learned)
+
+    def _n_unread(self) -> int:
+        """Return how many events wait in Kafka."""
+        ends = self._app.intake.ends()
+        return sum(max(0, end - self._taken.get(tp.partition, 0)) for tp, end in ends.items())
 
     def _learn(self, chunks: list[Chunk], is_behind: bool) -> Learned:
         started_s = time.perf_counter()

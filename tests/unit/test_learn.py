@@ -12,10 +12,18 @@ from typing import Any
 import pytest
 from faust.types.tuples import TP
 
+from headrace.streams import learn
 from headrace.streams.batches import LostBatchError, Receipt, RecordBatch
 from headrace.streams.errors import TopicMismatchError
 from headrace.streams.guards import PauseGuard
-from headrace.streams.learn import WAITING_CHUNKS, Learning, publish, publish_last
+from headrace.streams.learn import (
+    LOOK_EVERY_S,
+    WAITING_CHUNKS,
+    Backlog,
+    Learning,
+    publish,
+    publish_last,
+)
 from headrace.streams.learner import Learned
 from headrace.streams.learner_state import Positions
 from headrace.streams.settings import Settings
@@ -100,6 +108,7 @@ def run(
         intake = SimpleNamespace(
             acknowledge=lambda receipt: acknowledged.append((receipt.epoch, receipt.next_offset)),
             require_end=require_end,
+            ends=lambda: {P0: END},
         )
         app: Any = SimpleNamespace(intake=intake)
         anything: Any = learner
@@ -164,7 +173,13 @@ def test_after_a_restart_what_the_version_holds_is_acknowledged_as_it_is_read_ag
     run(check, saved={0: 4})
 
 
-def test_the_learner_is_told_while_as_much_waits_as_may() -> None:
+@pytest.mark.parametrize("is_to_shrink", [True, False])
+def test_the_learner_is_told_while_as_much_waits_as_may_and_more_comes(
+    monkeypatch: pytest.MonkeyPatch, is_to_shrink: bool
+) -> None:
+    unread: list[int] = []
+    monkeypatch.setattr(Backlog, "is_to_shrink", lambda _, n: unread.append(n) or is_to_shrink)
+
     async def check(rig: Rig) -> None:
         rig.learner.may_learn.clear()
         for offset in range(1 + WAITING_CHUNKS):  # one is being learned, and the others wait
@@ -174,9 +189,34 @@ def test_the_learner_is_told_while_as_much_waits_as_may() -> None:
         async with asyncio.timeout(LIMIT_S):
             while len(rig.learner.offsets) < 1 + WAITING_CHUNKS:
                 await asyncio.sleep(0.001)
-        assert rig.learner.behind == [False, True, *[False] * (WAITING_CHUNKS - 1)]
+        assert rig.learner.behind == [False, is_to_shrink, *[False] * (WAITING_CHUNKS - 1)]
+        assert unread == [END - 1 - WAITING_CHUNKS]
 
     run(check, micro_batch_events=1)
+
+
+@pytest.mark.parametrize(
+    ("unread", "expected"),
+    [
+        ([500, 400, 400], [False, False, False]),  # all of it was there: a file, or an outage
+        ([500, 501, 251, 250, 249], [False, True, True, False, False]),
+        ([500, 501, 250, 260, 126, 125], [False, True, False, True, True, False]),
+        ([0, 900, 900, 1], [False, True, True, True]),
+    ],
+)
+def test_a_backlog_that_has_grown_is_to_shrink_to_half(
+    monkeypatch: pytest.MonkeyPatch, unread: list[int], expected: list[bool]
+) -> None:
+    now_s, backlog, told = 0.0, Backlog(), []
+    monkeypatch.setattr(learn.time, "monotonic", lambda: now_s)
+    for n_unread in unread:
+        told.append(backlog.is_to_shrink(n_unread))
+        now_s += LOOK_EVERY_S / 2
+        assert backlog.is_to_shrink(10**6) == told[-1]  # not before it is time
+        now_s += LOOK_EVERY_S / 2
+    assert told == expected
+    now_s += 2 * LOOK_EVERY_S  # in which nobody asked, for there was room
+    assert not backlog.is_to_shrink(10**6)
 
 
 def test_events_of_a_topic_that_was_made_anew_are_not_passed_over_as_if_they_were_learned() -> None:
