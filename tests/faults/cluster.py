@@ -34,13 +34,14 @@ class Node:
     direct: int
     proxied: int
     is_wanted: bool = True
+    is_ending: bool = False  # asked to, and it answers meanwhile
     child: Child | None = None
 
     def tend(self) -> None:
         """Start it if it is wanted and not running; returns before it answers."""
         if self.child is not None and self.child.poll() is not None:
             self.child.stop(limit_s=0)  # it has ended: frees its log and its pipe
-            self.child = None
+            self.child, self.is_ending = None, False
         if self.is_wanted and self.child is None:
             self.child = start_node(self.properties)
 
@@ -111,6 +112,7 @@ class Cluster:
         node = self.nodes[name]
         node.is_wanted = False
         if node.child is not None:
+            node.is_ending = True
             node.child.hang_up()
 
     def want(self, name: str) -> None:
@@ -134,6 +136,8 @@ class Cluster:
 
     def _is_back(self, node: Node) -> bool:
         """Ask the node itself: the others count one in for some seconds after its end."""
+        if node.is_ending:
+            return False
         admin = AdminClient({"bootstrap.servers": f"{HOST}:{node.direct}", "log_level": 0})
         try:
             return len(admin.list_topics(timeout=2).brokers) == len(self.nodes)
