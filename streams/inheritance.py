@@ -7,7 +7,7 @@ Letters: N items there, n items here, V content width, D embedding width, K near
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,10 @@ MAX_ITEMS = 50_000  # the most popular there: 100 MB of vectors of the widest ki
 
 
 class Inheritance:
-    """What another shop's items leave to those here, and whose embeddings it becomes."""
+    """What another shop's items leave to those here."""
 
     def __init__(self, space: str, vectors: Floats, embeddings: Floats, biases: Floats) -> None:
         self.space = space  # which vectors its own can be compared with
-        self.heirs: list[OuterLoop] = []
         self.n_matched = 0
         self._vectors = vectors  # (N, V)
         self._embeddings = np.concatenate([embeddings, biases[:, None]], 1)  # (N, D + 1)
@@ -54,7 +53,9 @@ class Inheritance:
             arrays["meta.encoder.bias"][items[place]],
         )
 
-    def pass_on(self, indexes: Ints, vectors: Halves, *, space: str) -> None:
+    def pass_on(
+        self, heirs: Sequence[OuterLoop], indexes: Ints, vectors: Halves, *, space: str
+    ) -> None:
         """Give each heir embeddings of (n,) items by their (n, V) content, where any is alike.
 
         An item that was already learned from here keeps what was learned.
@@ -63,7 +64,7 @@ class Inheritance:
             self._refuse(space)
         if not len(self._vectors):
             return
-        popularity = self.heirs[0].recommender.signals.arrays.popularity[indexes, ALL_TIME]
+        popularity = heirs[0].recommender.signals.arrays.popularity[indexes, ALL_TIME]
         likeness = vectors.astype(np.float32) @ self._vectors.T  # (n, N)
         k = min(NEAREST, len(self._vectors))
         nearest = np.argpartition(-likeness, k - 1, axis=1)[:, :k]
@@ -74,7 +75,7 @@ class Inheritance:
         shares = weights[is_heir] / total[is_heir, None]
         start = np.einsum("nk,nkd->nd", shares, self._embeddings[nearest[is_heir]])
         self.n_matched += len(start)
-        for heir in self.heirs:
+        for heir in heirs:
             heir.start_items(torch.from_numpy(indexes[is_heir]).long(), torch.from_numpy(start))
 
     def _refuse(self, space: str) -> None:

@@ -133,6 +133,11 @@ class Learner:
         )
 
     @property
+    def loops(self) -> list[OuterLoop]:
+        """The outer loops over the items here, its own first."""
+        return [self.outer_loop, *self.twins]
+
+    @property
     def published(self) -> Recommender:
         """What is served, and what events are judged by."""
         return self.outer_loop.published
@@ -333,7 +338,7 @@ class Learner:
             np.array([source.arrived for source in sources], np.int64),
         )
         if self.inheritance:
-            self.inheritance.pass_on(indexes, vectors, space=self.catalogue.space)
+            self.inheritance.pass_on(self.loops, indexes, vectors, space=self.catalogue.space)
 
     @property
     def _most_untaken(self) -> int:
@@ -351,7 +356,7 @@ class Learner:
         arrays = self.signals.arrays
         arrays.category[indexes] = -1
         arrays.dirty_items[indexes] = True
-        for loop in (self.outer_loop, *self.twins):
+        for loop in self.loops:
             loop.start_anew(np.asarray(indexes))
         self.vocabulary.evict([int(index) for index in indexes])
 
@@ -380,7 +385,7 @@ class Learner:
         slow = self.signals.popularity_now(len(self.vocabulary))[:, 1]
         slow[self._untaken()[-self._most_untaken :]] = np.inf
         gone = np.argsort(slow, kind="stable")[:n]
-        for loop in (self.outer_loop, *self.twins):
+        for loop in self.loops:
             loop.forget(gone, n_items=len(self.vocabulary))
         self._evict(gone)
         return True

@@ -51,6 +51,5 @@ def start_from(learner: Learner, url: str) -> dict[str, torch.Tensor]:
         learner.outer_loop.start_from(taken)
     except (RuntimeError, KeyError, IndexError, ValueError, TypeError) as exc:
         raise CheckpointError(f"{url} does not fit: {exc}") from exc
-    inheritance.heirs.append(learner.outer_loop)
     learner.inheritance = inheritance
     return taken

@@ -41,8 +41,6 @@ class Twin:
     def start_from(self, state: dict[str, torch.Tensor]) -> None:
         """Start from another shop's meta-parameters and items too, less the inner loop's."""
         self.outer_loop.start_from({k: v for k, v in state.items() if "loop." not in k})
-        if self._learner.inheritance:
-            self._learner.inheritance.heirs.append(self.outer_loop)
 
     def publish_version(self) -> None:
         """Serve the meta-parameters of now."""

@@ -26,29 +26,27 @@ def rows(*values: float) -> np.ndarray:
     return np.repeat(np.array(values, np.float32)[:, None], WIDTH, 1)
 
 
-def learner_that_inherits(inheritance: Inheritance) -> Learner:
+def learner_that_inherits() -> Learner:
     """Return a learner of two new items, whose embeddings are zero."""
     learner = Learner(small(content="off"))
     learner.admit([event("ann", "tea"), event("ann", "milk")])
     learner.recommender.meta.encoder.items.data.zero_()
-    inheritance.heirs.append(learner.outer_loop)
     return learner
 
 
-def pass_on(
-    inheritance: Inheritance, *vectors: tuple[float, float], space: str = "given/2"
-) -> None:
-    """Let the first items inherit by these vectors."""
+def pass_on(inheritance: Inheritance, learner: Learner, *vectors: tuple[float, float]) -> None:
+    """Let the first items of a learner inherit by these vectors."""
     indexes = np.arange(len(vectors), dtype=np.int32)
-    inheritance.pass_on(indexes, np.array(vectors, np.float16), space=space)
+    given = np.array(vectors, np.float16)
+    inheritance.pass_on(learner.loops, indexes, given, space="given/2")
 
 
 def test_an_item_starts_from_the_mean_of_those_alike_weighted_by_likeness() -> None:
     # Cosines 1, 0.8 and 0.5: the last is too far.  (1 * 1 + 0.8 * 2.8) / 1.8 = 1.8
     vectors = np.array([[1, 0], [0.8, 0.6], [0.5, 0.75**0.5]], np.float32)
     inheritance = Inheritance("given/2", vectors, rows(1, 2.8, 100), np.array([1, 2.8, 100]))
-    learner = learner_that_inherits(inheritance)
-    pass_on(inheritance, (1, 0), (-1, 0))
+    learner = learner_that_inherits()
+    pass_on(inheritance, learner, (1, 0), (-1, 0))
     encoder = learner.recommender.meta.encoder
     assert encoder.items[0].tolist() == pytest.approx([1.8] * WIDTH, rel=1e-3)
     assert encoder.bias[0].item() == pytest.approx(1.8, rel=1e-3)
@@ -61,16 +59,16 @@ def test_only_the_five_nearest_count() -> None:
     vectors = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
     embeddings = rows(*[1] * 5, 50, 50)
     inheritance = Inheritance("given/2", vectors, embeddings, np.zeros(7, np.float32))
-    learner = learner_that_inherits(inheritance)
-    pass_on(inheritance, (1, 0))
+    learner = learner_that_inherits()
+    pass_on(inheritance, learner, (1, 0))
     assert learner.recommender.meta.encoder.items[0, 0].item() == pytest.approx(1, rel=1e-3)
 
 
 def test_what_was_learned_here_stays() -> None:
     inheritance = Inheritance("given/2", np.eye(2, dtype=np.float32), rows(1, 1), np.ones(2))
-    learner = learner_that_inherits(inheritance)
+    learner = learner_that_inherits()
     learner.signals.arrays.popularity[0, ALL_TIME] = 3
-    pass_on(inheritance, (1, 0), (1, 0))
+    pass_on(inheritance, learner, (1, 0), (1, 0))
     items = learner.recommender.meta.encoder.items
     assert items[:2, 0].tolist() == [0, 1]
 
@@ -80,10 +78,12 @@ def test_content_that_cannot_be_compared_matches_nothing_and_says_so(
     space: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     inheritance = Inheritance("given/2", np.eye(2, dtype=np.float32), rows(1, 1), np.ones(2))
-    learner = learner_that_inherits(inheritance)
+    learner = learner_that_inherits()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            inheritance.pass_on(np.zeros(1, np.int32), np.ones((1, 3), np.float16), space=space)
+            inheritance.pass_on(
+                learner.loops, np.zeros(1, np.int32), np.ones((1, 3), np.float16), space=space
+            )
     assert [r.getMessage() for r in caplog.records] == [
         f"no item starts from another shop's: content is {space} here and given/2 there"
     ]
@@ -93,13 +93,13 @@ def test_content_that_cannot_be_compared_matches_nothing_and_says_so(
 
 def test_an_heir_with_room_for_fewer_items_grows() -> None:
     inheritance = Inheritance("given/2", np.eye(2, dtype=np.float32), rows(1, 1), np.ones(2))
-    learner = learner_that_inherits(inheritance)
+    learner = learner_that_inherits()
     other = Recommender(MetaParameters(model_config(small()), capacity=1), ItemSignals(8))
     other.signals = learner.signals
     twin = learner.new_outer_loop()
     twin.recommender = other
-    inheritance.heirs.append(twin)
-    pass_on(inheritance, (1, 0), (0, 1))
+    learner.twins.append(twin)
+    pass_on(inheritance, learner, (1, 0), (0, 1))
     assert other.meta.encoder.items[:2, 0].tolist() == [1, 1]
 
 
@@ -190,6 +190,6 @@ def test_in_an_evaluation_the_twin_inherits_too(model: Path) -> None:
     evaluation = Evaluation(small(start_from=str(model)))
     evaluation.know([Item(item="new", title="green tea")])
     expected = old_embedding(model, "green")
-    for heir in evaluation.learner.inheritance.heirs:
+    for heir in evaluation.learner.loops:
         assert torch.equal(heir.meta.encoder.items[0], expected)
-    assert len(evaluation.learner.inheritance.heirs) == 2
+    assert len(evaluation.learner.loops) == 2
