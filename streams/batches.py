@@ -8,7 +8,7 @@ from typing import Any
 import faust
 from faust.types.tuples import TP, ConsumerMessage
 
-HEADER_BYTES = 128  # what an empty header takes in memory
+HEADER_OVERHEAD_BYTES = 128  # what an empty header takes in memory
 
 
 @dataclass(slots=True, eq=False)
@@ -36,7 +36,7 @@ class RecordBatch:
         for record in self.records:
             n_bytes += len(record.key or b"") + len(record.value or b"")
             for name, value in record.headers:
-                n_bytes += HEADER_BYTES + len(name) + len(value or b"")
+                n_bytes += HEADER_OVERHEAD_BYTES + len(name) + len(value or b"")
         self.n_bytes = n_bytes
 
     @property

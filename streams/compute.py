@@ -44,7 +44,11 @@ class Computed:
         self.n_applied += part.n_applied
         self.n_replayed += part.n_replayed
         for partition, offset in part.read_to.items():
-            self.read_to[partition] = max(offset, self.read_to.get(partition, 0))
+            self.skip_to(partition, offset)
+
+    def skip_to(self, partition: int, offset: int) -> None:
+        """Note that events were skipped that are read to an offset, or further."""
+        self.read_to[partition] = max(offset, self.read_to.get(partition, 0))
 
 
 def compute(
@@ -126,8 +130,7 @@ def _work_of(
     computed.n_applied += len(new)
     if n_replayed := len(arrivals.events) - len(new):
         computed.n_replayed += n_replayed
-        read_to = max(state.last_offset + 1, computed.read_to.get(key[0], 0))
-        computed.read_to[key[0]] = read_to
+        computed.skip_to(key[0], state.last_offset + 1)
     left, events = since_forgotten(state, new)
     work = UserWork(arrivals.user, left, list(events), arrivals.source)
     return work, left is not state and not events

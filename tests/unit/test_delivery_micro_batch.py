@@ -13,7 +13,7 @@ import pytest
 from faust.types.tuples import TP
 
 from headrace.streams import metrics, micro_batch
-from headrace.streams.batches import HEADER_BYTES, RecordBatch, Watermarks
+from headrace.streams.batches import HEADER_OVERHEAD_BYTES, RecordBatch, Watermarks
 from headrace.streams.compute import Computed, compute, in_parts
 from headrace.streams.engine import UserResult, UserWork
 from headrace.streams.micro_batch import MicroBatch, StateKey, in_rounds
@@ -128,7 +128,9 @@ def test_a_micro_batch_counts_every_byte_that_it_holds() -> None:
         Record(3, b"12345", key=b"key", headers=headers), Record(4, None), Record(5, left_out)
     )
     held = b"12345" + b"key" + b"trace" + b"12" + b"null"
-    assert made.n_bytes == len(held) + 2 * HEADER_BYTES  # of both, however little is in them
+    assert (
+        made.n_bytes == len(held) + 2 * HEADER_OVERHEAD_BYTES
+    )  # of both, however little is in them
 
 
 def test_whatever_decoding_raises_is_the_records_fault(monkeypatch: pytest.MonkeyPatch) -> None:
