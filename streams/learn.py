@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -166,6 +166,25 @@ class Learning:
         metrics.OUTER_LOOP_SECONDS.observe(time.perf_counter() - started_s)
         return learned
 
+    async def publish(self, publisher: Publisher, guard: PauseGuard) -> None:
+        """Publish from when the role serves on.
+
+        Raises:
+            RuntimeError: another learn role is in the group; nothing was announced under its
+                numbers.
+        """
+        await self._app.serving.wait()
+        if not _owns_all(self._app, self._settings):
+            raise RuntimeError(GROUP_TAKEN)
+        await publisher.publish_forever(_sender(self._app), guard, self.acknowledge)
+
+    async def publish_last(self, publisher: Publisher, guard: PauseGuard) -> None:
+        """Publish a version with all that was learned, as the role stops, if none else writes."""
+        if self._app.serving.is_set() and _owns_all(self._app, self._settings):
+            self.acknowledge(await publisher.publish_version(_sender(self._app), guard))
+        else:
+            logger.warning("stopped without a last version: not every partition is this role's")
+
     def acknowledge(self, positions: Positions) -> None:
         """Acknowledge the batches below offsets that are saved."""
         self._saved = positions
@@ -223,11 +242,8 @@ async def _run(settings: Settings, readiness: Readiness) -> None:
         await run_role(
             Role(
                 app=app,
-                work=[
-                    learning.learn_forever(),
-                    publish(app, settings, publisher, guard, learning.acknowledge),
-                ],
-                drain=lambda: publish_last(app, settings, publisher, guard, learning.acknowledge),
+                work=[learning.learn_forever(), learning.publish(publisher, guard)],
+                drain=lambda: learning.publish_last(publisher, guard),
                 update_gauges=lambda: _update_gauges(app, learner, settings),
                 guard=guard,
                 watchdog=Watchdog(settings.rebalance_limit_s),
@@ -235,38 +251,6 @@ async def _run(settings: Settings, readiness: Readiness) -> None:
             )
         )
         follower.close()
-
-
-async def publish(
-    app: IntakeApp,
-    settings: Settings,
-    publisher: Publisher,
-    guard: PauseGuard,
-    acknowledge: Callable[[Positions], None],
-) -> None:
-    """Publish from when the role serves on.
-
-    Raises:
-        RuntimeError: another learn role is in the group; nothing was announced under its numbers.
-    """
-    await app.serving.wait()
-    if not _owns_all(app, settings):
-        raise RuntimeError(GROUP_TAKEN)
-    await publisher.publish_forever(_sender(app), guard, acknowledge)
-
-
-async def publish_last(
-    app: IntakeApp,
-    settings: Settings,
-    publisher: Publisher,
-    guard: PauseGuard,
-    acknowledge: Callable[[Positions], None],
-) -> None:
-    """Publish a version with all that was learned, as the role stops, if it is the only writer."""
-    if app.serving.is_set() and _owns_all(app, settings):
-        acknowledge(await publisher.publish_version(_sender(app), guard))
-    else:
-        logger.warning("stopped without a last version: not every partition is this role's")
 
 
 def _owns_all(app: IntakeApp, settings: Settings) -> bool:

@@ -21,8 +21,6 @@ from headrace.streams.learn import (
     WAITING_CHUNKS,
     Backlog,
     Learning,
-    publish,
-    publish_last,
 )
 from headrace.streams.learner import Learned
 from headrace.streams.learner_state import Positions
@@ -241,7 +239,12 @@ class FakePublisher:
         return Positions({0: 4})
 
 
-def published(how: Callable[..., Awaitable[None]], *, owned: int, is_serving: bool = True) -> Any:
+def published(
+    how: Callable[[Learning, Any, PauseGuard], Awaitable[None]],
+    *,
+    owned: int,
+    is_serving: bool = True,
+) -> Any:
     """Return what a role publishes that owns so many of its four partitions."""
     publisher: Any = FakePublisher()
     partitions = {TP("headrace.events", number) for number in range(owned)}
@@ -251,19 +254,22 @@ def published(how: Callable[..., Awaitable[None]], *, owned: int, is_serving: bo
         app: Any = SimpleNamespace(serving=asyncio.Event(), intake=intake)
         if is_serving:
             app.serving.set()
-        await how(app, Settings(partitions=4), publisher, PauseGuard(60), lambda _: None)
+        nobody: Any = FakeLearner()
+        with ThreadPoolExecutor(1) as thread:
+            learning = Learning(Settings(partitions=4), app, nobody, thread, Positions())
+            await how(learning, publisher, PauseGuard(60))
 
     asyncio.run(main())
     return publisher.published
 
 
 def test_a_second_learn_role_ends_before_it_announces_anything() -> None:
-    assert published(publish, owned=4) == ["from here on"]
+    assert published(Learning.publish, owned=4) == ["from here on"]
     with pytest.raises(RuntimeError, match="another learn role is in this group"):
-        published(publish, owned=2)
+        published(Learning.publish, owned=2)
 
 
 def test_a_role_that_is_not_the_only_writer_stops_without_a_last_version() -> None:
-    assert published(publish_last, owned=4) == ["the last version"]
-    assert published(publish_last, owned=2) == []
-    assert published(publish_last, owned=4, is_serving=False) == []
+    assert published(Learning.publish_last, owned=4) == ["the last version"]
+    assert published(Learning.publish_last, owned=2) == []
+    assert published(Learning.publish_last, owned=4, is_serving=False) == []
