@@ -1,6 +1,7 @@
 """Commands around the roles: broker and topics, publishing, reading back."""
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import click
@@ -26,15 +27,15 @@ def broker(port: int) -> None:
     Example:  headrace broker --port 9092
     Next:     headrace topics
     """
-    from headrace.streams.broker import HOST, EmbeddedBroker, free_port
+    from headrace.streams.broker import HOST, EmbeddedBroker
     from headrace.streams.errors import SettingsError
 
-    try:
-        free_port(port)
-    except SettingsError as exc:
-        use = f"or use what listens there with --bootstrap {HOST}:{port}"
-        raise SettingsError(f"{exc}, {use}") from exc
-    with EmbeddedBroker(port) as running:
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(EmbeddedBroker(port))
+        except SettingsError as exc:
+            use = f"or use what listens there with --bootstrap {HOST}:{port}"
+            raise SettingsError(f"{exc}, {use}") from exc
         click.echo(f"broker ready at {running.bootstrap}; it forgets everything at Ctrl-C")
         click.echo(f"next: headrace topics --bootstrap {running.bootstrap}")
         running.serve()
