@@ -26,9 +26,11 @@ def complete(arrays: Arrays) -> None:
     """Put what stands apart in its place.
 
     Raises:
-        KeyError, TypeError: there is not even what 0.1.0 knew.
+        KeyError, TypeError: there are not even the meta-parameters that 0.1.0 knew.
     """
-    n_items, hidden = len(arrays["signals.items"]), len(arrays["meta.scorer.first.bias"])
-    arrays.setdefault("signals.tenures", np.zeros((n_items, N_TENURES), np.float32))
+    hidden = len(arrays["meta.scorer.first.bias"])
+    if "signals.items" in arrays:
+        n_items = len(arrays["signals.items"])
+        arrays.setdefault("signals.tenures", np.zeros((n_items, N_TENURES), np.float32))
     for name, start in TenureWeights(hidden).state_dict().items():
         arrays[_META + name] = arrays.pop(_APART + name, start.numpy())

@@ -51,7 +51,12 @@ class Broadcast:
             fragment = Fragment.decode(record.value)
             delta = self._assembler.add(fragment)
             if delta is not None:
-                self._serving.apply(fragment.epoch, delta, published_ms=fragment.published_ms)
+                self._serving.apply(
+                    fragment.epoch,
+                    delta,
+                    sequence=fragment.sequence,
+                    published_ms=fragment.published_ms,
+                )
         except (MalformedRecordError, CheckpointError) as exc:
             logger.error("passed over deltas offset=%d: %s", record.offset, exc)
 

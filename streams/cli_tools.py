@@ -243,7 +243,10 @@ def forget(settings: Settings, users: tuple[str, ...]) -> None:
     n_partitions = ask_to_forget(settings, users)
     click.echo(f"asked to forget {', '.join(users)} in {n_partitions} partitions")
     within_s = settings.versions_kept * settings.version_interval_s
-    click.echo(f"in no model version that is kept: {within_s:.0f} s after learn has read it")
+    click.echo(
+        f"in no checkpoint that is kept: {within_s:.0f} s after learn has read it, or"
+        f" {settings.versions_kept} times twenty times as long as one takes, where that is longer"
+    )
     click.echo("records of them, once adapt has read it, are on")
     for topic, limit in how_long(settings).items():
         click.echo(f"  {topic:40} {limit}")

@@ -1,7 +1,7 @@
 """Forgetting: what the learn role lets go of when a user asks, and what it owes until all is gone.
 
 At once: the user's history, and the tasks kept for rehearsal. With the next version: items that
-nobody else took. With the versions after it: the older ones that still hold the user. What is
+nobody else took. With the checkpoints after it: the older ones that still hold the user. What is
 counted over users stays, and what the meta-parameters have learned.
 """
 
@@ -25,7 +25,7 @@ class Forgetting:
     """Forgets users of a learner."""
 
     def __init__(self, learner: "Learner") -> None:
-        self.versions_due = 0  # to be published until no kept one holds a user who was forgotten
+        self.versions_due = 0  # with checkpoints, until none that is kept holds a forgotten user
         self._learner = learner
         self._taken: Counter[int] = Counter()  # by those forgotten since the last version
 

@@ -1,9 +1,10 @@
 """What the learn role publishes and adapt workers follow: versions and deltas.
 
-A *version* is a checkpoint in the store and an announcement on the models topic. A *delta* holds
-the item signals and regressions that changed and the small scoring network, as absolute values, on
-the deltas topic. An *epoch* is a stretch of deltas that fit each other: a worker applies only
-deltas of the epoch it loaded, and loads a version in full when its epoch is a new one.
+A *version* is the meta-parameters in the store and an announcement on the models topic, which also
+names a *checkpoint*: everything, as of then or of a version before. A *delta* holds the item
+signals and regressions that changed and the small scoring network, as absolute values, on the
+deltas topic. An *epoch* is a stretch of deltas that fit each other: a worker applies only deltas of
+the epoch it loaded, and begins with a checkpoint when the epoch is a new one.
 """
 
 import zlib
@@ -16,11 +17,12 @@ import numpy as np
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
 
+from headrace.model.config import ModelConfig
 from headrace.model.item_regression import Coefficients
 from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.signals import ItemSignals
 from headrace.model.vocabulary import Vocabulary
-from headrace.streams import schema
+from headrace.streams import schema, version_check
 from headrace.streams.apart import arrays_of, complete
 from headrace.streams.delta_check import (
     check_content,
@@ -32,7 +34,6 @@ from headrace.streams.delta_check import (
 from headrace.streams.errors import CheckpointError, MalformedRecordError
 from headrace.streams.state import MOST_EVENTS
 from headrace.streams.store import Arrays, StoredFile, pack, under, unpack
-from headrace.streams.version_check import check_model
 
 ANNOUNCEMENT_KEY = b"announced"  # one key: the compacted topic keeps the latest announcement
 FRAGMENT_BYTES = 500_000  # half the broker's default limit of a record
@@ -44,14 +45,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announcement:
-    """A version to serve from now on. Rolling back is announcing an older one."""
+    """A version to serve from now on. Rolling back is announcing an older one.
+
+    Its checkpoint is ``model``, for workers that begin, and ``learner``. The last two fields are
+    None where 0.1.0 was the writer, which made a checkpoint with each version.
+    """
 
     version: Count
     epoch: Count
     model: StoredFile
     learner: StoredFile
-    delta_offset: Count  # deltas from here on come on top of the version
+    delta_offset: Count  # deltas from here on come on top of the checkpoint
     published_ms: Count
+    weights: StoredFile | None = None
+    delta_sequence: Count | None = None  # of the last delta that the checkpoint has in it
 
     def encode(self) -> bytes:
         """Write the announcement."""
@@ -104,9 +111,7 @@ def unpack_model(blob: bytes, *, max_items: int, device: str) -> tuple[Recommend
     arrays, fields = unpack(blob, schema.MODEL)
     try:
         complete(arrays)
-        config = check_model(arrays, fields)
-        meta = MetaParameters(config, capacity=len(arrays["meta.encoder.bias"]))
-        meta.load_state_dict(_tensors_of(arrays, "meta."))
+        meta = _meta_of(arrays, version_check.check_model(arrays, fields))
         signals = ItemSignals(fields["neighbours"])
         signals.apply_delta(under(arrays, "signals."))
         signals.content.apply_delta(under(arrays, "content."))
@@ -118,6 +123,32 @@ def unpack_model(blob: bytes, *, max_items: int, device: str) -> tuple[Recommend
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as exc:
         raise CheckpointError(f"the checkpoint does not fit: {exc}") from exc
     return Recommender(meta, signals, coefficients=coefficients, device=device), vocabulary
+
+
+def pack_weights(meta: MetaParameters) -> bytes:
+    """Write what no delta carries."""
+    fields = {"v": schema.WEIGHTS.version, "config": meta.config.to_dict()}
+    return pack(arrays_of(meta.state_dict()), fields)
+
+
+def unpack_weights(blob: bytes) -> MetaParameters:
+    """Read meta-parameters.
+
+    Raises:
+        CheckpointError: as ``unpack_model``.
+    """
+    arrays, fields = unpack(blob, schema.WEIGHTS)
+    try:
+        complete(arrays)
+        return _meta_of(arrays, version_check.check_weights(arrays, fields))
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as exc:
+        raise CheckpointError(f"the weights do not fit: {exc}") from exc
+
+
+def _meta_of(arrays: Arrays, config: ModelConfig) -> MetaParameters:
+    meta = MetaParameters(config, capacity=len(arrays["meta.encoder.bias"]))
+    meta.load_state_dict(_tensors_of(arrays, "meta."))
+    return meta
 
 
 # ---------------------------------------------------------------------------------------- deltas

@@ -2,9 +2,12 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from headrace.streams import clients, metrics
 from headrace.streams.errors import CheckpointError, MalformedRecordError
@@ -16,6 +19,7 @@ from headrace.streams.publication import (
     Announcement,
     pack_delta,
     pack_model,
+    pack_weights,
     split,
 )
 from headrace.streams.settings import Settings
@@ -24,8 +28,33 @@ from headrace.streams.transfer import start_from
 
 logger = logging.getLogger(__name__)
 
+# Of the time, at most this much goes into checkpoints: a large one comes with some versions only.
+CHECKPOINT_SHARE = 0.05
+
 # Topic, key, value: sends to partition 0, waits for the broker, returns the record's offset.
 Send = Callable[[str, bytes | None, bytes], Awaitable[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Checkpoint:
+    """Where the newest is, and what comes on top of it."""
+
+    model: StoredFile
+    learner: StoredFile
+    positions: Positions
+    delta_offset: int
+    delta_sequence: int
+
+
+class _Packed(NamedTuple):
+    """A version as of one moment."""
+
+    weights: bytes
+    model: bytes  # empty: there is no checkpoint of it
+    learner: bytes
+    positions: Positions
+    n_events: int
+    seconds: float  # that the checkpoint took the thread that learns
 
 
 class Publisher:
@@ -48,6 +77,9 @@ class Publisher:
         self._epoch = 0
         self._sequence = 0
         self._publishing = asyncio.Lock()
+        self._checkpoint: _Checkpoint | None = None
+        self._owes_checkpoint = False  # of the newest version
+        self._next_checkpoint_s = -math.inf  # not before
         self._published_events = -1
         self._published_positions = Positions()
         self._published_at_s = time.monotonic()
@@ -96,8 +128,9 @@ class Publisher:
         acknowledge(await self.publish_version(send, guard))
         while True:
             await asyncio.sleep(self._settings.delta_interval_s)
-            if self._is_due():
-                acknowledge(await self.publish_version(send, guard))
+            may_checkpoint = time.monotonic() >= self._next_checkpoint_s
+            if self._is_due() or (self._owes_checkpoint and may_checkpoint):
+                acknowledge(await self.publish_version(send, guard, with_checkpoint=may_checkpoint))
             else:
                 async with self._publishing:
                     await self._publish_delta(send, guard)
@@ -117,71 +150,96 @@ class Publisher:
             has_news and waited_s >= self._settings.version_interval_s
         )
 
-    async def publish_version(self, send: Send, guard: PauseGuard) -> Positions:
-        """Publish everything as a version; return the offsets it holds the events below.
+    async def publish_version(
+        self, send: Send, guard: PauseGuard, *, with_checkpoint: bool = True
+    ) -> Positions:
+        """Publish a version; return the offsets that the newest checkpoint holds the events below.
 
         1. Publish a delta, so that the offset after it is known. 2. On the thread that learns,
-        make room and pack the model, the learner's state and its offsets: they belong together.
-        3. Write both files. 4. Announce the version, and wait for the broker. What is learned
-        meanwhile comes with the next delta. The caller may acknowledge only after 4.
+        make room and pack the weights, and for a checkpoint the model, the learner's state and its
+        offsets: they belong together. 3. Write the files. 4. Announce the version, and wait for the
+        broker. What is learned meanwhile comes with the next delta. The caller may acknowledge only
+        after 4.
         """
         async with self._publishing:
-            return await self._publish_version(send, guard)
+            return await self._publish_version(send, guard, with_checkpoint=with_checkpoint)
 
-    async def _publish_version(self, send: Send, guard: PauseGuard) -> Positions:
-        started_s = time.perf_counter()
+    async def _publish_version(
+        self, send: Send, guard: PauseGuard, *, with_checkpoint: bool
+    ) -> Positions:
         delta_offset = await self._publish_delta(send, guard) + 1  # 1
         loop = asyncio.get_running_loop()
-        model_blob, learner_blob, positions, n_events = await loop.run_in_executor(
-            self._thread, self._pack
-        )  # 2
-        version = self.version + 1
-        model = await asyncio.to_thread(self._store.write, version, "model", model_blob)  # 3
-        learner = await asyncio.to_thread(self._store.write, version, "learner", learner_blob)
+        packed = await loop.run_in_executor(self._thread, self._pack, with_checkpoint)  # 2
+        version, write = self.version + 1, self._store.write
+        weights = await asyncio.to_thread(write, version, "weights", packed.weights)  # 3
+        if packed.model:
+            await self._write_checkpoint(version, packed, delta_offset)
+        assert self._checkpoint is not None  # the first version of an epoch has one
         guard.check()
-        await self._announce(send, version, model, learner, delta_offset)  # 4
+        await self._announce(send, version, weights, self._checkpoint)  # 4
         self.version, self.is_announced = version, True
-        self._published_events, self._published_positions = n_events, positions
+        self._owes_checkpoint = not packed.model
+        self._published_events, self._published_positions = packed.n_events, packed.positions
         self._published_at_s = time.monotonic()
         await asyncio.to_thread(self._store.prune)
-        metrics.CHECKPOINT_SECONDS.observe(time.perf_counter() - started_s)
-        metrics.CHECKPOINT_BYTES.set(model.size_bytes + learner.size_bytes)
-        return positions
+        return self._checkpoint.positions
 
-    def _pack(self) -> tuple[bytes, bytes, Positions, int]:
+    async def _write_checkpoint(self, version: int, packed: _Packed, delta_offset: int) -> None:
+        started_s = time.perf_counter()
+        model = await asyncio.to_thread(self._store.write, version, "model", packed.model)
+        learner = await asyncio.to_thread(self._store.write, version, "learner", packed.learner)
+        self._checkpoint = _Checkpoint(
+            model, learner, packed.positions, delta_offset, delta_sequence=self._sequence
+        )
+        seconds = packed.seconds + time.perf_counter() - started_s
+        self._next_checkpoint_s = time.monotonic() + seconds / CHECKPOINT_SHARE
+        metrics.CHECKPOINT_SECONDS.observe(seconds)
+        metrics.CHECKPOINT_BYTES.set(model.size_bytes + learner.size_bytes)
+
+    def _pack(self, with_checkpoint: bool) -> _Packed:
         learner = self._learner
         if learner.make_room():
             self._open_epoch()
+            with_checkpoint = True
         learner.forget_users()
-        learner.forgetting.versions_due = max(0, learner.forgetting.versions_due - 1)
         learner.publish_version()
         positions = dict(self._positions)
-        return (
-            pack_model(
-                learner.recommender, learner.vocabulary, content_space=learner.catalogue.space
-            ),
-            pack_learner(learner, positions),
-            positions,
-            learner.n_events,
+        weights = pack_weights(learner.recommender.meta)
+        if not with_checkpoint:
+            return _Packed(weights, b"", b"", positions, learner.n_events, 0.0)
+        started_s = time.perf_counter()
+        learner.forgetting.versions_due = max(0, learner.forgetting.versions_due - 1)
+        model = pack_model(
+            learner.recommender, learner.vocabulary, content_space=learner.catalogue.space
         )
+        state = pack_learner(learner, positions)
+        seconds = time.perf_counter() - started_s
+        return _Packed(weights, model, state, positions, learner.n_events, seconds)
 
     async def _announce(
-        self, send: Send, version: int, model: StoredFile, learner: StoredFile, delta_offset: int
+        self, send: Send, version: int, weights: StoredFile, checkpoint: _Checkpoint
     ) -> None:
         published_ms = int(time.time() * 1000)
         announcement = Announcement(
             version=version,
             epoch=self._epoch,
-            model=model,
-            learner=learner,
-            delta_offset=delta_offset,
+            model=checkpoint.model,
+            learner=checkpoint.learner,
+            delta_offset=checkpoint.delta_offset,
             published_ms=published_ms,
+            weights=weights,
+            delta_sequence=checkpoint.delta_sequence,
         )
         await send(self._settings.topic("models"), ANNOUNCEMENT_KEY, announcement.encode())
         metrics.VERSIONS_PUBLISHED.inc()
         metrics.MODEL_VERSION.set(version)
         metrics.MODEL_PUBLISHED.set(published_ms / 1000)
-        logger.info("announced version=%d bytes=%d", version, model.size_bytes)
+        logger.info(
+            "announced version=%d bytes=%d checkpoint=%s",
+            version,
+            weights.size_bytes,
+            checkpoint.model.name,
+        )
 
     async def _publish_delta(self, send: Send, guard: PauseGuard) -> int:
         """Publish what changed since the last delta; return the offset of its last record."""

@@ -34,6 +34,7 @@ from headrace.streams.prequential import (
 from headrace.streams.settings import Settings
 from headrace.streams.shown_lists import ShownLists, UserKey
 from headrace.streams.state import UserState
+from headrace.streams.store import StoredFile
 
 N_POPULAR = 12  # the first ten, less the item the user had last, and one to spare
 # Of one user's events in a micro-batch, the latest are judged. It shares one list however many they
@@ -51,7 +52,9 @@ class Live:
     epoch: int
     recommender: Recommender
     vocabulary: Vocabulary
-    is_behind: bool = False  # a delta was refused: what it carried comes only with a version
+    checkpoint: StoredFile  # that the item signals began with
+    sequence: int | None  # of the last delta in them
+    is_behind: bool = False  # a delta is missing: what it carried comes only with a checkpoint
     popular: Ints = field(default_factory=lambda: np.zeros(0, np.int32))  # recent, best first
 
     def follow(self) -> None:

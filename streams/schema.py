@@ -46,6 +46,7 @@ STATE = Schema("state", 2)  # 2 added the features
 ANNOUNCEMENT = Schema("announcement", 1)
 DELTA = Schema("delta", 1)
 MODEL = Schema("model", 1)
+WEIGHTS = Schema("weights", 1)
 LEARNER = Schema("learner", 2)  # 2 added the versions due
 
-ALL = (EVENT, ITEM, LIST, STATE, ANNOUNCEMENT, DELTA, MODEL, LEARNER)
+ALL = (EVENT, ITEM, LIST, STATE, ANNOUNCEMENT, DELTA, MODEL, WEIGHTS, LEARNER)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
@@ -19,7 +20,7 @@ from headrace.model.recommender import Recommender
 from headrace.streams import metrics
 from headrace.streams.engine import UserResult, UserWork
 from headrace.streams.errors import CheckpointError
-from headrace.streams.publication import Announcement, apply_delta, unpack_model
+from headrace.streams.publication import Announcement, apply_delta, unpack_model, unpack_weights
 from headrace.streams.quality import Window
 from headrace.streams.refresh import Live, Refresher
 from headrace.streams.settings import Settings
@@ -63,35 +64,27 @@ class Serving:
     def serve(self, announcement: Announcement) -> bool:
         """Load a version and swap it in; True if its item signals came with it.
 
-        They come with a new epoch, and where a delta is missing from those at work.
-        The version at work stays if this one is refused, which is counted.
+        They come, with its checkpoint, in a new epoch, and where a delta is missing from those at
+        work. The version at work stays if this one is refused, which is counted.
 
         Raises:
             CheckpointError: the version fails a check.
         """
         live = self._live
+        has_signals = (
+            live is None
+            or live.epoch != announcement.epoch
+            or (live.is_behind and live.checkpoint != announcement.model)
+        )
         try:
-            blob = self._store.read(announcement.model)
-            recommender, vocabulary = unpack_model(
-                blob, max_items=self._settings.max_items, device=self._device
-            )
+            loaded = self._load(announcement, None if has_signals else live)
         except CheckpointError as exc:
             metrics.CHECKPOINTS_REFUSED.inc()
             raise CheckpointError(f"refused model version {announcement.version}: {exc}") from exc
-        recommender.warm_up()
+        loaded.recommender.warm_up()
         with self._changing():
-            has_signals = live is None or live.epoch != announcement.epoch or live.is_behind
-            if live is not None and not has_signals:
-                # What is counted at work is this version's own and has moved on since.
-                recommender = Recommender(
-                    recommender.meta,
-                    live.recommender.signals,
-                    coefficients=live.recommender.coefficients,
-                    device=self._device,
-                )
-                vocabulary = live.vocabulary
-            self._live = Live(announcement.version, announcement.epoch, recommender, vocabulary)
-            self._live.follow()
+            self._live = loaded
+            loaded.follow()
             if has_signals:
                 self._refresher.shown.clear()  # items may have other indexes
         metrics.MODEL_VERSION.set(announcement.version)
@@ -101,23 +94,60 @@ class Serving:
         )
         return has_signals
 
-    def apply(self, epoch: int, delta: bytes, *, published_ms: int) -> None:
-        """Apply a delta if it belongs to the epoch at work, and none before it was refused.
+    def _load(self, announcement: Announcement, live: Live | None) -> Live:
+        """Load a version on top of what is at work, or else of its checkpoint.
+
+        What is counted at work is this version's own and has moved on since.
+        """
+        start = live or self._begin(announcement)
+        if announcement.weights:
+            meta = unpack_weights(self._store.read(announcement.weights))
+        else:
+            meta = (self._begin(announcement) if live else start).recommender.meta
+        recommender = Recommender(
+            meta,
+            start.recommender.signals,
+            coefficients=start.recommender.coefficients,
+            device=self._device,
+        )
+        return replace(start, version=announcement.version, recommender=recommender)
+
+    def _begin(self, announcement: Announcement) -> Live:
+        """Load a version's checkpoint."""
+        recommender, vocabulary = unpack_model(
+            self._store.read(announcement.model),
+            max_items=self._settings.max_items,
+            device=self._device,
+        )
+        return Live(
+            announcement.version,
+            announcement.epoch,
+            recommender,
+            vocabulary,
+            checkpoint=announcement.model,
+            sequence=announcement.delta_sequence,
+        )
+
+    def apply(self, epoch: int, delta: bytes, *, sequence: int, published_ms: int) -> None:
+        """Apply a delta if it belongs to the epoch at work, and none before it is missing.
 
         Raises:
-            CheckpointError: it is refused; the next version makes up for it.
+            CheckpointError: it is refused, or one is missing; the next checkpoint makes up for it.
         """
         with self._changing():
             live = self._live
             if live is None or live.epoch != epoch or live.is_behind:
                 return
             try:
+                if live.sequence is not None and sequence > live.sequence + 1:
+                    raise CheckpointError(f"delta {sequence} came after {live.sequence}")
                 apply_delta(delta, live.recommender, live.vocabulary)
             except CheckpointError as exc:
                 live.is_behind = True  # what comes later may count on what this one carried
                 raise CheckpointError(
-                    f"{exc}; those after it are left out until a version is loaded"
+                    f"{exc}; those after it are left out until a checkpoint is loaded"
                 ) from exc
+            live.sequence = sequence
             live.follow()
         metrics.DELTAS_APPLIED.inc()
         metrics.DELTA_AGE.set(max(0, self._now_ms() - published_ms) / 1000)

@@ -182,7 +182,10 @@ class Settings(BaseSettings):
         10_000, ge=1, description="A model version is published after this many events ..."
     )
     version_interval_s: float = Field(
-        30.0, gt=0, description="... or after this long, if there was anything to read."
+        30.0,
+        gt=0,
+        description="... or after this long, if there was anything to read."
+        " Checkpoints are written with versions, in a twentieth of the time at most.",
     )
     replay_tasks: int = Field(
         8_192, ge=256, le=1_000_000, description="Tasks kept for rehearsal (24 kB each)."

@@ -1,14 +1,15 @@
 """Model store: the one place where weights touch the disk.
 
-A version is two safetensors files in a folder or under any fsspec URL: ``model`` for everybody who
-serves, ``learner`` for the learn role to go on from. Safetensors cannot carry code. A file is
-written under a passing name and then moved, and is trusted only if its checksum is the announced
-one.
+Safetensors files in a folder or under any fsspec URL: of each version the ``weights``, and of some
+a checkpoint: the ``model`` for workers to begin with, the ``learner`` for the learn role to go on
+from. Safetensors cannot carry code. A file is written under a passing name and then moved, and is
+trusted only if its checksum is the announced one.
 """
 
 import hashlib
 import json
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -25,7 +26,7 @@ from headrace.streams.schema import Schema
 
 Arrays = dict[str, npt.NDArray[Any]]
 _JSON = "__json__"  # safetensors' own metadata cannot be read back from bytes
-_OF_VERSION = re.compile(r"v(\d+)\.[a-z]+\.safetensors")
+_OF_VERSION = re.compile(r"v(\d+)\.([a-z]+)\.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def under(arrays: Arrays, prefix: str) -> Arrays:
 
 
 class ModelStore:
-    """Versions in a folder or an object store."""
+    """Files of versions in a folder or an object store."""
 
     def __init__(self, url: str, *, keep: int) -> None:
         """Find the store; nothing is written yet.
@@ -118,21 +119,22 @@ class ModelStore:
 
     def newest(self) -> int:
         """Return the highest version that there is a file of, 0 if there is none."""
-        return max(self._versions().values(), default=0)
+        return max((version for _, version in self._versions().values()), default=0)
 
     def prune(self) -> None:
-        """Remove versions beyond the newest ones that are kept."""
-        versions = self._versions()
-        kept = sorted(set(versions.values()))[-self._keep :]
-        for name, version in versions.items():
-            if version not in kept:
+        """Remove files beyond the newest of each kind that are kept."""
+        by_kind = defaultdict[str, list[tuple[int, str]]](list)
+        for name, (kind, version) in self._versions().items():
+            by_kind[kind].append((version, name))
+        for versions in by_kind.values():
+            for _, name in sorted(versions)[: -self._keep]:
                 self._files.rm_file(f"{self._root}/{name}")
 
-    def _versions(self) -> dict[str, int]:
-        """Return each file's version, by its name; what else lies in the folder is not ours."""
+    def _versions(self) -> dict[str, tuple[str, int]]:
+        """Return each file's kind and version; what else lies in the folder is not ours."""
         try:
             paths = self._files.ls(self._root, detail=False)
         except FileNotFoundError:
             return {}
         names = [_OF_VERSION.fullmatch(path.rsplit("/", 1)[-1]) for path in paths]
-        return {name[0]: int(name[1]) for name in names if name}
+        return {name[0]: (name[2], int(name[1])) for name in names if name}

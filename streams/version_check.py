@@ -38,20 +38,13 @@ def check_model(arrays: Arrays, fields: Mapping[str, Any]) -> ModelConfig:
         TypeError: a size is missing, or there is one that nobody knows.
         KeyError: a part is missing.
     """
-    config = ModelConfig(**_INTS.validate_python(fields["config"]))  # type: ignore[arg-type] # checked here
+    config = check_weights(arrays, fields)
     ids = _IDS.validate_python(fields["ids"])
     neighbours = fields["neighbours"]
-    # The settings' own bounds: a version that they could not ask for is none.
-    shape = {f"encoder_{name}": getattr(config, name) for name in ("width", "blocks", "heads")}
-    shape |= {"encoder_length": config.length, "inner_steps": config.inner_steps}
-    shape |= {"meta_learning": config.meta_learning, "clusters": config.clusters}
-    Settings.model_validate(shape | {"neighbours": neighbours})
-    if not (0 < config.hidden <= _MAX_HIDDEN and 0 < config.negatives <= _MAX_NEGATIVES):
-        raise ValueError(f"hidden is {config.hidden}, negatives are {config.negatives}")
+    Settings.model_validate({"neighbours": neighbours})
     named = [item for item in ids if item]
     if len(set(named)) < len(named):
         raise ValueError("an item has two indexes")
-    _check_meta(under(arrays, "meta."), config)
     signals = under(arrays, "signals.")
     check_signals(signals, ItemSignals(neighbours), n_items=len(ids))
     latest_s = MAX_TIME_MS // 1000
@@ -60,6 +53,24 @@ def check_model(arrays: Arrays, fields: Mapping[str, Any]) -> ModelConfig:
             raise ValueError(f"{name} are no times")
     check_content(under(arrays, "content."), Content(), n_items=len(ids))
     check_regression(under(arrays, "regression."), n_items=len(ids))
+    return config
+
+
+def check_weights(arrays: Arrays, fields: Mapping[str, Any]) -> ModelConfig:
+    """Check the meta-parameters of a version; return the sizes they have.
+
+    Raises:
+        ValueError, TypeError, KeyError: as ``check_model``.
+    """
+    config = ModelConfig(**_INTS.validate_python(fields["config"]))  # type: ignore[arg-type] # checked here
+    # The settings' own bounds: a version that they could not ask for is none.
+    shape = {f"encoder_{name}": getattr(config, name) for name in ("width", "blocks", "heads")}
+    shape |= {"encoder_length": config.length, "inner_steps": config.inner_steps}
+    shape |= {"meta_learning": config.meta_learning, "clusters": config.clusters}
+    Settings.model_validate(shape)
+    if not (0 < config.hidden <= _MAX_HIDDEN and 0 < config.negatives <= _MAX_NEGATIVES):
+        raise ValueError(f"hidden is {config.hidden}, negatives are {config.negatives}")
+    _check_meta(under(arrays, "meta."), config)
     return config
 
 

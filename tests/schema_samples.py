@@ -12,7 +12,7 @@ import numpy as np
 from headrace.streams import schema
 from headrace.streams.learner import Learner
 from headrace.streams.learner_state import pack_learner
-from headrace.streams.publication import Announcement, pack_delta, pack_model, split
+from headrace.streams.publication import Announcement, pack_delta, pack_model, pack_weights, split
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
 from headrace.streams.store import StoredFile
@@ -73,6 +73,8 @@ ANNOUNCEMENT = Announcement(
     learner=StoredFile("v00000004.learner.safetensors", "b" * 64, 2_000),
     delta_offset=12,
     published_ms=START_MS + 500,
+    weights=StoredFile("v00000004.weights.safetensors", "c" * 64, 500),
+    delta_sequence=3,
 )
 
 
@@ -134,6 +136,7 @@ def written() -> dict[str, bytes]:
         "announcement": ANNOUNCEMENT.encode(),
         "delta": fragment.encode(),
         "model": model,
+        "weights": pack_weights(shop.recommender.meta),
         "learner": state,
     }
 

@@ -14,8 +14,9 @@ WIDTH_IN, HEIGHT_IN = 4.5, 4.6  # of one plot
 GROWTH = {
     "users": ("bytes resident", "us to read one", "us to write one", "ms a user"),
     "items": (
-        "learn kB an item", "adapt kB an item", "ms a user", "ms a learned event", "version MB",
-        "delta kB", "s to publish", "s to load",
+        "learn kB an item", "adapt kB an item", "ms a user", "ms a learned event",
+        "checkpoint MB", "s to publish", "s to load",
+        "weights MB", "ms to publish weights", "ms to load weights", "delta kB",
     ),
     "history": ("bytes encoded", "ms a user"),
 }  # fmt: skip

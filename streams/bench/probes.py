@@ -102,10 +102,14 @@ def items(settings: Settings, size: int, repeats: int) -> Found:
         with _cpu(found["ms a learned event"], 1e3 / N_USERS):
             learner.learn([(event.user, first + i, event) for i, event in enumerate(events)])
         published = _publish(settings, learner)
-        found["version MB"].append(published.version_bytes / 1e6)
+        found["checkpoint MB"].append(published.checkpoint_bytes / 1e6)
+        found["s to publish"].append(published.checkpoint_s)
+        found["s to load"].append(seconds_of(partial(_serving, settings, published)))
+        found["weights MB"].append(published.weights_bytes / 1e6)
+        found["ms to publish weights"].append(published.weights_s * 1e3)
+        weights_s = seconds_of(partial(serving.serve, published.announcement))
+        found["ms to load weights"].append(weights_s * 1e3)
         found["delta kB"].append(published.delta_bytes / 1e3)
-        found["s to publish"].append(published.seconds)
-        found["s to load"].append(seconds_of(partial(serving.serve, published.announcement)))
     return {
         "learn kB an item": [held / size / 1e3],
         "adapt kB an item": [served / size / 1e3],
@@ -172,32 +176,43 @@ def _micro_batches(shop: Shop) -> Iterator[list[Event]]:
 
 
 class Published(NamedTuple):
-    """A version, and the delta before it."""
+    """A version with a checkpoint, with the delta before it, and one with the same checkpoint."""
 
-    announcement: Announcement
-    seconds: float
-    version_bytes: int
+    announcement: Announcement  # of the second
+    checkpoint_s: float  # to publish the first
+    weights_s: float  # to publish the second
+    checkpoint_bytes: int
+    weights_bytes: int
     delta_bytes: int
 
 
 def _publish(settings: Settings, learner: Learner) -> Published:
     """Publish as the learn role does, but for the broker."""
-    sent: defaultdict[str, bytes] = defaultdict(bytes)
+    sent: defaultdict[str, list[bytes]] = defaultdict(list)
 
     async def send(topic: str, key: bytes | None, value: bytes) -> int:  # noqa: ARG001 - a ``Send``
-        sent[topic] += value
+        sent[topic].append(value)
         return 0
 
     with ThreadPoolExecutor(1) as thread:
         publisher = Publisher(settings, learner, thread, {})
         never = PauseGuard(float("inf"))
-        seconds = seconds_of(lambda: asyncio.run(publisher.publish_version(send, never)))
-    announcement = Announcement.decode(sent[settings.topic("models")])
+
+        def publish(with_checkpoint: bool) -> None:
+            asyncio.run(publisher.publish_version(send, never, with_checkpoint=with_checkpoint))
+
+        checkpoint_s = seconds_of(partial(publish, True))
+        delta_bytes = sum(map(len, sent[settings.topic("deltas")]))
+        weights_s = seconds_of(partial(publish, False))
+    announcement = Announcement.decode(sent[settings.topic("models")][-1])
+    assert announcement.weights is not None
     return Published(
         announcement,
-        seconds,
+        checkpoint_s,
+        weights_s,
         announcement.model.size_bytes + announcement.learner.size_bytes,
-        len(sent[settings.topic("deltas")]),
+        announcement.weights.size_bytes,
+        delta_bytes,
     )
 
 

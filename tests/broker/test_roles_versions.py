@@ -1,6 +1,7 @@
 """Model versions: swapped under load, refused when damaged, gone on from after a kill."""
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 from confluent_kafka import Producer
 from harness import Watcher
@@ -12,7 +13,7 @@ from headrace.streams.learner_state import restore
 from headrace.streams.publication import ANNOUNCEMENT_KEY, Announcement
 from headrace.streams.publisher import announcements
 from headrace.streams.settings import Settings
-from headrace.streams.store import ModelStore, StoredFile
+from headrace.streams.store import ModelStore
 from headrace.streams.wire import decode_recommendation
 
 CHUNK = 50
@@ -26,14 +27,9 @@ def announced(settings: Settings) -> Announcement:
 def announce_damaged(settings: Settings) -> int:
     """Announce a version whose file is not what its checksum says; return its number."""
     good = announced(settings)
-    damaged = Announcement(
-        version=good.version + 1_000,
-        epoch=good.epoch,
-        model=StoredFile(good.model.name, "0" * 64, good.model.size_bytes),
-        learner=good.learner,
-        delta_offset=good.delta_offset,
-        published_ms=good.published_ms,
-    )
+    assert good.weights
+    model, weights = (replace(file, sha256="0" * 64) for file in (good.model, good.weights))
+    damaged = replace(good, version=good.version + 1_000, model=model, weights=weights)
     producer = Producer({"bootstrap.servers": settings.bootstrap})
     producer.produce(settings.topic("models"), key=ANNOUNCEMENT_KEY, value=damaged.encode())
     producer.flush()
@@ -88,7 +84,9 @@ def test_killed_learn_role_learns_nothing_twice_and_skips_nothing(settings: Sett
     events = shoppers(600)
     with Watcher(settings) as watcher, roles(settings, "learn") as (learn,):
         publish(settings, events[:450])
-        learn.until(lambda m: m.get("versions_published_total") == 2, "a version with events")
+        learn.until(
+            lambda m: m.get("checkpoint_duration_seconds_count") == 2, "a checkpoint with events"
+        )
         publish(settings, events[450:550])
         learn.until(lambda m: m.get("events_total") == 550, "more learned than is saved")
         n_saved = learned_events(settings)

@@ -1,5 +1,6 @@
 """A learner, what it announces, and the worker that serves it: what the tests of serving share."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -9,7 +10,7 @@ from stream_samples import START_MS, drawn, event, learned, small
 from headrace.streams.engine import UserResult, UserWork
 from headrace.streams.learner import Learner
 from headrace.streams.learner_state import pack_learner
-from headrace.streams.publication import Announcement, pack_delta, pack_model
+from headrace.streams.publication import Announcement, pack_delta, pack_model, pack_weights
 from headrace.streams.serving import Serving
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
@@ -27,11 +28,17 @@ class Shop:
         self.settings: Settings = small(**(sizes | changes))
         self.learner: Learner = learned(drawn(n_events))
         self.serving = Serving(self.settings, device="cpu", now_ms=lambda: NOW_MS)
+        self.sequence = 0  # of the last delta
         self._store = ModelStore(str(folder), keep=5)
 
-    def announce(self, version: int, *, epoch: int = 1) -> Announcement:
-        """Write what the learner knows now as a version."""
+    def announce(
+        self, version: int, *, epoch: int = 1, after: Announcement | None = None
+    ) -> Announcement:
+        """Write what the learner knows now as a version; ``after`` one, with its checkpoint."""
         learner = self.learner
+        weights = self._store.write(version, "weights", pack_weights(learner.recommender.meta))
+        if after:
+            return replace(after, version=version, weights=weights)
         model = pack_model(learner.recommender, learner.vocabulary)
         return Announcement(
             version=version,
@@ -40,6 +47,8 @@ class Shop:
             learner=self._store.write(version, "learner", pack_learner(learner, {})),
             delta_offset=0,
             published_ms=NOW_MS - 5_000,
+            weights=weights,
+            delta_sequence=self.sequence,
         )
 
     def at_work(self) -> Self:
@@ -54,9 +63,18 @@ class Shop:
 
     def delta(self, *, epoch: int = 1) -> None:
         """Tell the worker what changed."""
+        self.hand_over(self.take_delta(), epoch=epoch)
+
+    def take_delta(self) -> bytes:
+        """Return what changed, which the worker is not told."""
         blob = pack_delta(self.learner.recommender, self.learner.new_items)
         self.learner.new_items = []
-        self.serving.apply(epoch, blob, published_ms=NOW_MS - 250)
+        return blob
+
+    def hand_over(self, delta: bytes, *, epoch: int = 1) -> None:
+        """Let the next delta be this one."""
+        self.sequence += 1
+        self.serving.apply(epoch, delta, sequence=self.sequence, published_ms=NOW_MS - 250)
 
     def answer(self, *events: Event, state: UserState | None = None) -> Recommendation:
         """Return the list that answers one user's events."""

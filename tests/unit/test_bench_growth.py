@@ -63,10 +63,11 @@ def test_every_figure_of_a_table_of_users_is_there(settings: Settings) -> None:
         assert min(found[what]) > 0, what
 
 
-def test_more_items_make_a_larger_version(settings: Settings) -> None:
+def test_more_items_make_a_larger_checkpoint(settings: Settings) -> None:
     few, many = (probed("items", settings, n) for n in (N_ITEMS, 4 * N_ITEMS))
-    assert few["version MB"][0] < many["version MB"][0]
-    for what in ("delta kB", "s to publish", "s to load", "ms a learned event", "ms a user"):
+    assert few["checkpoint MB"][0] < many["checkpoint MB"][0]
+    whole, weights = ("s to publish", "s to load"), ("ms to publish weights", "ms to load weights")
+    for what in (*whole, *weights, "delta kB", "ms a learned event", "ms a user"):
         assert min(many[what]) > 0, what
 
 

@@ -77,8 +77,12 @@ def follow(shop: Shop, monkeypatch: pytest.MonkeyPatch, *polls: list[bytes]) -> 
 
 
 def damaged(announcement: Announcement) -> bytes:
-    """Return an announcement of a file with another checksum."""
-    return replace(announcement, model=replace(announcement.model, sha256="0" * 64)).encode()
+    """Return an announcement of files with other checksums."""
+    assert announcement.weights
+    model, weights = (
+        replace(file, sha256="0" * 64) for file in (announcement.model, announcement.weights)
+    )
+    return replace(announcement, model=model, weights=weights).encode()
 
 
 def version_of(shop: Shop) -> int:

@@ -55,6 +55,71 @@ def test_the_last_version_waits_for_the_one_that_is_being_published(tmp_path: Pa
         store.read(one.learner)
 
 
+def test_a_checkpoint_that_takes_long_comes_with_some_versions_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher_module, "CHECKPOINT_SHARE", 1e-9)  # one is for years
+    settings = small(model_store=str(tmp_path), delta_interval_s=0.001, version_events=1)
+    learner, positions = learned(drawn(60)), {0: 60}
+    announced: list[Announcement] = []
+    acknowledged: list[Positions] = []
+    n_deltas = 0
+
+    async def send(topic: str, _: bytes | None, value: bytes) -> int:
+        nonlocal n_deltas
+        if topic == settings.topic("models"):
+            announced.append(Announcement.decode(value))
+        else:
+            n_deltas += 1
+        return n_deltas
+
+    async def publish(publisher: Publisher) -> None:
+        periodic = asyncio.create_task(publisher.publish_forever(send, GUARD, acknowledged.append))
+
+        async def until_announced(n: int) -> None:
+            while len(acknowledged) < n:
+                await asyncio.sleep(0.001)
+
+        for n_announced in (1, 2, 3):
+            await until_announced(n_announced)
+            learner.n_events += 1  # so that another is due
+            positions[0] += 1
+        await until_announced(4)
+        publisher._next_checkpoint_s = 0.0  # the years have passed
+        await until_announced(5)  # and nothing was learned
+        before = n_deltas
+        while n_deltas < before + 5:
+            await asyncio.sleep(0.001)
+        periodic.cancel()
+        with suppress(asyncio.CancelledError):
+            await periodic
+
+    with ThreadPoolExecutor(1) as thread:
+        publisher = Publisher(settings, learner, thread, positions)
+        asyncio.run(publish(publisher))
+        monkeypatch.setattr(learner, "make_room", lambda: True)
+        asyncio.run(publisher.publish_version(send, GUARD, with_checkpoint=False))
+
+        for n_announced, read_to in ((4, 60), (5, 63)):  # a role that is started again
+            newest_first = announced[:n_announced][::-1]
+            monkeypatch.setattr(publisher_module, "announcements", lambda _, a=newest_first: a)
+            resumed: Positions = {}
+            Publisher(settings, learned([]), thread, resumed).restore()
+            assert resumed == {0: read_to}
+
+    checkpoints = [one.model.name for one in announced]
+    first, fifth, sixth = (f"v0000000{n}.model.safetensors" for n in (1, 5, 6))
+    assert checkpoints == [first] * 4 + [fifth, sixth]  # replicas must reload: the last has its own
+    assert acknowledged == [{0: 60}] * 4 + [{0: 63}]
+    assert len({one.weights for one in announced}) == 6
+    assert len({(one.delta_offset, one.delta_sequence) for one in announced}) == 3
+    store = ModelStore(settings.store_url, keep=settings.versions_kept)
+    for one in announced[1:]:
+        assert one.weights
+        for file in (one.model, one.learner, one.weights):
+            store.read(file)
+
+
 def test_with_new_topics_a_version_has_a_higher_number_than_those_of_an_old_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

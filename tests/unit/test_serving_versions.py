@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,21 @@ from headrace.model.item_regression import N_REGRESSORS
 from headrace.streams import refresh
 from headrace.streams.engine import UserWork
 from headrace.streams.errors import CheckpointError
-from headrace.streams.serving import ClosedError
+from headrace.streams.publication import Announcement
+from headrace.streams.serving import ClosedError, Serving
 from headrace.streams.wire import Recommendation
 
 LIMIT_S = 10.0
+
+
+def beginner(shop: Shop, announced: Announcement) -> Shop:
+    """Return the shop with another worker, which begins with a version."""
+    other = copy(shop)
+    other.serving = Serving(shop.settings, device="cpu", now_ms=lambda: NOW_MS)
+    assert announced.delta_sequence is not None
+    other.sequence = announced.delta_sequence
+    assert other.serving.serve(announced)
+    return other
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -99,6 +111,66 @@ def test_a_delta_brings_item_regressions_and_a_version_of_the_same_epoch_keeps_t
     assert shop.answer(*CLICKS).items[0] == last
     assert not shop.serving.serve(announced)  # packed before
     assert shop.answer(*CLICKS).items[0] == last
+
+
+def test_a_version_with_the_checkpoint_at_work_takes_no_more_than_its_weights(
+    tmp_path: Path,
+) -> None:
+    shop = Shop(tmp_path)
+    first = shop.announce(1)
+    assert shop.serving.serve(first)
+    shop.popularise("hot")
+    shop.learner.publish_version()
+    shop.delta()
+    announced = shop.announce(2, after=first)
+    (tmp_path / first.model.name).unlink()
+    assert not shop.serving.serve(announced)
+    made = shop.answer(*CLICKS)
+    assert made.model_version == 2
+    assert "hot" in made.items
+    assert made.items == beginner(shop, shop.announce(3)).answer(*CLICKS).items
+
+
+def test_a_worker_that_begins_takes_the_checkpoint_the_weights_and_the_deltas_between(
+    tmp_path: Path,
+) -> None:
+    shop = Shop(tmp_path)
+    first = shop.announce(1)
+    shop.popularise("hot")
+    shop.learner.publish_version()
+    delta = shop.take_delta()
+    late = beginner(shop, shop.announce(2, after=first))
+    assert late.answer(*CLICKS).model_version == 2
+    assert "hot" not in late.answer(*CLICKS).items
+    late.hand_over(delta)
+    expected = beginner(shop, shop.announce(3)).answer(*CLICKS)
+    assert "hot" in expected.items
+    assert late.answer(*CLICKS).items == expected.items
+
+
+def test_a_version_without_weights_of_its_own_is_its_checkpoint(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)  # 0.1.0 writes such ones
+    before = replace(shop.announce(1), weights=None, delta_sequence=None)
+    assert shop.serving.serve(before)
+    shop.popularise("hot")
+    shop.learner.publish_version()
+    shop.delta()
+    after = shop.announce(2)
+    assert not shop.serving.serve(replace(after, weights=None, delta_sequence=None))
+    assert shop.answer(*CLICKS).items == beginner(shop, after).answer(*CLICKS).items
+
+
+def test_damaged_weights_are_refused_counted_and_those_at_work_serve_on(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).at_work()
+    before, n_refused = shop.answer(*CLICKS), metric("checkpoints_refused_total")
+    announced = shop.announce(2)
+    assert announced.weights
+    path = tmp_path / announced.weights.name
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="refused model version 2"):
+        shop.serving.serve(announced)
+    assert metric("checkpoints_refused_total") == n_refused + 1
+    assert shop.answer(*CLICKS) == before
 
 
 def test_going_back_is_serving_an_older_version(tmp_path: Path) -> None:
@@ -194,7 +266,7 @@ def test_a_delta_waits_for_who_computes_and_goes_before_who_comes_later(
 
 def test_deltas_before_the_first_version_and_of_another_epoch_are_left_out(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
-    shop.serving.apply(1, b"not even read", published_ms=NOW_MS)
+    shop.hand_over(b"not even read")
     shop.at_work()
     shop.popularise("hot")
     shop.delta(epoch=2)
@@ -205,17 +277,16 @@ def test_a_damaged_delta_is_an_error_and_lists_go_on(tmp_path: Path) -> None:
     shop = Shop(tmp_path).at_work()
     before = shop.answer(*CLICKS)
     with pytest.raises(CheckpointError):
-        shop.serving.apply(1, b"damaged", published_ms=NOW_MS)
+        shop.hand_over(b"damaged")
     assert shop.answer(*CLICKS) == before
 
 
-def test_the_next_version_makes_up_for_a_refused_delta(tmp_path: Path) -> None:
+def test_the_next_checkpoint_makes_up_for_a_refused_delta(tmp_path: Path) -> None:
     shop = Shop(tmp_path).at_work()
     shop.popularise("hot")
     with pytest.raises(CheckpointError):
-        shop.serving.apply(1, b"damaged", published_ms=NOW_MS)
-    shop.learner.signals.take_delta()  # what the damaged one carried
-    shop.learner.new_items = []
+        shop.hand_over(b"damaged")
+    shop.take_delta()  # what the damaged one carried
     n_applied = metric("deltas_applied_total")
     shop.delta()  # fits, and does not carry it again
     assert "hot" not in shop.answer(*CLICKS).items
@@ -228,14 +299,43 @@ def test_the_next_version_makes_up_for_a_refused_delta(tmp_path: Path) -> None:
     assert not shop.serving.serve(shop.announce(3))
 
 
+def test_a_missing_delta_is_an_error_that_only_a_newer_checkpoint_makes_up_for(
+    tmp_path: Path,
+) -> None:
+    shop = Shop(tmp_path)
+    first = shop.announce(1)
+    assert shop.serving.serve(first)
+    shop.delta()
+    shop.popularise("hot")
+    shop.take_delta()
+    shop.sequence += 1  # it came to nobody
+    with pytest.raises(CheckpointError, match="delta 3 came after 1; those after it"):
+        shop.delta()
+    assert not shop.serving.serve(shop.announce(2, after=first))  # and would lack it again
+    shop.delta()
+    assert "hot" not in shop.answer(*CLICKS).items
+    assert shop.serving.serve(shop.announce(3))
+    assert "hot" in shop.answer(*CLICKS).items
+    shop.popularise("hotter")
+    shop.delta()
+    assert "hotter" in shop.answer(*CLICKS).items
+
+
+def test_the_first_delta_after_a_checkpoint_is_missed_too(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).at_work()
+    shop.sequence += 1
+    with pytest.raises(CheckpointError, match="delta 2 came after 0"):
+        shop.delta()
+
+
 def test_deltas_after_a_refused_one_are_passed_over_without_a_word(tmp_path: Path) -> None:
     shop = Shop(tmp_path).at_work()
     for item in ("hot", "hotter"):
         shop.popularise(item)
-    with pytest.raises(CheckpointError, match="those after it are left out until a version"):
-        shop.serving.apply(1, b"damaged", published_ms=NOW_MS)
+    with pytest.raises(CheckpointError, match="those after it are left out until a checkpoint"):
+        shop.hand_over(b"damaged")
     before = shop.answer(*CLICKS)
     for _ in range(3):
-        shop.serving.apply(1, b"damaged", published_ms=NOW_MS)
+        shop.hand_over(b"damaged")
     shop.delta()
     assert shop.answer(*CLICKS) == before

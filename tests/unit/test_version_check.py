@@ -15,7 +15,7 @@ from headrace.streams.errors import CheckpointError
 from headrace.streams.learner import Learner
 from headrace.streams.learner_state import pack_learner, restore
 from headrace.streams.prequential import gradient_sums
-from headrace.streams.publication import pack_model, unpack_model
+from headrace.streams.publication import pack_model, pack_weights, unpack_model, unpack_weights
 from headrace.streams.store import Arrays, pack, unpack
 
 MAX_ITEMS = 100
@@ -90,6 +90,20 @@ def test_a_damaged_model_is_refused_or_ranks(learner: Learner) -> None:
             n_refused += 1
         else:
             rank(learner, recommender)
+    assert 30 < n_refused < 40  # some numbers may be others
+
+
+def test_damaged_weights_are_refused_or_rank(learner: Learner) -> None:
+    n_refused, parts = 0, unpack(pack_weights(learner.recommender.meta), schema.WEIGHTS)
+    signals, coefficients = learner.signals, learner.recommender.coefficients
+    for seed in range(40):
+        blob = damaged(parts, random.Random(seed))
+        try:
+            meta = unpack_weights(blob)
+        except CheckpointError:
+            n_refused += 1
+        else:
+            rank(learner, Recommender(meta, signals, coefficients=coefficients))
     assert 30 < n_refused < 40  # some numbers may be others
 
 
