@@ -147,18 +147,28 @@ def adapt(settings: Settings, items: int, up_to: int, repeats: int) -> None:
 )
 @users_option
 @items_option
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Adapt workers, which share the events.",
+)
 @plot_option
 @with_broker_and_settings("device", "threads")
-def latency(settings: Settings, seconds: float, users: int, items: int, plot: str | None) -> None:
+def latency(
+    settings: Settings, seconds: float, users: int, items: int, workers: int, plot: str | None
+) -> None:
     """Measure how soon a list follows its event.
 
-    At 25, 50, 75 and 90 % of what one adapt worker carries: events are due at fixed times, whatever
-    the worker does, and are written to an embedded broker, or that of --bootstrap, in topics that
-    start with "bench-". With where the time goes, by stage.
+    At 25, 50, 75 and 90 % of what the adapt workers carry: events are due at fixed times, whatever
+    they do, and are written to an embedded broker, or that of --bootstrap, in topics that start
+    with "bench-". With where the time goes, by stage.
 
     \b
     Example:  headrace bench latency --seconds 60 --plot latency.svg
-    Next:     headrace bench pipeline, for what the worker carries
+              headrace bench latency --workers 2
+    Next:     headrace bench scale, for what so many workers carry
     """
     from headrace.streams import plots
     from headrace.streams.bench import latency as job
@@ -171,10 +181,16 @@ def latency(settings: Settings, seconds: float, users: int, items: int, plot: st
     n_runs = 1 + len(job.LOADS)
     with _broker(settings) as (settings, _), counted(total=n_runs, label="loads") as advance:
         rows = job.measure(
-            settings, n_users=users, n_items=items, seconds=seconds, on_progress=advance
+            settings,
+            n_workers=workers,
+            n_users=users,
+            n_items=items,
+            seconds=seconds,
+            on_progress=advance,
         )
-    title = f"{users:,} users, {items:,} items"
-    told = _tell(settings, "latency", title, rows, seconds=seconds, users=users, items=items)
+    title = f"{workers} workers, {users:,} users, {items:,} items"
+    asked = {"seconds": seconds, "users": users, "items": items, "workers": workers}
+    told = _tell(settings, "latency", title, rows, **asked)
     if plot:
         bench_plots.latency(told, plot)
 

@@ -3,7 +3,7 @@
 import urllib.error
 import urllib.request
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -50,6 +50,15 @@ class Scrape:
                 return below_s + (upper_s - below_s) * (wanted - below_n) / (n - below_n)
             below_s, below_n = upper_s, n
         return below_s
+
+
+def summed(scrapes: Iterable[Scrape]) -> Scrape:
+    """Return the sums of each sample over several roles."""
+    total: defaultdict[tuple[str, tuple[str, ...]], float] = defaultdict(float)
+    for one in scrapes:
+        for key, value in one.samples.items():
+            total[key] += value
+    return Scrape(dict(total))
 
 
 def scrape(port: int) -> Scrape:

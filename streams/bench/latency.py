@@ -28,9 +28,10 @@ from headrace.streams.security import client_options
 from headrace.streams.settings import Settings
 from headrace.streams.wire import Event, Recommendation, decode_recommendation, encode
 
-LOADS = (0.25, 0.5, 0.75, 0.9)  # of what the worker carries when events wait
+LOADS = (0.25, 0.5, 0.75, 0.9)  # of what the workers carry when events wait
 WARM_EVENTS = 2_000  # a worker's first micro-batches take several times as long
-CAPACITY_EVENTS = 6_000  # those before them included
+TIMED_EVENTS = 5_500  # those before them included
+CAPACITY_EVENTS = 6_000  # that wait: one of several workers has the last of them for itself
 TICK_S = 0.004  # to send each event by itself takes a sixth of the machine, which others pay for
 STAGES = ("queue", "compute", "write")
 
@@ -47,6 +48,7 @@ class Due(NamedTuple):
 def measure(
     settings: Settings,
     *,
+    n_workers: int,
     n_users: int,
     n_items: int,
     seconds: float,
@@ -57,31 +59,32 @@ def measure(
     In topics of their own (``topic_prefix``) of the broker that the settings name.
 
     Raises:
-        StreamsError: the worker did not get through, or an event has no list.
+        StreamsError: a worker did not get through, or an event has no list.
     """
+    settings = settings.model_copy(
+        update={"partitions": max(settings.partitions, n_workers)}  # one for each at least
+    )
     with stage.on_its_own(settings) as settings:
         shop = open_shop(settings, n_items=n_items, n_users=n_users, n_events=EVENTS_EACH * n_users)
         stage.announce(settings, shop)
         events = cycle(shop.events)
-        publish_events(settings, islice(events, CAPACITY_EVENTS))
         sent: dict[float, list[Due]] = {}
         scrapes: dict[float, tuple[Scrape, Scrape]] = {}
-        with stage.worker(settings, shop) as child:
-            before, before_s = stage.wait_for(settings.adapt_port, child, WARM_EVENTS)
-            after, after_s = stage.wait_for(
-                settings.adapt_port, child, CAPACITY_EVENTS, poll_s=stage.RATE_POLL_S
-            )
+        with stage.workers(settings, shop, n_workers) as workers:
+            publish_events(settings, islice(events, CAPACITY_EVENTS))
+            before, before_s = workers.wait_for(WARM_EVENTS)
+            after, after_s = workers.wait_for(TIMED_EVENTS, poll_s=stage.RATE_POLL_S)
             n_applied = after.get("events_total") - before.get("events_total")
             capacity = n_applied / (after_s - before_s)
             on_progress(1)
-            n_sent = CAPACITY_EVENTS
+            after, _ = workers.wait_for(n_sent := CAPACITY_EVENTS)
             for load in LOADS:
                 n = max(1, int(load * capacity * seconds))
                 before = after
                 with _no_collection():
                     sent[load] = asyncio.run(_publish(settings, islice(events, n), load * capacity))
                 n_sent += n
-                after, _ = stage.wait_for(settings.adapt_port, child, n_sent)
+                after, _ = workers.wait_for(n_sent)
                 scrapes[load] = before, after
                 on_progress(1)
         lists = _lists(settings)

@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from itertools import chain, cycle
+from itertools import cycle
 from typing import NamedTuple
 
 from headrace.streams.bench import stage
@@ -19,7 +19,7 @@ from headrace.streams.broker import free_ports
 from headrace.streams.child import Child
 from headrace.streams.clients import Reader, reader
 from headrace.streams.produce import publish_events
-from headrace.streams.scrape import Scrape, scrape
+from headrace.streams.scrape import scrape
 from headrace.streams.settings import Settings
 from headrace.streams.topics import create_topics
 
@@ -160,7 +160,7 @@ def _fail_over(settings: Settings, shop: Shop, failover: Failover) -> float:
 
         def are_both_serving() -> bool | None:
             scrapes = [scrape(port) for port in ports]
-            return are_serving(scrapes, partitions=settings.partitions) or None
+            return stage.are_serving(scrapes, partitions=settings.partitions) or None
 
         other, killed = start(0), start(1)  # 1
         stage.wait_until(are_both_serving, other, killed)
@@ -173,19 +173,6 @@ def _fail_over(settings: Settings, shop: Shop, failover: Failover) -> float:
         alive = [other, start(1)] if failover.is_restarted else [other]
         publish_events(settings, shop.events)
         return (until_listed(settings, lists, killed_ms + 1, *alive) - killed_ms) / 1000  # 4
-
-
-def are_serving(scrapes: Sequence[Scrape], *, partitions: int) -> bool:
-    """Return whether these workers are ready, and have shared all partitions out."""
-    held = [
-        [labels for name, labels in found.samples if name == "headrace_consumer_lag_events"]
-        for found in scrapes
-    ]
-    return (
-        all(found.get("ready") for found in scrapes)
-        and all(held)
-        and sum(map(len, held)) == len({*chain(*held)}) == partitions
-    )
 
 
 def until_listed(settings: Settings, lists: Reader, since_ms: int, *alive: Child) -> int:

@@ -5,21 +5,16 @@ so none begins with what was another's.
 """
 
 import os
-import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 from headrace.streams.bench import stage
 from headrace.streams.bench.measuring import Figure, Row
-from headrace.streams.bench.recover import are_serving
 from headrace.streams.bench.shop import Shop, open_shop
-from headrace.streams.broker import free_ports
 from headrace.streams.child import Child
 from headrace.streams.errors import StreamsError
 from headrace.streams.produce import publish_events
-from headrace.streams.scrape import scrape
 from headrace.streams.settings import Settings
 
 TO_US = 1e6
@@ -101,47 +96,27 @@ def row_of(n: int, runs: Sequence[Run], *, alone: Sequence[Run]) -> Row:
 
 def run(settings: Settings, shop: Shop, n_workers: int, broker: Child | None) -> Run:
     """Let so many workers carry all events; the clock runs from a tenth of them to nine tenths."""
-    ports = free_ports(n_workers)
-    with stage.on_its_own(settings) as settings, ExitStack() as stack:
+    n_events = len(shop.events)
+    with stage.on_its_own(settings) as settings:
         stage.announce(settings, shop)
-        stage.write_shop(settings, shop)
-        children = [
-            stack.enter_context(
-                stage.running(settings.model_copy(update={"adapt_port": port})),
-            )
-            for port in ports
-        ]
+        with stage.workers(settings, shop, n_workers) as workers:
 
-        def are_ready() -> bool | None:
-            found = [scrape(port) for port in ports]
-            return are_serving(found, partitions=settings.partitions) or None
+            def at(n: float, *, poll_s: float) -> Counts:
+                metrics, at_s = workers.wait_for(n, poll_s=poll_s)
+                return Counts(
+                    at_s,
+                    metrics.get("events_total"),
+                    cpu_s(broker.pid) if broker else 0.0,
+                    sum(cpu_s(child.pid) for child in workers.children),
+                    *(metrics.get("cpu_seconds_total", part) for part in PARTS),
+                )
 
-        def reached(n: float) -> Callable[[], Counts | None]:
-            def probe() -> Counts | None:
-                counts = _counts(ports, children, broker)
-                return counts if counts.events >= n else None
-
-            return probe
-
-        stage.wait_until(are_ready, *children)
-        publish_events(settings, shop.events)
-        n_events = len(shop.events)
-        before = stage.wait_until(reached(0.1 * n_events), *children)
-        after = stage.wait_until(reached(0.9 * n_events), *children, poll_s=stage.RATE_POLL_S)
+            publish_events(settings, shop.events)
+            before = at(0.1 * n_events, poll_s=stage.POLL_S)
+            after = at(0.9 * n_events, poll_s=stage.RATE_POLL_S)
     if after.events == before.events:
         raise StreamsError(f"{n_events:,} events are too few to be timed here: ask for more")
     return between(before, after)
-
-
-def _counts(ports: Sequence[int], children: Sequence[Child], broker: Child | None) -> Counts:
-    found = [scrape(port) for port in ports]
-    return Counts(
-        time.monotonic(),
-        sum(each.get("events_total") for each in found),
-        cpu_s(broker.pid) if broker else 0.0,
-        sum(cpu_s(child.pid) for child in children),
-        *(sum(each.get("cpu_seconds_total", part) for each in found) for part in PARTS),
-    )
 
 
 def cpu_s(process: int) -> float:

@@ -7,21 +7,22 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from aiokafka import AIOKafkaProducer
 
 from headrace.streams.bench.shop import Shop, states_of
-from headrace.streams.broker import free_port
+from headrace.streams.broker import free_port, free_ports
 from headrace.streams.child import Child
 from headrace.streams.clients import outbox
 from headrace.streams.errors import StreamsError
 from headrace.streams.guards import PauseGuard
 from headrace.streams.publication import pack_delta
 from headrace.streams.publisher import Publisher
-from headrace.streams.scrape import FOR_THIS_MACHINE, Scrape, scrape
+from headrace.streams.scrape import FOR_THIS_MACHINE, Scrape, scrape, summed
 from headrace.streams.security import client_options
 from headrace.streams.settings import Settings
 from headrace.streams.topics import create_topics, users_changelog
@@ -112,6 +113,58 @@ def running(settings: Settings, arguments: Sequence[str] = ADAPT_ROLE) -> Iterat
         yield child
     finally:
         child.stop(limit_s=STOP_LIMIT_S)
+
+
+class Workers(NamedTuple):
+    """Adapt workers of one group."""
+
+    ports: Sequence[int]
+    children: Sequence[Child]
+
+    def wait_for(self, least: float, *, poll_s: float = POLL_S) -> tuple[Scrape, float]:
+        """Return the sums of their metrics, and when they were read, once events were applied.
+
+        Raises:
+            StreamsError: as ``wait_for``.
+        """
+
+        def probe() -> tuple[Scrape, float] | None:
+            metrics = summed([scrape(port) for port in self.ports])
+            return (metrics, time.monotonic()) if metrics.get("events_total") >= least else None
+
+        return wait_until(probe, *self.children, poll_s=poll_s)
+
+
+@contextmanager
+def workers(settings: Settings, shop: Shop, n: int) -> Iterator[Workers]:
+    """Run so many adapt workers, and wait until they share the partitions and the shop's states."""
+    write_shop(settings, shop)
+    ports = free_ports(n)
+    with ExitStack() as stack:
+        children = [
+            stack.enter_context(running(settings.model_copy(update={"adapt_port": port})))
+            for port in ports
+        ]
+
+        def are_ready() -> bool | None:
+            scrapes = [scrape(port) for port in ports]
+            return are_serving(scrapes, partitions=settings.partitions) or None
+
+        wait_until(are_ready, *children)
+        yield Workers(ports, children)
+
+
+def are_serving(scrapes: Sequence[Scrape], *, partitions: int) -> bool:
+    """Return whether these workers are ready, and have shared all partitions out."""
+    held = [
+        [labels for name, labels in found.samples if name == "headrace_consumer_lag_events"]
+        for found in scrapes
+    ]
+    return (
+        all(found.get("ready") for found in scrapes)
+        and all(held)
+        and sum(map(len, held)) == len({*chain(*held)}) == partitions
+    )
 
 
 def wait_for(

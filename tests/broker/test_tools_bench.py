@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.streams.bench import overload, pipeline, recover, scale, soak
+from headrace.streams.bench import latency, overload, pipeline, recover, scale, soak
 from headrace.streams.bench.measuring import Figure
 from headrace.streams.settings import Settings
 
@@ -95,6 +95,24 @@ def test_a_killed_workers_partitions_are_served_again(
         taken = row["s until served again"]
         assert isinstance(taken, Figure)
         assert taken.median > 0
+
+
+def test_every_event_that_was_due_has_a_list_at_each_load(settings: Settings) -> None:
+    small = {"encoder_width": 8, "encoder_length": 8, "neighbours": 8}
+    runs: list[int] = []
+    rows = latency.measure(
+        settings.model_copy(update=small),
+        n_workers=2,
+        n_users=100,
+        n_items=100,
+        seconds=0.5,
+        on_progress=runs.append,
+    )
+    assert [row["load"] for row in rows] == ["25%", "50%", "75%", "90%"]
+    assert len(runs) == 1 + len(rows)
+    for row in rows:
+        p50, p95, p99 = (float(str(row[f"p{q} ms"])) for q in (50, 95, 99))
+        assert 0 < p50 <= p95 <= p99
 
 
 def test_workers_that_scale_out_share_the_events_and_tell_their_parts(settings: Settings) -> None:

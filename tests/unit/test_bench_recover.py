@@ -37,7 +37,7 @@ def worker(*partitions: int, is_ready: bool = True) -> Scrape:
 def test_two_workers_serve_once_they_share_all_partitions(
     scrapes: list[Scrape], *, expected: bool
 ) -> None:
-    assert recover.are_serving(scrapes, partitions=4) is expected
+    assert stage.are_serving(scrapes, partitions=4) is expected
 
 
 class Polled:
