@@ -27,6 +27,7 @@ FIT_ITEMS = 1_024  # at a time, those with most new takers first
 MAX_PAIRS = 2**23  # places of the table, half of them in use: 96 MB
 _SMALLEST_TABLE = 2**16
 _COUNT_EVENTS = 4_096  # at a time: a table that dropped half has room for all their pairs
+_LONG_ROW = 4_096  # pairs of an item; those asked for are then looked up, not found by reading it
 _SOLVE_ITEMS = 64  # systems solved together: 4 MB
 
 INPUTS = ("regressed", "regressed_recent")
@@ -202,7 +203,7 @@ class PairCounts:
         rows = _rows(*pairs, self.table.counts[filled], len(self.takers))
         for start in range(0, len(due), _SOLVE_ITEMS):
             batch = due[start : start + _SOLVE_ITEMS]
-            regressors, gram, shared = _systems(*rows, self.takers, batch)
+            regressors, gram, shared = _systems(self.table, *rows, self.takers, batch)
             solved, failed = torch.linalg.solve_ex(torch.from_numpy(gram), torch.from_numpy(shared))
             # The rounds of one user can make rows equal: such an item gets no coefficients.
             is_sound = (failed == 0) & solved.half().isfinite().all(1)
@@ -258,7 +259,12 @@ def _items_of(keys: Longs) -> tuple[Ints, Ints]:
 
 
 @njit(cache=True, nogil=True)
-def _place(table: Table, key: int) -> int:
+def _key(x: int, y: int) -> np.int64:
+    return (np.int64(min(x, y)) << 32) | np.int64(max(x, y))
+
+
+@njit(cache=True, nogil=True)
+def _place(table: Table, key: np.int64) -> int:
     """Return where a pair is, or the free place where it belongs."""
     last = len(table.keys) - 1  # the length is a power of two
     # The upper half of the product: the lower bits of a product depend on the lower bits alone, and
@@ -293,7 +299,7 @@ def _count(table: Table, takers: Floats, new_takers: Floats, items: Ints, histor
             if y < 0 or met[y] == i:
                 continue
             met[y] = i
-            key = (np.int64(min(x, y)) << 32) | np.int64(max(x, y))
+            key = _key(x, y)
             place = _place(table, key)
             n_new += table.counts[place] == 0
             table.keys[place] = key
@@ -322,7 +328,7 @@ def _rows(one: Ints, other: Ints, counts: Floats, n: int) -> tuple[Longs, Ints, 
 
 @njit(cache=True, nogil=True)
 def _systems(
-    ends: Longs, columns: Ints, values: Floats, takers: Floats, batch: Longs
+    table: Table, ends: Longs, columns: Ints, values: Floats, takers: Floats, batch: Longs
 ) -> tuple[Ints, Floats, Floats]:
     """Return for each item its regressors and the normal equations: (n, K), (n, K, K), (n, K)."""
     n = len(batch)
@@ -343,9 +349,13 @@ def _systems(
             if y < 0:
                 gram[i, k, k] = 1  # padding: its coefficient is zero
                 continue
-            for e in range(ends[y], ends[y + 1]):
-                if place[columns[e]] >= 0:
-                    gram[i, k, place[columns[e]]] = values[e]
+            if ends[y + 1] - ends[y] > _LONG_ROW:
+                for j in range(len(nearest)):
+                    gram[i, k, j] = table.counts[_place(table, _key(y, regressors[i, j]))]
+            else:
+                for e in range(ends[y], ends[y + 1]):
+                    if place[columns[e]] >= 0:
+                        gram[i, k, place[columns[e]]] = values[e]
             gram[i, k, k] = takers[y] + RIDGE
         for y in regressors[i]:
             if y >= 0:

@@ -158,6 +158,16 @@ def test_coefficients_are_those_of_ridge_regression_on_who_took_what() -> None:
         assert (fitted.items[target, n:] == -1).all()
 
 
+def test_an_item_of_very_many_pairs_counts_for_the_others_as_one_of_few() -> None:
+    few, many = (count(PairCounts(), *crowd()) for _ in range(2))
+    others = np.arange(N_ITEMS, N_ITEMS + 2 * item_regression._LONG_ROW, dtype=np.int32)
+    many.count(others, np.full((len(others), 1), A, np.int32))  # each taken once, after A
+    of_few, of_many = fitted_to(few), fitted_to(many)
+    assert (of_few.items[B:N_ITEMS] == A).any()
+    np.testing.assert_array_equal(of_many.items[B:N_ITEMS], of_few.items[B:N_ITEMS])
+    np.testing.assert_array_equal(of_many.weights[B:N_ITEMS], of_few.weights[B:N_ITEMS])
+
+
 def test_items_with_most_new_takers_are_fitted_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(item_regression, "FIT_ITEMS", 1)
     pairs = count(PairCounts(), *USERS)
