@@ -28,9 +28,9 @@ def complete(arrays: Arrays) -> None:
     Raises:
         KeyError, TypeError: there are not even the meta-parameters that 0.1.0 knew.
     """
-    hidden = len(arrays["meta.scorer.first.bias"])
+    hidden = arrays["meta.scorer.first.bias"].size  # not its length, which takes no bytes
     if "signals.items" in arrays:
-        n_items = len(arrays["signals.items"])
+        n_items = arrays["signals.items"].size
         arrays.setdefault("signals.tenures", np.zeros((n_items, N_TENURES), np.float32))
     for name, start in TenureWeights(hidden).state_dict().items():
         arrays[_META + name] = arrays.pop(_APART + name, start.numpy())

@@ -19,7 +19,7 @@ from headrace.streams.settings import Settings
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[Any], bool | None]  # takes a kafka-python ConsumerRecord; False: of no use
-LATEST_HELD = 5  # to go back to; by default as many checkpoints are kept
+LATEST_HELD = 100  # to go back to: many versions may name one checkpoint
 
 
 class Follower(threading.Thread):

@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 WAITING_CHUNKS = 4  # of micro_batch_events; then the intake waits
 LOOK_EVERY_S = 10.0  # at whether more comes than is learned; long enough that a burst is none
+LAST_VERSION_LIMIT_S = 15.0  # at a stop; what it would hold is else learned anew
 WAITING_ITEMS = 256  # catalogue records of up to 1 MB; then the follower waits
 GROUP_TAKEN = "another learn role is in this group: stop one of them, the role is a single writer"
 
@@ -248,6 +249,7 @@ async def _run(settings: Settings, readiness: Readiness) -> None:
                 guard=guard,
                 watchdog=Watchdog(settings.rebalance_limit_s),
                 readiness=readiness,
+                drain_limit_s=LAST_VERSION_LIMIT_S,
             )
         )
         follower.close()

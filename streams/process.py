@@ -50,6 +50,7 @@ class Role:
     guard: PauseGuard
     watchdog: Watchdog
     readiness: Readiness
+    drain_limit_s: float = DRAIN_LIMIT_S
 
 
 async def run_role(role: Role) -> None:
@@ -123,7 +124,7 @@ async def _stop(role: Role, working: Iterable[asyncio.Task[Any]] = ()) -> None:
     """
     metrics.READY.set(0)
     try:
-        async with asyncio.timeout(DRAIN_LIMIT_S):
+        async with asyncio.timeout(role.drain_limit_s):
             await role.drain()  # 1
             await role.app.intake.commit()  # 2
     except TimeoutError:

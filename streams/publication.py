@@ -22,7 +22,7 @@ from headrace.model.item_regression import Coefficients
 from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.signals import ItemSignals
 from headrace.model.vocabulary import Vocabulary
-from headrace.streams import schema, version_check
+from headrace.streams import schema
 from headrace.streams.apart import arrays_of, complete
 from headrace.streams.delta_check import (
     check_content,
@@ -34,6 +34,7 @@ from headrace.streams.delta_check import (
 from headrace.streams.errors import CheckpointError, MalformedRecordError
 from headrace.streams.state import MOST_EVENTS
 from headrace.streams.store import Arrays, StoredFile, pack, under, unpack
+from headrace.streams.version_check import check_meta, check_model
 
 ANNOUNCEMENT_KEY = b"announced"  # one key: the compacted topic keeps the latest announcement
 FRAGMENT_BYTES = 500_000  # half the broker's default limit of a record
@@ -47,8 +48,8 @@ T = TypeVar("T")
 class Announcement:
     """A version to serve from now on. Rolling back is announcing an older one.
 
-    Its checkpoint is ``model``, for workers that begin, and ``learner``. The last two fields are
-    None where 0.1.0 was the writer, which made a checkpoint with each version.
+    Its checkpoint is ``model``, for workers that begin, and ``learner``. ``weights`` and
+    ``delta_sequence`` are None where 0.1.0 was the writer: each version was a checkpoint.
     """
 
     version: Count
@@ -111,7 +112,7 @@ def unpack_model(blob: bytes, *, max_items: int, device: str) -> tuple[Recommend
     arrays, fields = unpack(blob, schema.MODEL)
     try:
         complete(arrays)
-        meta = _meta_of(arrays, version_check.check_model(arrays, fields))
+        meta = _meta_of(arrays, check_model(arrays, fields))
         signals = ItemSignals(fields["neighbours"])
         signals.apply_delta(under(arrays, "signals."))
         signals.content.apply_delta(under(arrays, "content."))
@@ -140,7 +141,7 @@ def unpack_weights(blob: bytes) -> MetaParameters:
     arrays, fields = unpack(blob, schema.WEIGHTS)
     try:
         complete(arrays)
-        return _meta_of(arrays, version_check.check_weights(arrays, fields))
+        return _meta_of(arrays, check_meta(arrays, fields))
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as exc:
         raise CheckpointError(f"the weights do not fit: {exc}") from exc
 

@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 # Of the time, at most this much goes into checkpoints: a large one comes with some versions only.
 CHECKPOINT_SHARE = 0.05
 
+# Between two versions, even if nothing came. A worker that begins needs all deltas since the newest
+# checkpoint: they are kept for six hours, and what only the catalogue changed is in none but them.
+LONGEST_S = 3_600.0
+
 # Topic, key, value: sends to partition 0, waits for the broker, returns the record's offset.
 Send = Callable[[str, bytes | None, bytes], Awaitable[int]]
 
@@ -50,11 +54,10 @@ class _Packed(NamedTuple):
     """A version as of one moment."""
 
     weights: bytes
-    model: bytes  # empty: there is no checkpoint of it
-    learner: bytes
     positions: Positions
     n_events: int
-    seconds: float  # that the checkpoint took the thread that learns
+    checkpoint: tuple[bytes, bytes] | None = None  # model and learner
+    seconds: float = 0.0  # that it took the thread that learns
 
 
 class Publisher:
@@ -107,24 +110,28 @@ class Publisher:
             if self._settings.start_from:
                 start_from(self._learner, self._settings.start_from)
             return
-        refused: list[CheckpointError] = []
+        refused: dict[StoredFile, CheckpointError] = {}
         for one in announced:
+            if one.model in refused:
+                continue  # several versions name one checkpoint
             try:
                 model, learner = (self._store.read(file) for file in (one.model, one.learner))
                 self._positions.update(restore(self._learner, model, learner))
             except CheckpointError as exc:
                 metrics.CHECKPOINTS_REFUSED.inc()
                 logger.error("passed over version=%d: %s", one.version, exc)
-                refused.append(exc)
+                refused[one.model] = exc
                 continue
             logger.info("going on from version=%d positions=%s", one.version, self._positions)
             return
-        raise refused[0]
+        raise next(iter(refused.values()))
 
     async def publish_forever(
         self, send: Send, guard: PauseGuard, acknowledge: Callable[[Positions], None]
     ) -> None:
         """Publish a version of the new epoch, then deltas, and versions when they are due."""
+        # Another learn role may have gone on since ``restore``.
+        self.version = max(self.version, await asyncio.to_thread(self._store.newest))
         acknowledge(await self.publish_version(send, guard))
         while True:
             await asyncio.sleep(self._settings.delta_interval_s)
@@ -147,7 +154,7 @@ class Publisher:
         has_news = n_new > 0 or has_read or self._learner.forgetting.versions_due > 0
         waited_s = time.monotonic() - self._published_at_s
         return n_new >= self._settings.version_events or (
-            has_news and waited_s >= self._settings.version_interval_s
+            waited_s >= (self._settings.version_interval_s if has_news else LONGEST_S)
         )
 
     async def publish_version(
@@ -171,23 +178,24 @@ class Publisher:
         loop = asyncio.get_running_loop()
         packed = await loop.run_in_executor(self._thread, self._pack, with_checkpoint)  # 2
         version, write = self.version + 1, self._store.write
-        weights = await asyncio.to_thread(write, version, "weights", packed.weights)  # 3
-        if packed.model:
+        if packed.checkpoint:  # 3
             await self._write_checkpoint(version, packed, delta_offset)
+        weights = await asyncio.to_thread(write, version, "weights", packed.weights)
         assert self._checkpoint is not None  # the first version of an epoch has one
         guard.check()
         await self._announce(send, version, weights, self._checkpoint)  # 4
         self.version, self.is_announced = version, True
-        self._owes_checkpoint = not packed.model
+        self._owes_checkpoint = packed.checkpoint is None
         self._published_events, self._published_positions = packed.n_events, packed.positions
         self._published_at_s = time.monotonic()
         await asyncio.to_thread(self._store.prune)
         return self._checkpoint.positions
 
     async def _write_checkpoint(self, version: int, packed: _Packed, delta_offset: int) -> None:
-        started_s = time.perf_counter()
-        model = await asyncio.to_thread(self._store.write, version, "model", packed.model)
-        learner = await asyncio.to_thread(self._store.write, version, "learner", packed.learner)
+        assert packed.checkpoint is not None
+        started_s, (model_blob, learner_blob) = time.perf_counter(), packed.checkpoint
+        model = await asyncio.to_thread(self._store.write, version, "model", model_blob)
+        learner = await asyncio.to_thread(self._store.write, version, "learner", learner_blob)
         self._checkpoint = _Checkpoint(
             model, learner, packed.positions, delta_offset, delta_sequence=self._sequence
         )
@@ -206,7 +214,7 @@ class Publisher:
         positions = dict(self._positions)
         weights = pack_weights(learner.recommender.meta)
         if not with_checkpoint:
-            return _Packed(weights, b"", b"", positions, learner.n_events, 0.0)
+            return _Packed(weights, positions, learner.n_events)
         started_s = time.perf_counter()
         learner.forgetting.versions_due = max(0, learner.forgetting.versions_due - 1)
         model = pack_model(
@@ -214,7 +222,7 @@ class Publisher:
         )
         state = pack_learner(learner, positions)
         seconds = time.perf_counter() - started_s
-        return _Packed(weights, model, state, positions, learner.n_events, seconds)
+        return _Packed(weights, positions, learner.n_events, (model, state), seconds)
 
     async def _announce(
         self, send: Send, version: int, weights: StoredFile, checkpoint: _Checkpoint

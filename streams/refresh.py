@@ -31,10 +31,10 @@ from headrace.streams.prequential import (
     ranks_shown,
     served,
 )
+from headrace.streams.publication import Announcement
 from headrace.streams.settings import Settings
 from headrace.streams.shown_lists import ShownLists, UserKey
 from headrace.streams.state import UserState
-from headrace.streams.store import StoredFile
 
 N_POPULAR = 12  # the first ten, less the item the user had last, and one to spare
 # Of one user's events in a micro-batch, the latest are judged. It shares one list however many they
@@ -52,10 +52,14 @@ class Live:
     epoch: int
     recommender: Recommender
     vocabulary: Vocabulary
-    checkpoint: StoredFile  # that the item signals began with
     sequence: int | None  # of the last delta in them
     is_behind: bool = False  # a delta is missing: what it carried comes only with a checkpoint
     popular: Ints = field(default_factory=lambda: np.zeros(0, np.int32))  # recent, best first
+
+    def lacks(self, announcement: Announcement) -> bool:
+        """Return whether a delta is missing here that is in an announced checkpoint."""
+        theirs, own = announcement.delta_sequence, self.sequence
+        return self.is_behind and (theirs is None or own is None or theirs > own)
 
     def follow(self) -> None:
         """Follow the meta-parameters and item signals after they changed."""

@@ -71,11 +71,7 @@ class Serving:
             CheckpointError: the version fails a check.
         """
         live = self._live
-        has_signals = (
-            live is None
-            or live.epoch != announcement.epoch
-            or (live.is_behind and live.checkpoint != announcement.model)
-        )
+        has_signals = live is None or live.epoch != announcement.epoch or live.lacks(announcement)
         try:
             loaded = self._load(announcement, None if has_signals else live)
         except CheckpointError as exc:
@@ -99,11 +95,12 @@ class Serving:
 
         What is counted at work is this version's own and has moved on since.
         """
-        start = live or self._begin(announcement)
-        if announcement.weights:
-            meta = unpack_weights(self._store.read(announcement.weights))
-        else:
-            meta = (self._begin(announcement) if live else start).recommender.meta
+        # The weights first: they may make way for newer ones while a checkpoint is loaded.
+        weights = announcement.weights
+        meta = unpack_weights(self._store.read(weights)) if weights else None
+        begun = self._begin(announcement) if live is None or meta is None else live
+        start = live or begun
+        meta = meta or begun.recommender.meta
         recommender = Recommender(
             meta,
             start.recommender.signals,
@@ -124,7 +121,6 @@ class Serving:
             announcement.epoch,
             recommender,
             vocabulary,
-            checkpoint=announcement.model,
             sequence=announcement.delta_sequence,
         )
 

@@ -127,7 +127,7 @@ class Settings(BaseSettings):
     start_from: str = Field(
         "", description="Model file of another shop to start from, while there is no version here."
     )
-    versions_kept: int = Field(5, ge=2, description="Checkpoints kept in the store.")
+    versions_kept: int = Field(5, ge=2, description="Checkpoints and weights kept in the store.")
 
     # ---------------------------------------------------------------------------------- lists
     list_length: int = Field(20, ge=1, le=200, description="Items in a list.")

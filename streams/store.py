@@ -26,6 +26,7 @@ from headrace.streams.schema import Schema
 
 Arrays = dict[str, npt.NDArray[Any]]
 _JSON = "__json__"  # safetensors' own metadata cannot be read back from bytes
+_PART = ".part"  # ends the passing name of a file while it is written
 _OF_VERSION = re.compile(r"v(\d+)\.([a-z]+)\.safetensors")
 
 
@@ -89,8 +90,8 @@ class ModelStore:
         """Write one file of a version; it is whole, or it is not there."""
         name = f"v{version:08d}.{kind}.safetensors"
         self._files.makedirs(self._root, exist_ok=True)
-        self._files.pipe_file(f"{self._root}/{name}.part", blob)
-        self._files.mv(f"{self._root}/{name}.part", f"{self._root}/{name}")
+        self._files.pipe_file(f"{self._root}/{name}{_PART}", blob)
+        self._files.mv(f"{self._root}/{name}{_PART}", f"{self._root}/{name}")
         return StoredFile(name, hashlib.sha256(blob).hexdigest(), len(blob))
 
     def read(self, file: StoredFile) -> bytes:
@@ -122,19 +123,29 @@ class ModelStore:
         return max((version for _, version in self._versions().values()), default=0)
 
     def prune(self) -> None:
-        """Remove files beyond the newest of each kind that are kept."""
+        """Remove files beyond the newest of each kind that are kept, and what was half written.
+
+        Only while nobody writes.
+        """
         by_kind = defaultdict[str, list[tuple[int, str]]](list)
         for name, (kind, version) in self._versions().items():
             by_kind[kind].append((version, name))
         for versions in by_kind.values():
             for _, name in sorted(versions)[: -self._keep]:
                 self._files.rm_file(f"{self._root}/{name}")
+        for name in self._names():
+            whole = name.removesuffix(_PART)
+            if whole != name and _OF_VERSION.fullmatch(whole):
+                self._files.rm_file(f"{self._root}/{name}")
 
     def _versions(self) -> dict[str, tuple[str, int]]:
         """Return each file's kind and version; what else lies in the folder is not ours."""
+        names = [_OF_VERSION.fullmatch(name) for name in self._names()]
+        return {name[0]: (name[2], int(name[1])) for name in names if name}
+
+    def _names(self) -> list[str]:
         try:
             paths = self._files.ls(self._root, detail=False)
         except FileNotFoundError:
-            return {}
-        names = [_OF_VERSION.fullmatch(path.rsplit("/", 1)[-1]) for path in paths]
-        return {name[0]: (name[2], int(name[1])) for name in names if name}
+            return []
+        return [path.rsplit("/", 1)[-1] for path in paths]

@@ -20,9 +20,7 @@ COMPACTED = {"cleanup.policy": "compact"}
 # By default a broker compacts when it pays, which may be never: what was written of a user who is
 # forgotten must go (KIP-354).
 WITHIN_A_DAY = {"max.compaction.lag.ms": str(24 * 60 * 60 * 1000)}
-KEPT_6_H = KEPT | {
-    "retention.ms": str(6 * 60 * 60 * 1000)
-}  # a model version carries all deltas before it
+KEPT_6_H = KEPT | {"retention.ms": str(6 * 60 * 60 * 1000)}  # a checkpoint has all before it
 # Whoever writes here holds a lease (lease.py): what was on its way for too long must not arrive.
 LEASED = COMPACTED | {
     "message.timestamp.type": "CreateTime",

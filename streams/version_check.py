@@ -38,7 +38,7 @@ def check_model(arrays: Arrays, fields: Mapping[str, Any]) -> ModelConfig:
         TypeError: a size is missing, or there is one that nobody knows.
         KeyError: a part is missing.
     """
-    config = check_weights(arrays, fields)
+    config = check_meta(arrays, fields)
     ids = _IDS.validate_python(fields["ids"])
     neighbours = fields["neighbours"]
     Settings.model_validate({"neighbours": neighbours})
@@ -56,7 +56,7 @@ def check_model(arrays: Arrays, fields: Mapping[str, Any]) -> ModelConfig:
     return config
 
 
-def check_weights(arrays: Arrays, fields: Mapping[str, Any]) -> ModelConfig:
+def check_meta(arrays: Arrays, fields: Mapping[str, Any]) -> ModelConfig:
     """Check the meta-parameters of a version; return the sizes they have.
 
     Raises:
@@ -70,11 +70,11 @@ def check_weights(arrays: Arrays, fields: Mapping[str, Any]) -> ModelConfig:
     Settings.model_validate(shape)
     if not (0 < config.hidden <= _MAX_HIDDEN and 0 < config.negatives <= _MAX_NEGATIVES):
         raise ValueError(f"hidden is {config.hidden}, negatives are {config.negatives}")
-    _check_meta(under(arrays, "meta."), config)
+    _check_weights(under(arrays, "meta."), config)
     return config
 
 
-def _check_meta(arrays: Arrays, config: ModelConfig) -> None:
+def _check_weights(arrays: Arrays, config: ModelConfig) -> None:
     capacity = len(arrays["encoder.bias"])
     with torch.device("meta"):  # shapes alone take no memory
         like = MetaParameters(config, capacity=capacity).state_dict()

@@ -21,6 +21,7 @@ from deployment import (
 
 from headrace.streams import process
 from headrace.streams.http import token_of
+from headrace.streams.learn import LAST_VERSION_LIMIT_S
 from headrace.streams.settings import FILE_VARIABLE, PREFIX, Settings, load
 
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -208,7 +209,8 @@ def test_prometheus_shows_the_token_that_the_roles_expect() -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_a_stop_leaves_time_to_stop_in_order(role: str) -> None:
     grace_s = int(SERVICES[role]["stop_grace_period"].removesuffix("s"))
-    assert grace_s > process.DRAIN_LIMIT_S + process.STOP_LIMIT_S
+    drain_s = max(process.DRAIN_LIMIT_S, LAST_VERSION_LIMIT_S)
+    assert grace_s > drain_s + process.STOP_LIMIT_S
 
 
 def test_the_image_is_built_from_what_it_copies() -> None:

@@ -115,6 +115,7 @@ def live(
     monkeypatch: pytest.MonkeyPatch,
     readiness: Readiness | None = None,
     in_flight: Callable[[], Awaitable[object]] = _nothing,
+    drain_limit_s: float = LIMIT_S,
     guard: PauseGuard | None = None,
     watchdog: Any = None,
 ) -> list[int]:
@@ -139,6 +140,7 @@ def live(
             guard=guard or PauseGuard(LIMIT_S),
             watchdog=watchdog or Watchdog(LIMIT_S),
             readiness=readiness or Readiness(),
+            drain_limit_s=drain_limit_s,
         )
         async with asyncio.timeout(LIMIT_S):
             await run_role(role)
@@ -175,8 +177,10 @@ def test_with_work_in_flight_the_process_ends_without_leaving_the_group(
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(process, "DRAIN_LIMIT_S", 0.01)
-    assert live(app, work, monkeypatch=monkeypatch, in_flight=asyncio.Event().wait) == [0]
+    ended = live(
+        app, work, monkeypatch=monkeypatch, in_flight=asyncio.Event().wait, drain_limit_s=0.01
+    )
+    assert ended == [0]
     assert app.log == []
 
 
@@ -195,8 +199,7 @@ def test_work_that_fails_while_it_is_waited_for_is_told_and_ends_the_process_as_
         is_draining.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(process, "DRAIN_LIMIT_S", 0.01)
-    ended = live(app, work, monkeypatch=monkeypatch, in_flight=wait_for_work)
+    ended = live(app, work, monkeypatch=monkeypatch, in_flight=wait_for_work, drain_limit_s=0.01)
     assert ended == [EXIT_FAILED]
     assert app.log == []
     assert "a record was refused" in caplog.text

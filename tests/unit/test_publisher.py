@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from serving_samples import metric
 from stream_samples import drawn, learned, small
 
 from headrace.streams import publisher as publisher_module
@@ -14,7 +15,7 @@ from headrace.streams.guards import PauseGuard
 from headrace.streams.learner_state import Positions
 from headrace.streams.publication import Announcement, Fragment
 from headrace.streams.publisher import Publisher
-from headrace.streams.store import ModelStore
+from headrace.streams.store import ModelStore, StoredFile
 
 GUARD = PauseGuard(60)
 
@@ -176,6 +177,100 @@ def test_what_a_role_publishes_that_is_stopped_before_it_serves_is_of_an_epoch_o
             asyncio.run(publisher.publish_version(send, GUARD))  # as a role does that stops
             assert len(announced) == n_announced + 1
             assert epochs[-1] == announced[-1].epoch - ahead > max([0, *before])
+
+
+def test_a_version_that_is_cut_off_leaves_its_number_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, write = small(model_store=str(tmp_path)), ModelStore.write
+    monkeypatch.setattr(publisher_module, "announcements", lambda _: [])
+
+    async def send(_: str, __: bytes | None, ___: bytes) -> int:
+        return 0
+
+    def fill_the_disk(store: ModelStore, version: int, kind: str, blob: bytes) -> StoredFile:
+        if kind == "model":
+            raise OSError("no space left on device")
+        return write(store, version, kind, blob)
+
+    with ThreadPoolExecutor(1) as thread:
+        monkeypatch.setattr(ModelStore, "write", fill_the_disk)
+        publisher = Publisher(settings, learned(drawn(60)), thread, {})
+        with pytest.raises(OSError, match="no space"):
+            asyncio.run(publisher.publish_version(send, GUARD))
+        again = Publisher(settings, learned([]), thread, {})
+        again.restore()
+        assert again.version == 0
+
+
+def test_a_role_goes_on_from_what_another_wrote_since_it_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small(model_store=str(tmp_path))
+    announced: list[Announcement] = []
+    monkeypatch.setattr(publisher_module, "announcements", lambda _: announced[::-1])
+
+    async def send(topic: str, _: bytes | None, value: bytes) -> int:
+        if topic == settings.topic("models"):
+            announced.append(Announcement.decode(value))
+        return 0
+
+    async def publish_first(publisher: Publisher) -> None:
+        published = asyncio.Event()
+        periodic = asyncio.create_task(
+            publisher.publish_forever(send, GUARD, lambda _: published.set())
+        )
+        await published.wait()
+        periodic.cancel()
+        with suppress(asyncio.CancelledError):
+            await periodic
+
+    with ThreadPoolExecutor(1) as thread:
+        first, second = (Publisher(settings, learned(drawn(60)), thread, {}) for _ in range(2))
+        for publisher in (first, second):
+            publisher.restore()
+        for _ in range(3):
+            asyncio.run(first.publish_version(send, GUARD))
+        asyncio.run(publish_first(second))
+    assert [one.version for one in announced] == [1, 2, 3, 4]
+
+
+def test_a_damaged_checkpoint_that_several_versions_name_is_refused_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small(model_store=str(tmp_path))
+    announced: list[Announcement] = []
+    monkeypatch.setattr(publisher_module, "announcements", lambda _: announced[::-1])
+
+    async def send(topic: str, _: bytes | None, value: bytes) -> int:
+        if topic == settings.topic("models"):
+            announced.append(Announcement.decode(value))
+        return 0
+
+    with ThreadPoolExecutor(1) as thread:
+        publisher = Publisher(settings, learned(drawn(60)), thread, {0: 60})
+        for with_checkpoint in (True, True, False, False):
+            asyncio.run(publisher.publish_version(send, GUARD, with_checkpoint=with_checkpoint))
+        (tmp_path / announced[1].model.name).unlink()
+        before, resumed = metric("checkpoints_refused_total"), Positions()
+        Publisher(settings, learned([]), thread, resumed).restore()
+    assert resumed == {0: 60}
+    assert metric("checkpoints_refused_total") == before + 1
+
+
+def test_a_version_is_due_now_and_then_though_nothing_came(tmp_path: Path) -> None:
+    settings = small(model_store=str(tmp_path))
+
+    async def send(_: str, __: bytes | None, ___: bytes) -> int:
+        return 0
+
+    with ThreadPoolExecutor(1) as thread:
+        publisher = Publisher(settings, learned(drawn(60)), thread, {})
+        asyncio.run(publisher.publish_version(send, GUARD))
+        publisher._published_at_s -= 3_500
+        assert not publisher._is_due()
+        publisher._published_at_s -= 100
+        assert publisher._is_due()
 
 
 def test_records_of_which_nothing_is_learned_make_a_version_due_once(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from headrace.streams.engine import UserWork
 from headrace.streams.errors import CheckpointError
 from headrace.streams.publication import Announcement
 from headrace.streams.serving import ClosedError, Serving
+from headrace.streams.store import ModelStore, StoredFile
 from headrace.streams.wire import Recommendation
 
 LIMIT_S = 10.0
@@ -146,6 +147,24 @@ def test_a_worker_that_begins_takes_the_checkpoint_the_weights_and_the_deltas_be
     expected = beginner(shop, shop.announce(3)).answer(*CLICKS)
     assert "hot" in expected.items
     assert late.answer(*CLICKS).items == expected.items
+
+
+def test_weights_may_make_way_for_newer_ones_while_the_checkpoint_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, read = Shop(tmp_path), ModelStore.read
+    announced = shop.announce(1)
+    assert announced.weights
+    path = tmp_path / announced.weights.name
+
+    def read_slowly(store: ModelStore, file: StoredFile) -> bytes:
+        if file == announced.model:
+            path.unlink()
+        return read(store, file)
+
+    monkeypatch.setattr(ModelStore, "read", read_slowly)
+    assert shop.serving.serve(announced)
+    assert not path.exists()
 
 
 def test_a_version_without_weights_of_its_own_is_its_checkpoint(tmp_path: Path) -> None:
@@ -306,15 +325,17 @@ def test_a_missing_delta_is_an_error_that_only_a_newer_checkpoint_makes_up_for(
     first = shop.announce(1)
     assert shop.serving.serve(first)
     shop.delta()
+    before_it = shop.announce(2)
     shop.popularise("hot")
     shop.take_delta()
     shop.sequence += 1  # it came to nobody
     with pytest.raises(CheckpointError, match="delta 3 came after 1; those after it"):
         shop.delta()
-    assert not shop.serving.serve(shop.announce(2, after=first))  # and would lack it again
+    for lacks_it in (shop.announce(3, after=first), before_it):
+        assert not shop.serving.serve(lacks_it)
     shop.delta()
     assert "hot" not in shop.answer(*CLICKS).items
-    assert shop.serving.serve(shop.announce(3))
+    assert shop.serving.serve(shop.announce(4))
     assert "hot" in shop.answer(*CLICKS).items
     shop.popularise("hotter")
     shop.delta()

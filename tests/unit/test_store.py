@@ -126,6 +126,16 @@ def test_pruning_keeps_the_newest_files_of_each_kind(url: str) -> None:
     ]
 
 
+def test_pruning_removes_what_a_writer_that_died_left(url: str) -> None:
+    store = ModelStore(url, keep=2)
+    file = store.write(1, "model", b"weights")
+    files, root = fsspec.url_to_fs(url)
+    for kind in ("model", "learner", "weights"):
+        files.pipe_file(f"{root}/v00000099.{kind}.safetensors.part", b"half of it")
+    store.prune()
+    assert names_at(url) == [file.name]
+
+
 def test_pruning_a_store_with_room_removes_nothing(url: str) -> None:
     store = ModelStore(url, keep=2)
     file = store.write(1, "model", b"weights")
@@ -145,7 +155,7 @@ def test_what_is_not_of_a_version_is_neither_the_newest_nor_pruned(url: str) -> 
     others = [
         "README",
         "a.safetensors",
-        "v00000099.model.safetensors.part",
+        "a.part",
         "v1e9.model.safetensors",
         "vx.model.safetensors",
         "z.safetensors",

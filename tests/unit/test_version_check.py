@@ -144,6 +144,14 @@ def test_a_size_that_is_only_claimed_takes_no_memory(
         unpack_model(pack(arrays, fields), max_items=MAX_ITEMS, device="cpu")
 
 
+@pytest.mark.parametrize("name", ["signals.items", "meta.scorer.first.bias"])
+def test_rows_that_take_no_bytes_take_no_memory(learner: Learner, name: str) -> None:
+    arrays, fields = model_of(learner)
+    rows = np.zeros((10**12, 0), arrays[name].dtype)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        unpack_model(pack(arrays | {name: rows}, fields), max_items=MAX_ITEMS, device="cpu")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
