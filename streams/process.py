@@ -126,6 +126,7 @@ async def _stop(role: Role, working: Iterable[asyncio.Task[Any]] = ()) -> None:
     try:
         async with asyncio.timeout(role.drain_limit_s):
             await role.drain()  # 1
+            _end_if_failed(task for task in working if task.done())
             await role.app.intake.commit()  # 2
     except TimeoutError:
         _end_if_failed(task for task in working if task.done())  # waited for in vain

@@ -184,8 +184,9 @@ def test_with_work_in_flight_the_process_ends_without_leaving_the_group(
     assert app.log == []
 
 
+@pytest.mark.parametrize("is_in_vain", [True, False])
 def test_work_that_fails_while_it_is_waited_for_is_told_and_ends_the_process_as_any_other(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, is_in_vain: bool
 ) -> None:
     app = FakeApp()
     is_draining = asyncio.Event()
@@ -197,11 +198,11 @@ def test_work_that_fails_while_it_is_waited_for_is_told_and_ends_the_process_as_
 
     async def wait_for_work() -> None:
         is_draining.set()
-        await asyncio.Event().wait()
+        await (asyncio.Event().wait() if is_in_vain else asyncio.sleep(0.01))
 
-    ended = live(app, work, monkeypatch=monkeypatch, in_flight=wait_for_work, drain_limit_s=0.01)
+    ended = live(app, work, monkeypatch=monkeypatch, in_flight=wait_for_work, drain_limit_s=0.1)
     assert ended == [EXIT_FAILED]
-    assert app.log == []
+    assert "committed" not in app.log
     assert "a record was refused" in caplog.text
 
 
