@@ -6,6 +6,7 @@ and Welsh 2007 (doi:10.1111/j.1467-9868.2007.00593.x).
 Letters: n events, U users.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,13 @@ class Difference(NamedTuple):
     difference: float
     low: float
     high: float
+
+    def told(self) -> dict[str, float | None]:
+        """Return the fields as JSON has them: rounded, and null for NaN."""
+        return {
+            name: None if math.isnan(value) else round(value, 5)
+            for name, value in self._asdict().items()
+        }
 
 
 def paired_difference(

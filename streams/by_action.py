@@ -67,12 +67,7 @@ def summarise(ranks: Mapping[str, Longs], actions: Longs, users: Longs) -> dict[
             contender: {
                 f"hr{K}": round(hr_at(r[rows], K), 5),
                 f"ndcg{K}": round(ndcg_at(r[rows], K), 5),
-                "gain": {
-                    bound: round(value, 5)
-                    for bound, value in paired_difference(own, gains_at(r[rows], K), users[rows])
-                    ._asdict()
-                    .items()
-                },
+                "gain": paired_difference(own, gains_at(r[rows], K), users[rows]).told(),
             }
             for contender, r in ranks.items()
         }

@@ -86,9 +86,7 @@ def adapting(gains: Mapping[str, Doubles], users: Longs, n_earlier: Longs) -> di
         for part, span in HISTORIES.items():
             rows = _is_within(n_earlier, span)
             found = paired_difference(gains["adapted"][rows], gains[name][rows], users[rows])
-            told.setdefault(f"versus_{name}", {})[part] = {
-                key: round(value, 5) for key, value in found._asdict().items()
-            }
+            told.setdefault(f"versus_{name}", {})[part] = found.told()
     return told
 
 

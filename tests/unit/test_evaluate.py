@@ -1,5 +1,7 @@
 """Evaluating a recorded stream: each event is ranked before anything learns from it."""
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
@@ -108,6 +110,12 @@ def test_the_report_says_what_adapting_adds_by_length_of_history() -> None:
         lengths = [parts[length]["events"] for length in ("under_5", "5_to_20", "over_20")]
         assert sum(lengths) == parts["all"]["events"] == told["scored"]
     assert told["seconds"] > 0
+
+
+def test_the_report_is_json_that_any_reader_takes() -> None:
+    told = report(STREAM.head(10))  # nobody has twenty events yet
+    assert told["adapting"]["versus_twin"]["over_20"]["difference"] is None
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
 
 
 def test_only_interactions_count_and_only_so_many() -> None:

@@ -46,3 +46,5 @@ def test_without_events_nothing_is_known() -> None:
     found = paired_difference(none, none, none.astype(np.int64))
     assert (found.events, found.users) == (0, 0)
     assert math.isnan(found.difference)
+    told = {"events": 0, "users": 0, "difference": None, "low": None, "high": None}
+    assert found.told() == told
