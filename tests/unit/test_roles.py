@@ -33,3 +33,22 @@ def test_a_broker_that_is_gone_when_the_versions_are_read_is_no_reason_to_give_u
     with pytest.raises(SystemExit) as ended:
         roles.run_learn(settings)
     assert ended.value.code == EXIT_UNAVAILABLE
+
+
+def test_what_the_kafka_clients_repeat_is_told_once_in_a_while_and_what_we_say_always() -> None:
+    seldom = roles.Seldom()
+
+    def is_told(name: str, text: str, *, at_s: float) -> bool:
+        record = logging.LogRecord(name, logging.ERROR, "", 0, text, None, None)
+        record.created = at_s
+        return seldom.filter(record)
+
+    assert is_told("aiokafka.conn", "no %s", at_s=0)
+    assert not is_told("aiokafka.conn", "no %s", at_s=1)
+    assert is_told("aiokafka.conn", "another", at_s=1)
+    assert is_told("kafka.conn", "no %s", at_s=1)
+    assert [is_told("headrace.streams.process", "ended", at_s=2) for _ in range(2)] == [True] * 2
+    assert is_told("aiokafka.conn", "no %s", at_s=roles.SELDOM_S)
+    for number in range(2 * roles.MOST_MESSAGES):
+        assert is_told("aiokafka.conn", f"{number}", at_s=3)
+    assert len(seldom._told_s) <= roles.MOST_MESSAGES
