@@ -15,7 +15,9 @@ PARTS = (  # those of model.ablation; not imported, for it takes seconds to load
 
 
 @click.command()
-@with_settings(*ROLE_FLAGS, "adapt_port", "list_length", "diversity", "target_action", "device")
+@with_settings(
+    *ROLE_FLAGS, "adapt_port", "list_length", "diversity", "target_action", "device", "threads"
+)
 def adapt(settings: Settings) -> None:
     """Run an adapt worker: events in, refreshed lists out.
 
@@ -52,7 +54,9 @@ def learn(settings: Settings) -> None:
 
 
 @click.command()
-@with_settings(*ROLE_FLAGS, "adapt_port", "learn_port", "list_length", "diversity", *MODEL_FLAGS)
+@with_settings(
+    *ROLE_FLAGS, "adapt_port", "learn_port", "list_length", "diversity", *MODEL_FLAGS, "threads"
+)
 @click.option(
     "--workers",
     type=click.IntRange(1, 64),
@@ -73,6 +77,11 @@ def up(settings: Settings, workers: int) -> None:
     """
     from headrace.streams import up as both
 
+    if workers > settings.partitions:
+        raise click.UsageError(
+            f"{workers} workers for {settings.partitions} partitions: the others would have nothing"
+            f" to do; --workers {settings.partitions} at most, or topics of more --partitions"
+        )
     both.up(settings, n_workers=workers)
 
 

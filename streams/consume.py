@@ -105,7 +105,8 @@ def as_text(found: Recommendation, titles: Titles) -> str:
         f"  {rank:2}. {_name(item, titles):{width}}  {score:8.3f}  {_why(found, rank - 1, titles)}"
         for rank, (item, score) in enumerate(zip(found.items, found.scores, strict=False), start=1)
     ]
-    return "\n".join([head, *(line.rstrip() for line in lines)])
+    shown = [line.rstrip() for line in lines] or ["   (nothing to list yet)"]
+    return "\n".join([head, *shown])
 
 
 def as_json(found: Recommendation) -> str:

@@ -84,6 +84,8 @@ def explain_silence(settings: Settings) -> BrokerRefusedError | BrokerUnreachabl
 
 def _addresses(settings: Settings) -> Iterator[tuple[str, int]]:
     try:
+        if "://" in settings.bootstrap:
+            raise ValueError("a URL")
         hosts = collect_hosts(settings.bootstrap)
     except ValueError as exc:
         raise SettingsError(

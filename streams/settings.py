@@ -288,8 +288,10 @@ def load(flags: Mapping[str, Any] | None = None, *, file: str | None = None) -> 
         if name.startswith(PREFIX) and name != FILE_VARIABLE
     ]
     from_file = _read_file(file or os.environ.get(FILE_VARIABLE))
-    for name in [*given, *from_environment, *from_file]:
+    for name in [*given, *from_file]:
         _check_name(name)
+    for name in from_environment:
+        _check_name(name, shown=f"{PREFIX}{name.upper()}")
     try:
         return Settings(**(from_file | _read_environment() | given))
     except ValidationError as exc:
@@ -300,7 +302,9 @@ def _read_environment() -> dict[str, Any]:
     try:
         return EnvSettingsSource(Settings)()
     except (PydanticSettingsError, RecursionError) as exc:  # a map is JSON, and this is none
-        raise SettingsError(f"in the environment: {exc}") from exc
+        raise SettingsError(
+            f'in the environment: {exc}: a map is JSON, such as {{"purchase": 5}}'
+        ) from exc
 
 
 def _read_file(path: str | None) -> dict[str, Any]:
@@ -321,11 +325,12 @@ def _read_file(path: str | None) -> dict[str, Any]:
     return read
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, *, shown: str = "") -> None:
     if name in Settings.model_fields:
         return
-    nearest = difflib.get_close_matches(name, Settings.model_fields, n=1, cutoff=0.0)[0]
-    raise SettingsError(f"unknown setting {name!r}; did you mean {nearest!r}?")
+    nearest = difflib.get_close_matches(name, Settings.model_fields, n=1, cutoff=0.5)
+    meant = f"did you mean {nearest[0]!r}?" if nearest else "the README lists all"
+    raise SettingsError(f"unknown setting {shown or name!r}; {meant}")
 
 
 def _explain(exc: ValidationError) -> str:

@@ -180,6 +180,7 @@ def test_a_command_that_takes_no_broker_offers_none() -> None:
     ("arguments", "message"),
     [
         (["topics", "--bootstrap", "nonsense:x"], "is not HOST:PORT"),
+        (["topics", "--bootstrap", "http://localhost:9092"], "is not HOST:PORT"),
         (["topics", "-s", "sede=1"], "did you mean 'seed'"),
         (["produce", "nowhere.csv"], "nowhere.csv: there is no such file"),
         (["produce", "--items", "nowhere.csv"], "nowhere.csv: there is no such file"),
@@ -192,6 +193,12 @@ def test_error_is_one_line_that_names_the_cause(arguments: list[str], message: s
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("headrace: ")
     assert message in err
+
+
+def test_more_workers_than_partitions_are_refused() -> None:
+    code, _, err = run("up", "--workers", "3", "--partitions", "2")
+    assert code == 2
+    assert "--workers 2 at most" in err
 
 
 def test_a_port_that_is_taken_is_named_and_what_listens_there_may_be_a_broker_to_use() -> None:
@@ -284,7 +291,8 @@ def test_list_without_reasons_or_items_is_shown_too() -> None:
         source=LIST.source,
         generated_ms=LIST.generated_ms,
     )
-    assert as_text(bare, {}) == as_text(LIST, {}).splitlines()[0]
+    head = as_text(LIST, {}).splitlines()[0]
+    assert as_text(bare, {}).splitlines() == [head, "   (nothing to list yet)"]
 
 
 def test_a_title_cannot_move_the_cursor_or_fill_the_screen() -> None:

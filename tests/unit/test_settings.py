@@ -80,8 +80,24 @@ def test_unknown_flag_names_the_nearest() -> None:
 def test_unknown_variable_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_BOOTSTRAPS", "a:1")
     with pytest.raises(
-        SettingsError, match="unknown setting 'bootstraps'; did you mean 'bootstrap'"
+        SettingsError, match="unknown setting 'HEADRACE_BOOTSTRAPS'; did you mean 'bootstrap'"
     ):
+        load()
+
+
+def test_unknown_variable_that_is_near_nothing_names_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HEADRACE_XYZZY", "1")
+    with pytest.raises(SettingsError, match="unknown setting 'HEADRACE_XYZZY'; the README lists"):
+        load()
+
+
+def test_variable_that_should_be_a_map_says_how_one_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HEADRACE_LEAVE_OUT", "purchase")
+    with pytest.raises(SettingsError, match=r'a map is JSON, such as \{"purchase": 5\}'):
         load()
 
 
