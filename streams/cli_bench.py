@@ -338,7 +338,7 @@ def rank(settings: Settings, up_to: int, repeats: int) -> None:
     The top 50 of up to 10 million items by the encoder's affinity, for a micro-batch of 512 users:
     exact, as bf16, as int8, and by faiss's approximate search on the CPU (pip install
     'headrace[bench]'), with the share of the exact lists that each finds. The service gathers some
-    300 candidates of a user instead, and ranks those by more than the affinity.
+    250 candidates of a user instead, and ranks those by more than the affinity.
 
     \b
     Example:  headrace bench rank --up-to 1000000

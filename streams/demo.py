@@ -166,6 +166,8 @@ class Demo:
             deadline_s = time.monotonic() + DRAIN_LIMIT_S
             while not self._is_drained() and time.monotonic() < deadline_s:
                 self._refresh(live)
+        if not console.is_terminal:
+            console.print()  # else what is said next stands on the last line of the screen
         if self._failure is not None:
             raise self._failure
 

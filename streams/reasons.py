@@ -33,7 +33,7 @@ WORDS = {  # one for each of model.scorer.INPUTS; not imported, for it takes sec
     "popularity_slow": "popular",
     "popularity_medium": "popular now",
     "popularity_fast": "popular this minute",
-    "idle": "taken a moment ago by others",
+    "idle": "by how long ago others took it",
     "age": "known for its time here",
     "repeat_propensity": "people take it again",
     "category_share": "from a favourite category",

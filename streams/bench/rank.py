@@ -1,6 +1,6 @@
 """Top-50 of all items for a micro-batch of 512 users: exact, in fewer bits, and approximate.
 
-The service ranks some 300 gathered candidates of each user instead; this is what ranking all items
+The service ranks some 250 gathered candidates of each user instead; this is what ranking all items
 by the encoder's affinity alone would cost. The affinity is an inner product and a bias; the bias is
 one more column of the items, where users have a one. The ways:
 
