@@ -106,8 +106,9 @@ def produce(settings: Settings, file: str, is_catalogue: bool, context: tuple[st
     FILE is TSV, CSV, JSON lines or Parquet, also .gz or .xz, with the columns user, item, event
     and timestamp (seconds, milliseconds or ISO text). Typed events are JSON lines or TSV; a missing
     event means click, a missing timestamp now. A catalogue (--items) has the column item, and may
-    have title, categories (or department, category, type), price and text. The name
-    "completejourney" stands for a year of real purchases (pip install 'headrace[demo]').
+    have title, categories (or department, category, type), price, text, active (true or false) and,
+    in JSON lines and Parquet, vectors (name to numbers). The name "completejourney" stands for a
+    year of real purchases (pip install 'headrace[demo]').
 
     \b
     Example:  headrace produce --items products.csv

@@ -13,10 +13,10 @@ from typing import Any
 
 import polars as pl
 
-from headrace.streams.errors import InputFileError
+from headrace.streams.errors import InputFileError, MalformedRecordError
 from headrace.streams.purchases import completejourney
 from headrace.streams.tables import STDIN, collect, names_of, require, scan
-from headrace.streams.wire import MAX_ID_BYTES, MAX_TIME_MS, Event, Item
+from headrace.streams.wire import MAX_ID_BYTES, MAX_TIME_MS, Event, Item, vectors_of
 
 __all__ = ["completejourney", "load_events", "load_items", "read_events", "read_items"]
 
@@ -25,6 +25,8 @@ SAMPLE = "completejourney"  # stands for a file: a year of real purchases
 FIELDS = ("user", "item", "action", "time_ms")
 ALIASES = {"event": "action", "timestamp": "time_ms"}  # as files in the field name them
 CATEGORY_COLUMNS = ("department", "category", "type")  # from the widest to the finest
+ITEM_COLUMNS = ("item", "title", "price", "text", "active", "vectors", "categories")
+FLAGS = {"true": True, "1": True, "false": False, "0": False}  # as text in any case
 MS_FROM = 1e11  # as seconds this is the year 5138, as milliseconds March 1973: seconds lie below
 MAX_ACTION_LETTERS = 64
 SHOWN_LETTERS = 300  # of a bad row
@@ -144,32 +146,78 @@ def _refuse_bad_rows(table: pl.DataFrame, path: str | Path) -> None:
 
 
 def read_items(path: str | Path) -> list[Item]:
-    """Read a catalogue: column item; optional title, price, text, and categories.
+    """Read a catalogue: column item; optional title, price, text, active, vectors, and categories.
 
     Categories are a list, text separated by ``|``, or the columns department, category and type.
+    ``active`` is true or false, as text also 1 or 0; missing means true. ``vectors`` are a map of
+    names to lists of numbers, which JSON lines and Parquet can hold.
 
     Raises:
-        InputFileError: the column is missing, or a row has no usable value in it.
+        InputFileError: the column is missing, a column is of a wrong kind, or a row has no usable
+            value in one.
     """
     frame = scan(path)
     names = names_of(frame, path)
     require([] if "item" in names else ["item"], names, path)
-    wanted = ("item", "title", "price", "text", "categories", *CATEGORY_COLUMNS)
-    table = collect(frame.select(name for name in wanted if name in names), path)
-    nested = [name for name, dtype in table.schema.items() if dtype.is_nested()]
-    if (
-        isinstance(listed := table.schema.get("categories"), pl.List)
-        and not listed.inner.is_nested()
-    ):
-        nested.remove("categories")
-    _refuse_nested(nested, path)
+    wanted = [name for name in (*ITEM_COLUMNS, *CATEGORY_COLUMNS) if name in names]
+    table = collect(frame.select(wanted), path)
+    _refuse_misfits(table.schema, path)
     table = table.with_columns(pl.col("item").cast(pl.String), _categories(table))
     casts = {"title": pl.String, "text": pl.String, "price": pl.Float64}
     table = table.cast({n: t for n, t in casts.items() if n in table.columns}, strict=False)
     is_good = table["item"].str.len_bytes().is_between(1, MAX_ID_BYTES).fill_null(value=False)
-    if not is_good.all():
-        raise InputFileError(f"{path}: row {is_good.to_list().index(False) + 1} has no usable item")
-    return [_item(row) for row in table.iter_rows(named=True)]
+    _refuse_bad_value(table["item"], ~is_good, path)
+    if "active" in wanted:
+        given = _without_blanks(table["active"])
+        table = table.with_columns(_flags(given))
+        _refuse_bad_value(given, given.is_not_null() & table["active"].is_null(), path)
+    rows = enumerate(table.iter_rows(named=True), start=1)
+    return [_item(row, f"{path}: row {number}") for number, row in rows]
+
+
+def _refuse_misfits(schema: pl.Schema, path: str | Path) -> None:
+    if not _is_map(schema.get("vectors", pl.Null())):
+        raise InputFileError(
+            f"{path}: vectors must be a map of names to lists of numbers in every row, which JSON"
+            " lines and Parquet can hold"
+        )
+    listed = schema.get("categories")
+    fits = {"vectors"}
+    if isinstance(listed, pl.List) and not listed.inner.is_nested():
+        fits.add("categories")
+    nested = [name for name, dtype in schema.items() if dtype.is_nested()]
+    _refuse_nested([name for name in nested if name not in fits], path)
+
+
+def _is_map(dtype: pl.DataType) -> bool:
+    if not isinstance(dtype, pl.List | pl.Array):
+        return dtype.is_nested() or dtype == pl.Null
+    pairs = dtype.inner  # before version 2, polars reads a map of Parquet's as a list of them
+    return isinstance(pairs, pl.Struct) and [f.name for f in pairs.fields] == ["key", "value"]
+
+
+def _refuse_bad_value(given: pl.Series, is_bad: pl.Series, path: str | Path) -> None:
+    if (row := is_bad.arg_max()) is not None and is_bad[row]:
+        shown = repr(given[row])[:SHOWN_LETTERS]
+        raise InputFileError(f"{path}: row {row + 1} has no usable {given.name}: it is {shown}")
+
+
+def _without_blanks(values: pl.Series) -> pl.Series:
+    """Return values of a text column without the space around; null where there is no more."""
+    if values.dtype != pl.String:
+        return values
+    stripped = values.str.strip_chars()
+    return stripped.set(stripped == "", None)
+
+
+def _flags(values: pl.Series) -> pl.Series:
+    """Return true or false; null where neither is to be made out."""
+    if values.dtype == pl.Boolean:
+        return values
+    if values.dtype != pl.String:
+        return pl.repeat(None, len(values), dtype=pl.Boolean, eager=True).alias(values.name)
+    lower = values.str.to_lowercase()
+    return lower.replace_strict(FLAGS, default=None, return_dtype=pl.Boolean)
 
 
 def _categories(table: pl.DataFrame) -> pl.Expr:
@@ -185,14 +233,27 @@ def _categories(table: pl.DataFrame) -> pl.Expr:
     ).alias("categories")
 
 
-def _item(row: dict[str, Any]) -> Item:
+def _item(row: dict[str, Any], where: str) -> Item:
+    try:
+        vectors = vectors_of(_named(row.get("vectors")))
+    except MalformedRecordError as exc:
+        raise InputFileError(f"{where} has no usable vectors: {exc}") from exc
     return Item(
         item=row["item"],
         title=row.get("title") or "",
         categories=tuple(row["categories"] or ()),
         price=row.get("price"),
         text=row.get("text") or "",
+        vectors=vectors,
+        active=row.get("active") is not False,
     )
+
+
+def _named(vectors: Any) -> dict[str, Any]:
+    """Return a row's vectors by name, without the names that only other rows have."""
+    if isinstance(vectors, list):
+        vectors = {pair["key"]: pair["value"] for pair in vectors if pair}
+    return {name: numbers for name, numbers in (vectors or {}).items() if numbers is not None}
 
 
 # ------------------------------------------------------------------------------ the command line

@@ -154,7 +154,7 @@ def decode_item(value: bytes | None, *, key: bytes | None) -> Item:
         categories=_categories_of(fields.get("categories")),
         price=_price_of(fields.get("price")),
         text=_text_of(fields, "text"),
-        vectors=_vectors_of(fields.get("vectors")),
+        vectors=vectors_of(fields.get("vectors")),
         active=active,
     )
 
@@ -296,7 +296,12 @@ def _price_of(value: object) -> float | None:
     return float(value)
 
 
-def _vectors_of(value: object) -> dict[str, tuple[float, ...]]:
+def vectors_of(value: object) -> dict[str, tuple[float, ...]]:
+    """Return an item's vectors by name, of any widths.
+
+    Raises:
+        MalformedRecordError: they are no map of finite numbers, or too many numbers.
+    """
     if value is None:
         return {}
     if not isinstance(value, dict):

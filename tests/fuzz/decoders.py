@@ -224,7 +224,10 @@ DECODERS = {
     "items.jsonl": Decoder(
         _file("i.jsonl", files.read_items),
         InputFileError,
-        lambda: [b'{"item": "i", "title": "t", "categories": ["a"], "price": 1.5}\n'],
+        lambda: [
+            b'{"item": "i", "title": "t", "categories": ["a"], "price": 1.5}\n',
+            b'{"item": "i", "active": false, "vectors": {"image": [1, 0.5]}}\n',
+        ],
     ),
     "settings": Decoder(
         _file("s.toml", _settings),

@@ -305,6 +305,96 @@ def test_catalogue_takes_categories_in_three_forms(tmp_path: Path, name: str, te
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("i.csv", "item,active\na,FALSE\nb,0\nc,True\nd,1\ne,\n"),
+        ("i.tsv", "item\tactive\na\tfalse\nb\t0\nc\ttrue\nd\t1\ne\t\n"),
+        (
+            "i.jsonl",
+            '{"item": "a", "active": false}\n{"item": "b", "active": false}\n'
+            '{"item": "c", "active": true}\n{"item": "d", "active": true}\n{"item": "e"}\n',
+        ),
+    ],
+)
+def test_a_catalogue_says_which_items_are_active(tmp_path: Path, name: str, text: str) -> None:
+    items = read_items(write(tmp_path, name, text))
+    assert [item.item for item in items if not item.active] == ["a", "b"]
+    assert len(items) == 5
+
+
+def test_a_catalogue_of_json_lines_has_vectors(tmp_path: Path) -> None:
+    text = (
+        '{"item": "a", "vectors": {"image": [1, 0.5], "title": [2]}}\n'
+        '{"item": "b", "vectors": {"image": [3, 4]}}\n{"item": "c"}\n{"item": "d", "vectors": {}}'
+    )
+    assert [item.vectors for item in read_items(write(tmp_path, "i.jsonl", text))] == [
+        {"image": (1.0, 0.5), "title": (2.0,)},
+        {"image": (3.0, 4.0)},
+        {},
+        {},
+    ]
+    (unknown,) = read_items(write(tmp_path, "j.jsonl", '{"item": "a", "vectors": null}'))
+    assert unknown.vectors == {}
+
+
+@pytest.mark.parametrize(
+    ("vectors", "dtype"),
+    [
+        ({"image": [1.0, 0.5]}, pl.Struct({"image": pl.List(pl.Float32)})),
+        ({"image": [1.0, 0.5]}, pl.Struct({"image": pl.Array(pl.Float32, 2)})),
+        ({"image": [1.0, 0.5]}, pl.Map(pl.String, pl.List(pl.Float64))),
+        (
+            [{"key": "image", "value": [1.0, 0.5]}],  # as older polars read such a map
+            pl.List(pl.Struct({"key": pl.String, "value": pl.List(pl.Float64)})),
+        ),
+    ],
+)
+def test_a_catalogue_in_parquet_has_vectors(
+    tmp_path: Path, vectors: object, dtype: pl.DataType
+) -> None:
+    table = pl.DataFrame({"item": ["a", "b"]}).with_columns(
+        pl.Series("vectors", [vectors, None], dtype=dtype)
+    )
+    table.write_parquet(tmp_path / "i.parquet")
+    assert read_items(tmp_path / "i.parquet") == [
+        Item(item="a", vectors={"image": (1.0, 0.5)}),
+        Item(item="b"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("i.tsv", 'item\tvectors\na\t{"image": [1]}\n'),
+        ("i.jsonl", '{"item": "a", "vectors": [1, 2]}\n'),
+        ("i.jsonl", '{"item": "a", "vectors": {"image": [1]}}\n{"item": "b", "vectors": "x"}\n'),
+    ],
+)
+def test_vectors_that_are_no_map_are_refused(tmp_path: Path, name: str, text: str) -> None:
+    with pytest.raises(InputFileError, match="vectors must be a map of names to lists of numbers"):
+        read_items(write(tmp_path, name, text))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("active", "yes"),
+        ("active", 0.5),
+        ("vectors", {"image": [1, None]}),
+        ("vectors", {"image": "x"}),
+        ("vectors", {"image": [0] * 8193}),
+    ],
+)
+def test_a_row_with_a_wrong_value_is_named_with_its_column(
+    tmp_path: Path, column: str, value: object
+) -> None:
+    rows: list[dict[str, object]] = [{"item": "a"}, {"item": "b", column: value}]
+    text = "\n".join(map(json.dumps, rows))
+    with pytest.raises(InputFileError, match=f"row 2 has no usable {column}: "):
+        read_items(write(tmp_path, "i.jsonl", text))
+
+
 def test_tab_separated_titles_may_hold_quotes(tmp_path: Path) -> None:
     path = write(tmp_path, "i.tsv", 'item\ttitle\n7\t12" VASE\n8\t"TEA\n')
     assert [item.title for item in read_items(path)] == ['12" VASE', '"TEA']
