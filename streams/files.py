@@ -163,14 +163,15 @@ def read_items(path: str | Path) -> list[Item]:
     table = collect(frame.select(wanted), path)
     _refuse_misfits(table.schema, path)
     table = table.with_columns(pl.col("item").cast(pl.String), _categories(table))
-    casts = {"title": pl.String, "text": pl.String, "price": pl.Float64}
+    casts = {"title": pl.String, "text": pl.String}
     table = table.cast({n: t for n, t in casts.items() if n in table.columns}, strict=False)
     is_good = table["item"].str.len_bytes().is_between(1, MAX_ID_BYTES).fill_null(value=False)
     _refuse_bad_value(table["item"], ~is_good, path)
-    if "active" in wanted:
-        given = _without_blanks(table["active"])
-        table = table.with_columns(_flags(given))
-        _refuse_bad_value(given, given.is_not_null() & table["active"].is_null(), path)
+    for name, read in (("price", _numbers), ("active", _flags)):
+        if name in wanted:
+            given = _without_blanks(table[name])
+            table = table.with_columns(read(given))
+            _refuse_bad_value(given, given.is_not_null() & table[name].is_null(), path)
     rows = enumerate(table.iter_rows(named=True), start=1)
     return [_item(row, f"{path}: row {number}") for number, row in rows]
 
@@ -208,6 +209,14 @@ def _without_blanks(values: pl.Series) -> pl.Series:
         return values
     stripped = values.str.strip_chars()
     return stripped.set(stripped == "", None)
+
+
+def _numbers(values: pl.Series) -> pl.Series:
+    """Return finite numbers; null where there is none to be made out."""
+    if not (values.dtype.is_numeric() or values.dtype == pl.String):  # a date is no price
+        return pl.repeat(None, len(values), dtype=pl.Float64, eager=True).alias(values.name)
+    numbers = values.cast(pl.Float64, strict=False)
+    return numbers.set(~numbers.is_finite(), None)
 
 
 def _flags(values: pl.Series) -> pl.Series:

@@ -381,6 +381,10 @@ def test_vectors_that_are_no_map_are_refused(tmp_path: Path, name: str, text: st
     [
         ("active", "yes"),
         ("active", 0.5),
+        ("price", "cheap"),
+        ("price", True),
+        ("price", "nan"),
+        ("price", "1e999"),
         ("vectors", {"image": [1, None]}),
         ("vectors", {"image": "x"}),
         ("vectors", {"image": [0] * 8193}),
@@ -393,6 +397,13 @@ def test_a_row_with_a_wrong_value_is_named_with_its_column(
     text = "\n".join(map(json.dumps, rows))
     with pytest.raises(InputFileError, match=f"row 2 has no usable {column}: "):
         read_items(write(tmp_path, "i.jsonl", text))
+
+
+def test_a_price_as_text_is_a_number_or_missing(tmp_path: Path) -> None:
+    path = write(tmp_path, "i.csv", 'item,price\na, 1.5\nb,\nc,""\n')
+    assert [item.price for item in read_items(path)] == [1.5, None, None]
+    with pytest.raises(InputFileError, match=r"row 2 has no usable price: it is '1,5'"):
+        read_items(write(tmp_path, "j.tsv", "item\tprice\na\t1.5\nb\t1,5\n"))
 
 
 def test_tab_separated_titles_may_hold_quotes(tmp_path: Path) -> None:
