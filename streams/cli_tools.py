@@ -101,7 +101,8 @@ def acls(settings: Settings, is_to_create: bool, principals: tuple[str, ...]) ->
 def produce(settings: Settings, file: str, is_catalogue: bool, context: tuple[str, ...]) -> None:
     """Publish the events, or the catalogue, of FILE.
 
-    As fast as the broker takes them; - reads typed events from standard input.
+    As fast as the broker takes them; - reads typed events from standard input, up to its end
+    (Ctrl-D).
 
     FILE is TSV, CSV, JSON lines or Parquet, also .gz or .xz, with the columns user, item, event
     and timestamp (seconds, milliseconds or ISO text). Typed events are JSON lines or TSV; a missing

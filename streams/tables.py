@@ -3,7 +3,9 @@
 import gzip
 import io
 import lzma
+import signal
 import sys
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +40,7 @@ def scan(path: str | Path) -> pl.LazyFrame:
         InputFileError: there is no such file, or its ending is not known.
     """
     if str(path) == STDIN:
-        data = sys.stdin.buffer.read()
+        data = _typed()
         kind = ".jsonl" if data.lstrip()[:1] == b"{" else ".tsv"
         return _SCANNERS[kind](io.BytesIO(data))
     path = Path(path)
@@ -64,6 +66,14 @@ def scan(path: str | Path) -> pl.LazyFrame:
             " and name what comes of it"
         )
     return _SCANNERS[kind](io.BytesIO(data))
+
+
+def _typed() -> bytes:
+    """Return standard input, read up to its end."""
+    # Polars has reads go on after a signal: Ctrl-C would wait for the end of what is typed.
+    if threading.current_thread() is threading.main_thread():
+        signal.siginterrupt(signal.SIGINT, True)
+    return sys.stdin.buffer.read()
 
 
 def names_of(frame: pl.LazyFrame, path: str | Path) -> list[str]:

@@ -4,10 +4,14 @@ import gzip
 import io
 import json
 import lzma
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
+from time import sleep
 from types import SimpleNamespace
 
 import polars as pl
@@ -272,6 +276,31 @@ def test_typed_events_keep_what_they_say(monkeypatch: pytest.MonkeyPatch) -> Non
         ("u", "i", "view", 500),
         ("u", "j", "click", 1000),
     ]
+
+
+def test_typing_is_stopped_with_ctrl_c() -> None:
+    code = "from headrace.streams import tables; print(flush=True); tables.scan('-')"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as typing:
+        try:
+            assert typing.stdout
+            typing.stdout.readline()
+            sleep(0.5)  # it reads by then; sooner, even a read that goes on would be stopped
+            typing.send_signal(signal.SIGINT)
+            assert typing.wait(10) != 0
+        finally:
+            typing.kill()
+
+
+def test_typed_events_are_read_in_any_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"user\titem\nu\ti\n")))
+    with ThreadPoolExecutor(1) as threads:
+        events = threads.submit(read_events, "-", now_ms=1000).result()
+    assert events.rows() == [("u", "i", "click", 1000)]
 
 
 def test_typed_time_that_cannot_be_read_is_not_taken_for_now(
