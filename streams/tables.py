@@ -37,22 +37,25 @@ def scan(path: str | Path) -> pl.LazyFrame:
     """Return the file as a table to select from; the format is in its name.
 
     Raises:
-        InputFileError: there is no such file, or its ending is not known.
+        InputFileError: there is no such file, its ending is not known, or it does not inflate.
     """
     if str(path) == STDIN:
         data = _typed()
         kind = ".jsonl" if data.lstrip()[:1] == b"{" else ".tsv"
         return _SCANNERS[kind](io.BytesIO(data))
     path = Path(path)
+    if path.is_dir():
+        raise InputFileError(f"{path}: it is a folder; name a file")
+    if not path.exists():
+        raise InputFileError(f"{path}: there is no such file")
     opener = _OPENERS.get(path.suffix)
     kind = (path.with_suffix("") if opener else path).suffix
     if kind not in _SCANNERS:
+        why = f"its ending {kind} is not known" if kind else "it has no ending"
         raise InputFileError(
-            f"{path}: {kind or 'no'} ending is not known; known are {', '.join(_SCANNERS)},"
+            f"{path}: {why}; known are {', '.join(_SCANNERS)},"
             f" each also with {' or '.join(_OPENERS)}"
         )
-    if not path.is_file():
-        raise InputFileError(f"{path}: there is no such file")
     if opener is None:
         return _SCANNERS[kind](path)
     try:

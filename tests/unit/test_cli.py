@@ -185,7 +185,7 @@ def test_a_command_that_takes_no_broker_offers_none() -> None:
         (["produce", "nowhere.csv"], "nowhere.csv: there is no such file"),
         (["produce", "--items", "nowhere.csv"], "nowhere.csv: there is no such file"),
         (["evaluate", "e.tsv", "--save", "nowhere/m"], "nowhere/m: there is no such folder"),
-        (["replay", "nowhere.pdf"], ".pdf ending is not known"),
+        (["replay", "nowhere.pdf"], "nowhere.pdf: there is no such file"),
     ],
 )
 def test_error_is_one_line_that_names_the_cause(arguments: list[str], message: str) -> None:

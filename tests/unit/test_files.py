@@ -200,8 +200,9 @@ def test_a_time_of_day_or_a_duration_is_no_timestamp(tmp_path: Path, value: obje
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("e.xlsx", b"", ".xlsx ending is not known"),
-        ("e", b"", "no ending is not known"),
+        ("e.xlsx", b"", "its ending .xlsx is not known; known are .tsv,"),
+        ("e", b"", "it has no ending; known are .tsv,"),
+        ("e.gz", b"", "it has no ending; known are .tsv,"),
         ("e.csv", b"", "cannot be read"),
         ("e.csv", b"user,item,event,timestamp\n1,2,3,4,5\n", "cannot be read"),
         ("e.jsonl", b'{"user": 1}\n{oops\n', "cannot be read"),
@@ -246,8 +247,16 @@ def test_a_column_of_a_catalogue_has_no_lists_but_of_categories(
 
 
 def test_absent_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputFileError, match=r"nowhere\.csv: there is no such file"):
-        read_events(tmp_path / "nowhere.csv")
+    for name in ("nowhere.csv", "nowhere", "nowhere.xlsx"):
+        with pytest.raises(InputFileError, match=f"{name}: there is no such file"):
+            read_events(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["folder", "folder.csv"])
+def test_a_folder_is_called_a_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputFileError, match=f"{name}: it is a folder; name a file"):
+        read_events(tmp_path / name)
 
 
 def test_header_alone_is_no_events(tmp_path: Path) -> None:
