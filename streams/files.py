@@ -6,7 +6,7 @@ better before the first record is published than after.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,7 @@ def read_events(
         given["context"] = pl.col("context")
     also = [name for name in given if name not in expected]
     table = collect(frame.select(**(stand_ins | given)).select([*expected, *also]), path)
+    as_written = {columns[name]: table[name] for name in expected if name in columns}
     nested = [name for name in expected if table[name].dtype.is_nested()]
     _refuse_nested([columns[name] for name in nested], path)
     times = _times_ms(table["time_ms"], is_ms=is_ms)
@@ -81,7 +82,7 @@ def read_events(
         table = table.with_columns(pl.col("action").fill_null("click"))
     texts = pl.col("user", "item", "action").cast(pl.String)
     table = table.select(texts, times.alias("time_ms"), *also)
-    _refuse_bad_rows(table, path)
+    _refuse_bad_rows(table, as_written, path)
     return table.sort("time_ms", maintain_order=True)
 
 
@@ -126,19 +127,22 @@ def _refuse_nested(nested: Sequence[str], path: str | Path) -> None:
         raise InputFileError(f"{path}: lists or maps, not text or numbers, in: {', '.join(nested)}")
 
 
-def _refuse_bad_rows(table: pl.DataFrame, path: str | Path) -> None:
+def _refuse_bad_rows(
+    table: pl.DataFrame, as_written: Mapping[str, pl.Series], path: str | Path
+) -> None:
+    """Refuse events with an unusable value, showing the first with the file's names and values."""
     ids = pl.col("user", "item").str.len_bytes().is_between(1, MAX_ID_BYTES)
     is_good = pl.all_horizontal(
         ids.fill_null(value=False),
         pl.col("action").str.len_chars().is_between(1, MAX_ACTION_LETTERS).fill_null(value=False),
         pl.col("time_ms").is_between(0, MAX_TIME_MS).fill_null(value=False),
     )
-    bad = table.with_row_index("row", offset=1).filter(~is_good)
+    bad = table.select(is_good.not_().arg_true()).to_series()
     if len(bad):
-        first = str(bad.drop("row").row(0, named=True))[:SHOWN_LETTERS]
+        first = {name: values[bad[0]] for name, values in as_written.items()}
         raise InputFileError(
             f"{path}: {len(bad)} of {len(table)} rows lack a usable user, item, event or timestamp;"
-            f" the first is row {bad['row'][0]}, read as {first}"
+            f" the first is row {bad[0] + 1}: {str(first)[:SHOWN_LETTERS]}"
         )
 
 

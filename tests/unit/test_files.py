@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import signal
 import subprocess
 import sys
@@ -188,6 +189,13 @@ def test_bad_row_is_named(tmp_path: Path, row: str) -> None:
     text = f"user,item,event,timestamp\nu,i,view,1\n{row}\n"
     with pytest.raises(InputFileError, match=r"1 of 2 rows .* the first is row 2"):
         read_events(write(tmp_path, "e.csv", text))
+
+
+def test_a_bad_row_is_shown_as_it_stands_in_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "e.csv", "timestamp,event,item,user\nyesterday,view,i,7\n")
+    shown = "row 1: {'user': '7', 'item': 'i', 'event': 'view', 'timestamp': 'yesterday'}"
+    with pytest.raises(InputFileError, match=re.escape(shown)):
+        read_events(path)
 
 
 @pytest.mark.parametrize("value", [time(0, 30), timedelta(days=20_000)])
