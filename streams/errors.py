@@ -42,12 +42,13 @@ class TopicMismatchError(StreamsError):
 class MalformedRecordError(StreamsError):
     """The record can never be applied. Operator action: read it on the dead-letter topic.
 
-    ``reason`` is one of a small fixed set: it labels a counter.
+    ``reason`` is one of a small fixed set: it labels a counter. ``detail`` does not repeat it.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail[:LONGEST_DETAIL]}")
         self.reason = reason
+        self.detail = detail[:LONGEST_DETAIL]
+        super().__init__(f"{reason}: {self.detail}")
 
 
 class InputFileError(StreamsError):

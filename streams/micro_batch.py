@@ -108,7 +108,7 @@ def dead_letter_of(record: Any, why: MalformedRecordError) -> DeadLetter:
     """Return the dead letter of a record: its own key, value and headers, and where it stood."""
     coordinates = dead_letter_headers(
         reason=why.reason,
-        detail=str(why).encode(errors="backslashreplace").decode(),
+        detail=why.detail.encode(errors="backslashreplace").decode(),
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,

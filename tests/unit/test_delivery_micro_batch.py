@@ -121,6 +121,12 @@ def test_a_record_that_cannot_be_applied_is_set_aside_as_it_came(value: bytes | 
     assert (headers["headrace.partition"], headers["headrace.offset"]) == (b"2", b"7")
 
 
+def test_a_dead_letter_says_its_reason_once() -> None:
+    (letter,) = micro_batch_of(Record(7, b'{"user": "ann"}')).dead_letters
+    headers = dict(letter.coordinates)
+    assert (headers["headrace.reason"], headers["headrace.detail"]) == (b"missing_field", b"item")
+
+
 def test_a_micro_batch_counts_every_byte_that_it_holds() -> None:
     left_out = Unreadable.of("too_large", "", n_left_out=2_000_000)
     headers = (("trace", b"12"), ("null", None))
