@@ -1,8 +1,9 @@
 """What the learn role publishes, at the pace it is asked to."""
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,34 +14,59 @@ from stream_samples import drawn, learned, small
 from headrace.streams import publisher as publisher_module
 from headrace.streams.guards import PauseGuard
 from headrace.streams.learner_state import Positions
-from headrace.streams.publication import Announcement, Fragment
-from headrace.streams.publisher import Publisher
+from headrace.streams.publication import ANNOUNCEMENT_KEY, Announcement, Fragment
+from headrace.streams.publisher import Publisher, Send
 from headrace.streams.store import ModelStore, StoredFile
 
 GUARD = PauseGuard(60)
 
 
-def test_the_last_version_waits_for_the_one_that_is_being_published(tmp_path: Path) -> None:
-    settings = small(model_store=str(tmp_path), delta_interval_s=0.001, version_events=1)
-    learner = learned(drawn(60))
-    announced: list[Announcement] = []
+class Sent:
+    """What was published to a broker that keeps it."""
 
-    async def send(topic: str, _: bytes | None, value: bytes) -> int:
-        await asyncio.sleep(0.01)  # as long as a broker takes
-        if topic == settings.topic("models"):
-            announced.append(Announcement.decode(value))
-        return len(announced)
+    def __init__(self) -> None:
+        self.announced: list[Announcement] = []
+        self.fragments: list[Fragment] = []
 
-    async def stop_while_publishing(publisher: Publisher, n_before: int) -> None:
-        acknowledged: list[Positions] = []
-        periodic = asyncio.create_task(publisher.publish_forever(send, GUARD, acknowledged.append))
-        while len(announced) < n_before:
-            await asyncio.sleep(0.001)
-            learner.n_events += 1  # so that another is due
-        await publisher.publish_version(send, GUARD)
+    async def send(self, _: str, key: bytes | None, value: bytes) -> int:
+        """Keep a record and return its offset, as a ``Send``."""
+        if key == ANNOUNCEMENT_KEY:
+            self.announced.append(Announcement.decode(value))
+        else:
+            self.fragments.append(Fragment.decode(value))
+        return len(self.fragments)
+
+
+@asynccontextmanager
+async def publishing(
+    publisher: Publisher, send: Send, acknowledge: Callable[[Positions], None]
+) -> AsyncIterator[None]:
+    """Let a publisher publish for ever, for the length of a ``with`` block."""
+    periodic = asyncio.create_task(publisher.publish_forever(send, GUARD, acknowledge))
+    try:
+        yield
+    finally:
         periodic.cancel()
         with suppress(asyncio.CancelledError):
             await periodic
+
+
+def test_the_last_version_waits_for_the_one_that_is_being_published(tmp_path: Path) -> None:
+    settings = small(model_store=str(tmp_path), delta_interval_s=0.001, version_events=1)
+    learner, sent = learned(drawn(60)), Sent()
+    announced = sent.announced
+
+    async def send(topic: str, key: bytes | None, value: bytes) -> int:
+        await asyncio.sleep(0.01)  # as long as a broker takes
+        return await sent.send(topic, key, value)
+
+    async def stop_while_publishing(publisher: Publisher, n_before: int) -> None:
+        acknowledged: list[Positions] = []
+        async with publishing(publisher, send, acknowledged.append):
+            while len(announced) < n_before:
+                await asyncio.sleep(0.001)
+                learner.n_events += 1  # so that another is due
+            await publisher.publish_version(send, GUARD)
 
     with ThreadPoolExecutor(1) as thread:
         for n_before in range(4):
@@ -62,44 +88,31 @@ def test_a_checkpoint_that_takes_long_comes_with_some_versions_only(
     monkeypatch.setattr(publisher_module, "CHECKPOINT_SHARE", 1e-9)  # one is for years
     settings = small(model_store=str(tmp_path), delta_interval_s=0.001, version_events=1)
     learner, positions = learned(drawn(60)), {0: 60}
-    announced: list[Announcement] = []
-    acknowledged: list[Positions] = []
-    n_deltas = 0
-
-    async def send(topic: str, _: bytes | None, value: bytes) -> int:
-        nonlocal n_deltas
-        if topic == settings.topic("models"):
-            announced.append(Announcement.decode(value))
-        else:
-            n_deltas += 1
-        return n_deltas
+    sent = Sent()
+    announced, acknowledged = sent.announced, list[Positions]()
 
     async def publish(publisher: Publisher) -> None:
-        periodic = asyncio.create_task(publisher.publish_forever(send, GUARD, acknowledged.append))
-
         async def until_announced(n: int) -> None:
             while len(acknowledged) < n:
                 await asyncio.sleep(0.001)
 
-        for n_announced in (1, 2, 3):
-            await until_announced(n_announced)
-            learner.n_events += 1  # so that another is due
-            positions[0] += 1
-        await until_announced(4)
-        publisher._next_checkpoint_s = 0.0  # the years have passed
-        await until_announced(5)  # and nothing was learned
-        before = n_deltas
-        while n_deltas < before + 5:
-            await asyncio.sleep(0.001)
-        periodic.cancel()
-        with suppress(asyncio.CancelledError):
-            await periodic
+        async with publishing(publisher, sent.send, acknowledged.append):
+            for n_announced in (1, 2, 3):
+                await until_announced(n_announced)
+                learner.n_events += 1  # so that another is due
+                positions[0] += 1
+            await until_announced(4)
+            publisher._next_checkpoint_s = 0.0  # the years have passed
+            await until_announced(5)  # and nothing was learned
+            before = len(sent.fragments)
+            while len(sent.fragments) < before + 5:
+                await asyncio.sleep(0.001)
 
     with ThreadPoolExecutor(1) as thread:
         publisher = Publisher(settings, learner, thread, positions)
         asyncio.run(publish(publisher))
         monkeypatch.setattr(learner, "make_room", lambda: True)
-        asyncio.run(publisher.publish_version(send, GUARD, with_checkpoint=False))
+        asyncio.run(publisher.publish_version(sent.send, GUARD, with_checkpoint=False))
 
         for n_announced, read_to in ((4, 60), (5, 63)):  # a role that is started again
             newest_first = announced[:n_announced][::-1]
@@ -125,13 +138,9 @@ def test_with_new_topics_a_version_has_a_higher_number_than_those_of_an_old_stor
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = small(model_store=str(tmp_path), versions_kept=2)
-    announced: list[Announcement] = []
+    sent = Sent()
+    announced = sent.announced
     monkeypatch.setattr(publisher_module, "announcements", lambda _: announced[::-1])
-
-    async def send(topic: str, _: bytes | None, value: bytes) -> int:
-        if topic == settings.topic("models"):
-            announced.append(Announcement.decode(value))
-        return 0
 
     with ThreadPoolExecutor(1) as thread:
         for n_versions in (3, 1):
@@ -140,7 +149,7 @@ def test_with_new_topics_a_version_has_a_higher_number_than_those_of_an_old_stor
             publisher.restore()
             assert not publisher.is_announced
             for _ in range(n_versions):
-                asyncio.run(publisher.publish_version(send, GUARD))
+                asyncio.run(publisher.publish_version(sent.send, GUARD))
             assert publisher.is_announced
         last = announced[-1]
         assert last.version == 4
@@ -185,9 +194,6 @@ def test_a_version_that_is_cut_off_leaves_its_number_to_the_next(
     settings, write = small(model_store=str(tmp_path)), ModelStore.write
     monkeypatch.setattr(publisher_module, "announcements", lambda _: [])
 
-    async def send(_: str, __: bytes | None, ___: bytes) -> int:
-        return 0
-
     def fill_the_disk(store: ModelStore, version: int, kind: str, blob: bytes) -> StoredFile:
         if kind == "model":
             raise OSError("no space left on device")
@@ -197,7 +203,7 @@ def test_a_version_that_is_cut_off_leaves_its_number_to_the_next(
         monkeypatch.setattr(ModelStore, "write", fill_the_disk)
         publisher = Publisher(settings, learned(drawn(60)), thread, {})
         with pytest.raises(OSError, match="no space"):
-            asyncio.run(publisher.publish_version(send, GUARD))
+            asyncio.run(publisher.publish_version(Sent().send, GUARD))
         again = Publisher(settings, learned([]), thread, {})
         again.restore()
         assert again.version == 0
@@ -207,30 +213,21 @@ def test_a_role_goes_on_from_what_another_wrote_since_it_restored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = small(model_store=str(tmp_path))
-    announced: list[Announcement] = []
+    sent = Sent()
+    announced = sent.announced
     monkeypatch.setattr(publisher_module, "announcements", lambda _: announced[::-1])
-
-    async def send(topic: str, _: bytes | None, value: bytes) -> int:
-        if topic == settings.topic("models"):
-            announced.append(Announcement.decode(value))
-        return 0
 
     async def publish_first(publisher: Publisher) -> None:
         published = asyncio.Event()
-        periodic = asyncio.create_task(
-            publisher.publish_forever(send, GUARD, lambda _: published.set())
-        )
-        await published.wait()
-        periodic.cancel()
-        with suppress(asyncio.CancelledError):
-            await periodic
+        async with publishing(publisher, sent.send, lambda _: published.set()):
+            await published.wait()
 
     with ThreadPoolExecutor(1) as thread:
         first, second = (Publisher(settings, learned(drawn(60)), thread, {}) for _ in range(2))
         for publisher in (first, second):
             publisher.restore()
         for _ in range(3):
-            asyncio.run(first.publish_version(send, GUARD))
+            asyncio.run(first.publish_version(sent.send, GUARD))
         asyncio.run(publish_first(second))
     assert [one.version for one in announced] == [1, 2, 3, 4]
 
@@ -239,18 +236,16 @@ def test_a_damaged_checkpoint_that_several_versions_name_is_refused_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = small(model_store=str(tmp_path))
-    announced: list[Announcement] = []
+    sent = Sent()
+    announced = sent.announced
     monkeypatch.setattr(publisher_module, "announcements", lambda _: announced[::-1])
-
-    async def send(topic: str, _: bytes | None, value: bytes) -> int:
-        if topic == settings.topic("models"):
-            announced.append(Announcement.decode(value))
-        return 0
 
     with ThreadPoolExecutor(1) as thread:
         publisher = Publisher(settings, learned(drawn(60)), thread, {0: 60})
         for with_checkpoint in (True, True, False, False):
-            asyncio.run(publisher.publish_version(send, GUARD, with_checkpoint=with_checkpoint))
+            asyncio.run(
+                publisher.publish_version(sent.send, GUARD, with_checkpoint=with_checkpoint)
+            )
         (tmp_path / announced[1].model.name).unlink()
         before, resumed = metric("checkpoints_refused_total"), Positions()
         Publisher(settings, learned([]), thread, resumed).restore()
@@ -261,12 +256,9 @@ def test_a_damaged_checkpoint_that_several_versions_name_is_refused_once(
 def test_a_version_is_due_now_and_then_though_nothing_came(tmp_path: Path) -> None:
     settings = small(model_store=str(tmp_path))
 
-    async def send(_: str, __: bytes | None, ___: bytes) -> int:
-        return 0
-
     with ThreadPoolExecutor(1) as thread:
         publisher = Publisher(settings, learned(drawn(60)), thread, {})
-        asyncio.run(publisher.publish_version(send, GUARD))
+        asyncio.run(publisher.publish_version(Sent().send, GUARD))
         publisher._published_at_s -= 3_500
         assert not publisher._is_due()
         publisher._published_at_s -= 100
@@ -278,14 +270,11 @@ def test_records_of_which_nothing_is_learned_make_a_version_due_once(tmp_path: P
     positions: Positions = {0: 7}
     acknowledged: list[Positions] = []
 
-    async def send(_: str, __: bytes | None, ___: bytes) -> int:
-        return 0
-
     with ThreadPoolExecutor(1) as thread:
         publisher = Publisher(settings, learned(drawn(60)), thread, positions)
 
         def publish() -> None:
-            acknowledged.append(asyncio.run(publisher.publish_version(send, GUARD)))
+            acknowledged.append(asyncio.run(publisher.publish_version(Sent().send, GUARD)))
 
         publish()
         assert not publisher._is_due()
