@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -120,28 +120,24 @@ class ModelStore:
 
     def newest(self) -> int:
         """Return the highest version that there is a file of, 0 if there is none."""
-        return max((version for _, version in self._versions().values()), default=0)
+        return max((version for _, version in _versions(self._names()).values()), default=0)
 
     def prune(self) -> None:
         """Remove files beyond the newest of each kind that are kept, and what was half written.
 
         Only while nobody writes.
         """
+        names = self._names()
         by_kind = defaultdict[str, list[tuple[int, str]]](list)
-        for name, (kind, version) in self._versions().items():
+        for name, (kind, version) in _versions(names).items():
             by_kind[kind].append((version, name))
         for versions in by_kind.values():
             for _, name in sorted(versions)[: -self._keep]:
                 self._files.rm_file(f"{self._root}/{name}")
-        for name in self._names():
+        for name in names:
             whole = name.removesuffix(_PART)
             if whole != name and _OF_VERSION.fullmatch(whole):
                 self._files.rm_file(f"{self._root}/{name}")
-
-    def _versions(self) -> dict[str, tuple[str, int]]:
-        """Return each file's kind and version; what else lies in the folder is not ours."""
-        names = [_OF_VERSION.fullmatch(name) for name in self._names()]
-        return {name[0]: (name[2], int(name[1])) for name in names if name}
 
     def _names(self) -> list[str]:
         try:
@@ -149,3 +145,9 @@ class ModelStore:
         except FileNotFoundError:
             return []
         return [path.rsplit("/", 1)[-1] for path in paths]
+
+
+def _versions(names: Iterable[str]) -> dict[str, tuple[str, int]]:
+    """Return each file's kind and version; what else lies in the folder is not ours."""
+    matches = map(_OF_VERSION.fullmatch, names)
+    return {match[0]: (match[2], int(match[1])) for match in matches if match}

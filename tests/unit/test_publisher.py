@@ -37,6 +37,14 @@ class Sent:
         return len(self.fragments)
 
 
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
+    """Return a broker whose announcements publishers read as they restore."""
+    made = Sent()
+    monkeypatch.setattr(publisher_module, "announcements", lambda _: made.announced[::-1])
+    return made
+
+
 @asynccontextmanager
 async def publishing(
     publisher: Publisher, send: Send, acknowledge: Callable[[Positions], None]
@@ -135,12 +143,10 @@ def test_a_checkpoint_that_takes_long_comes_with_some_versions_only(
 
 
 def test_with_new_topics_a_version_has_a_higher_number_than_those_of_an_old_store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sent: Sent
 ) -> None:
     settings = small(model_store=str(tmp_path), versions_kept=2)
-    sent = Sent()
     announced = sent.announced
-    monkeypatch.setattr(publisher_module, "announcements", lambda _: announced[::-1])
 
     with ThreadPoolExecutor(1) as thread:
         for n_versions in (3, 1):
@@ -210,12 +216,10 @@ def test_a_version_that_is_cut_off_leaves_its_number_to_the_next(
 
 
 def test_a_role_goes_on_from_what_another_wrote_since_it_restored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sent: Sent
 ) -> None:
     settings = small(model_store=str(tmp_path))
-    sent = Sent()
     announced = sent.announced
-    monkeypatch.setattr(publisher_module, "announcements", lambda _: announced[::-1])
 
     async def publish_first(publisher: Publisher) -> None:
         published = asyncio.Event()
@@ -233,12 +237,10 @@ def test_a_role_goes_on_from_what_another_wrote_since_it_restored(
 
 
 def test_a_damaged_checkpoint_that_several_versions_name_is_refused_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sent: Sent
 ) -> None:
     settings = small(model_store=str(tmp_path))
-    sent = Sent()
     announced = sent.announced
-    monkeypatch.setattr(publisher_module, "announcements", lambda _: announced[::-1])
 
     with ThreadPoolExecutor(1) as thread:
         publisher = Publisher(settings, learned(drawn(60)), thread, {0: 60})
