@@ -43,6 +43,7 @@ Send = Callable[[str, bytes | None, bytes], Awaitable[int]]
 class _Checkpoint:
     """Where the newest is, and what comes on top of it."""
 
+    version: int  # that it came with
     model: StoredFile
     learner: StoredFile
     positions: Positions
@@ -81,7 +82,6 @@ class Publisher:
         self._sequence = 0
         self._publishing = asyncio.Lock()
         self._checkpoint: _Checkpoint | None = None
-        self._owes_checkpoint = False  # of the newest version
         self._next_checkpoint_s = -math.inf  # not before
         self._published_events = -1
         self._published_positions = Positions()
@@ -136,7 +136,8 @@ class Publisher:
         while True:
             await asyncio.sleep(self._settings.delta_interval_s)
             may_checkpoint = time.monotonic() >= self._next_checkpoint_s
-            if self._is_due() or (self._owes_checkpoint and may_checkpoint):
+            is_owed = self._checkpoint is None or self._checkpoint.version < self.version
+            if self._is_due() or (is_owed and may_checkpoint):
                 acknowledge(await self.publish_version(send, guard, with_checkpoint=may_checkpoint))
             else:
                 async with self._publishing:
@@ -185,7 +186,6 @@ class Publisher:
         guard.check()
         await self._announce(send, version, weights, self._checkpoint)  # 4
         self.version, self.is_announced = version, True
-        self._owes_checkpoint = packed.checkpoint is None
         self._published_events, self._published_positions = packed.n_events, packed.positions
         self._published_at_s = time.monotonic()
         await asyncio.to_thread(self._store.prune)
@@ -197,7 +197,7 @@ class Publisher:
         model = await asyncio.to_thread(self._store.write, version, "model", model_blob)
         learner = await asyncio.to_thread(self._store.write, version, "learner", learner_blob)
         self._checkpoint = _Checkpoint(
-            model, learner, packed.positions, delta_offset, delta_sequence=self._sequence
+            version, model, learner, packed.positions, delta_offset, self._sequence
         )
         seconds = packed.seconds + time.perf_counter() - started_s
         self._next_checkpoint_s = time.monotonic() + seconds / CHECKPOINT_SHARE
