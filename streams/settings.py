@@ -122,7 +122,9 @@ class Settings(BaseSettings):
         Path("headrace-data"), description="Folder for what a role keeps on local disk."
     )
     model_store: str = Field(
-        "", description="Folder or fsspec URL of the checkpoints; DATA_DIR/models if empty."
+        "",
+        description="Folder or fsspec URL of the checkpoints (s3:// needs the package s3fs, gs://"
+        " gcsfs); DATA_DIR/models if empty.",
     )
     start_from: str = Field(
         "", description="Model file of another shop to start from, while there is no version here."

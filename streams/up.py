@@ -14,6 +14,7 @@ from itertools import count, islice
 from headrace.streams.child import Child
 from headrace.streams.errors import RoleFailedError
 from headrace.streams.guards import EXIT_REFUSED
+from headrace.streams.logs import start_logging
 from headrace.streams.security import SECRETS
 from headrace.streams.settings import PREFIX, Settings
 
@@ -31,7 +32,7 @@ NEVER_AGAIN = (2, EXIT_REFUSED)  # wrong settings and passwords do not mend by t
 class _Running:
     child: Child
     started_s: float
-    pause_s: float = FIRST_PAUSE_S
+    pause_s: float
     due_s: float | None = None  # once it has ended: when it is started again
 
 
@@ -46,7 +47,7 @@ class Roles:
     def __enter__(self) -> "Roles":
         """Start both roles; they are ready some seconds later."""
         for name in self._settings:
-            self._running[name] = _Running(self._start(name), time.monotonic())
+            self._run(name)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -60,6 +61,11 @@ class Roles:
         command = [sys.executable, "-m", "headrace.streams", name.partition("-")[0]]
         environment = child_environment(self._settings[name])
         return Child(command, env=environment, is_quiet=self._is_quiet)
+
+    def _run(self, name: str, pause_s: float = FIRST_PAUSE_S) -> None:
+        child = self._start(name)
+        logger.info("%s runs as process %d", name, child.pid)  # which its log lines are told by
+        self._running[name] = _Running(child, time.monotonic(), pause_s)
 
     def tend(self) -> None:
         """Start a role again that has ended, once its pause is over; called now and then.
@@ -84,8 +90,7 @@ class Roles:
                 )
                 running.child.stop(limit_s=STOP_LIMIT_S)  # it has ended: frees its log and its pipe
             if now_s >= running.due_s:
-                pause_s = min(2 * running.pause_s, LONGEST_PAUSE_S)
-                self._running[name] = _Running(self._start(name), now_s, pause_s)
+                self._run(name, min(2 * running.pause_s, LONGEST_PAUSE_S))
 
     def log_tail(self, name: str) -> str:
         """Return the last lines a quiet process logged."""
@@ -128,6 +133,7 @@ def child_environment(settings: Settings) -> Mapping[str, str]:
 
 def up(settings: Settings, *, n_workers: int = 1) -> None:
     """Run both roles until SIGTERM or Ctrl-C."""
+    start_logging(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.streams import roles
+from headrace.streams import logs, roles
 from headrace.streams.broker import free_port
 from headrace.streams.guards import EXIT_UNAVAILABLE
 from headrace.streams.settings import Settings
@@ -36,7 +36,7 @@ def test_a_broker_that_is_gone_when_the_versions_are_read_is_no_reason_to_give_u
 
 
 def test_what_the_kafka_clients_repeat_is_told_once_in_a_while_and_what_we_say_always() -> None:
-    seldom = roles.Seldom()
+    seldom = logs.Seldom()
 
     def is_told(name: str, text: str, *, at_s: float) -> bool:
         record = logging.LogRecord(name, logging.ERROR, "", 0, text, None, None)
@@ -48,7 +48,7 @@ def test_what_the_kafka_clients_repeat_is_told_once_in_a_while_and_what_we_say_a
     assert is_told("aiokafka.conn", "another", at_s=1)
     assert is_told("kafka.conn", "no %s", at_s=1)
     assert [is_told("headrace.streams.process", "ended", at_s=2) for _ in range(2)] == [True] * 2
-    assert is_told("aiokafka.conn", "no %s", at_s=roles.SELDOM_S)
-    for number in range(2 * roles.MOST_MESSAGES):
+    assert is_told("aiokafka.conn", "no %s", at_s=logs.SELDOM_S)
+    for number in range(2 * logs.MOST_MESSAGES):
         assert is_told("aiokafka.conn", f"{number}", at_s=3)
-    assert len(seldom._told_s) <= roles.MOST_MESSAGES
+    assert len(seldom._told_s) <= logs.MOST_MESSAGES

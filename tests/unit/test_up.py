@@ -1,5 +1,6 @@
 """Both roles as children: their settings, and what happens when one ends."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -140,8 +141,11 @@ def test_workers_have_ports_and_names_of_their_own() -> None:
     assert workers_of(settings, 1) == {"adapt": settings}
 
 
-def test_each_worker_runs_and_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_worker_runs_and_is_started_again_and_its_process_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     clock = Clock(monkeypatch)
+    caplog.set_level(logging.INFO, up.logger.name)
     with Programs("import time; time.sleep(60)", n_workers=2) as roles:
         assert roles.names() == ["learn", "adapt-1", "adapt-2"]
         roles.started[-1][1].stop(limit_s=LIMIT_S)
@@ -149,3 +153,5 @@ def test_each_worker_runs_and_is_started_again(monkeypatch: pytest.MonkeyPatch) 
         clock.now_s += FIRST_PAUSE_S
         roles.tend()
         assert roles.names()[3:] == ["adapt-2"]
+        for name, child in roles.started:
+            assert f"{name} runs as process {child.pid}" in caplog.messages
