@@ -3,9 +3,10 @@
 import asyncio
 import gc
 import logging
+import math
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from headrace.streams import metrics
@@ -26,7 +27,7 @@ STOP_LIMIT_S = 10.0  # for Faust; everything that matters is committed by then
 class Readiness:
     """Whether the role works, and whether it can serve: model there, every state recovered."""
 
-    ticked_at_s: float = field(default_factory=now_s)
+    ticked_at_s: float = -math.inf  # a start may take long: a probe of its own waits for that
     is_model_ready: Callable[[], bool] = lambda: True
     is_recovered: Callable[[], bool] = lambda: False  # set by the role when it starts
 

@@ -274,9 +274,12 @@ def test_an_app_that_cannot_start_ends_the_process(monkeypatch: pytest.MonkeyPat
     assert live(app, asyncio.Event().wait, monkeypatch=monkeypatch) == [EXIT_FAILED]
 
 
-def test_a_role_is_ready_once_recovered_and_with_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_role_is_live_from_its_first_tick_and_ready_once_recovered_and_with_a_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     app, has_model, answers = FakeApp(), [False], list[bool]()
     readiness = Readiness(is_model_ready=lambda: has_model[0])
+    assert not readiness.is_live()  # what is restored and compiled before has a probe of its own
     assert not readiness()
 
     async def work() -> None:
@@ -286,6 +289,7 @@ def test_a_role_is_ready_once_recovered_and_with_a_model(monkeypatch: pytest.Mon
         answers.append(readiness())
         app.serving.clear()
         answers.append(readiness())
+        assert readiness.is_live()
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.Event().wait()
 
