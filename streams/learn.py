@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -148,8 +148,7 @@ class Learning:
                 chunks.append(self._chunks.get_nowait())
             metrics.LEARNED_SHARE.set(self._settings.behind_share if is_behind else 1)
             learned = await loop.run_in_executor(self._thread, self._learn, chunks, is_behind)
-            self._unsaved += [chunk.receipt for chunk in chunks]
-            self.acknowledge(self._saved)
+            self._unsaved += self._acknowledged([chunk.receipt for chunk in chunks])
             self._observe(learned)
 
     def _n_unread(self) -> int:
@@ -189,13 +188,17 @@ class Learning:
     def acknowledge(self, positions: Positions) -> None:
         """Acknowledge the batches below offsets that are saved."""
         self._saved = positions
-        still: list[Receipt] = []
-        for receipt in self._unsaved:
-            if receipt.next_offset <= positions.get(receipt.tp.partition, 0):
+        self._unsaved = self._acknowledged(self._unsaved)
+
+    def _acknowledged(self, receipts: Iterable[Receipt]) -> list[Receipt]:
+        """Acknowledge what is saved; return the rest."""
+        unsaved: list[Receipt] = []
+        for receipt in receipts:
+            if receipt.next_offset <= self._saved.get(receipt.tp.partition, 0):
                 self._app.intake.acknowledge(receipt)
             else:
-                still.append(receipt)
-        self._unsaved = still
+                unsaved.append(receipt)
+        return unsaved
 
     def _observe(self, learned: Learned) -> None:
         metrics.EVENTS.inc(learned.n_events)

@@ -188,8 +188,15 @@ class Publisher:
         self.version, self.is_announced = version, True
         self._published_events, self._published_positions = packed.n_events, packed.positions
         self._published_at_s = time.monotonic()
-        await asyncio.to_thread(self._store.prune)
+        await asyncio.to_thread(self._prune)
         return self._checkpoint.positions
+
+    def _prune(self) -> None:
+        """Remove old files. The version is announced: that some stay a while is no failure."""
+        try:
+            self._store.prune()
+        except Exception as exc:  # each kind of store has errors of its own
+            logger.warning("old versions stay in the store until the next one: %s", exc)
 
     async def _write_checkpoint(self, version: int, packed: _Packed, delta_offset: int) -> None:
         assert packed.checkpoint is not None

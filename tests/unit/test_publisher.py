@@ -286,3 +286,19 @@ def test_records_of_which_nothing_is_learned_make_a_version_due_once(tmp_path: P
             publish()
             assert not publisher._is_due()
     assert acknowledged == [{0: 7}, {0: 9}, {0: 9, 1: 9}]
+
+
+def test_an_old_file_that_cannot_be_removed_is_no_reason_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: ModelStore) -> None:
+        raise OSError("503 Slow Down")
+
+    monkeypatch.setattr(ModelStore, "prune", fail)
+    sent = Sent()
+    with ThreadPoolExecutor(1) as thread:
+        settings = small(model_store=str(tmp_path))
+        publisher = Publisher(settings, learned(drawn(60)), thread, {0: 60})
+        assert asyncio.run(publisher.publish_version(sent.send, GUARD)) == {0: 60}
+    assert [one.version for one in sent.announced] == [1]
+    assert "old versions stay in the store until the next one: 503 Slow Down" in caplog.text
