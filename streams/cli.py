@@ -53,7 +53,7 @@ def main() -> None:
       headrace topics               create what Headrace reads and writes
       headrace up                   run both roles
       headrace produce events.tsv   publish what users did
-      headrace consume --follow     watch the lists
+      headrace consume              read the lists
 
     Every setting can be given as a flag or -s NAME=VALUE, as HEADRACE_<NAME> in the environment, or
     in a TOML file (--settings); flags win over the environment, and it wins over the file.

@@ -73,7 +73,7 @@ def up(settings: Settings, workers: int) -> None:
     \b
     Example:  headrace up
               headrace up --workers 4
-    Next:     headrace produce events.tsv, then headrace consume --follow
+    Next:     headrace produce events.tsv, then headrace consume
     """
     from headrace.streams import up as both
 

@@ -22,6 +22,7 @@ from headrace.model.rehearsal import Tasks
 from headrace.model.signals import Ints, Longs
 from headrace.streams import by_action, report
 from headrace.streams.drift import Drift, tell
+from headrace.streams.errors import InputFileError
 from headrace.streams.files import events_of
 from headrace.streams.learner import Learner
 from headrace.streams.list_statistics import ListStatistics, likeliest
@@ -216,6 +217,8 @@ def evaluate(
     """
     torch.set_num_threads(settings.threads)
     events = events.filter(~pl.col("action").is_in(list(NOT_ENGAGED))).head(n_events)
+    if events.is_empty():
+        raise InputFileError(f"{stream} has no interactions, which are what lists are judged by")
 
     def rank(part: pl.DataFrame) -> tuple[Evaluation, dict[str, Longs]]:
         evaluation = Evaluation(settings, has_lag=has_lag, without=without)

@@ -18,6 +18,7 @@ from faust.types.tuples import TP
 from mode.utils.queues import ThrowableQueue
 
 from headrace.streams.batches import BatchSchema, ChangelogMessage, RecordBatch
+from headrace.streams.errors import SettingsError
 from headrace.streams.guards import EXIT_FAILED, end_process
 from headrace.streams.intake import IntakeConsumer, IntakeOptions, IntakeTransport
 from headrace.streams.micro_batch import StateKey
@@ -197,9 +198,16 @@ def broker_options(settings: Settings) -> dict[str, Any]:
 
 
 def make_app(settings: Settings, role: str, options: IntakeOptions) -> IntakeApp:
-    """Build the app of a role, inside a running event loop."""
+    """Build the app of a role, inside a running event loop.
+
+    Raises:
+        SettingsError: there can be no such ``data_dir``.
+    """
     data_dir = settings.data_dir / role
-    data_dir.mkdir(parents=True, exist_ok=True)  # Faust creates its folder without parents
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)  # Faust creates its folder without parents
+    except OSError as exc:
+        raise SettingsError(f"data_dir={settings.data_dir} cannot be used: {exc.strerror}") from exc
     session_s = settings.session_timeout_s
     app = IntakeApp(
         f"{settings.group}-{role}",

@@ -45,7 +45,11 @@ class Settings(BaseSettings):
 
     # -------------------------------------------------------------------------------- Kafka
     bootstrap: str = Field("127.0.0.1:9092", description="Brokers, host:port, comma-separated.")
-    topic_prefix: str = Field("headrace", description="Topics are named PREFIX.events and so on.")
+    topic_prefix: str = Field(
+        "headrace",
+        description="Topics are named PREFIX.events and so on; another shop on the same brokers"
+        " needs a group of its own, too.",
+    )
     partitions: int = Field(4, ge=1, le=10_000, description="Partitions of the topics by user.")
     replication: int = Field(1, ge=1, le=10, description="Copies of each topic; 3 in production.")
     group: str = Field(
@@ -136,7 +140,7 @@ class Settings(BaseSettings):
     diversity: float = Field(
         0.0, ge=0, le=1, description="How much an item unlike those above it is worth, of 1."
     )
-    leave_out: dict[str, int] = Field(
+    leave_out: dict[str, Annotated[int, Field(ge=-1)]] = Field(
         default_factory=dict,
         description="For an action, how many of the user's latest items with that action stay out"
         " of the list (-1 for all that are remembered). The very last item always does.",
@@ -174,7 +178,7 @@ class Settings(BaseSettings):
         le=10_000_000,
         description="Users whose list adapt keeps to judge their next event by (20 kB each).",
     )
-    seed: int = Field(0, ge=0, description="Seed of everything random.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything random.")
 
     # ---------------------------------------------------------------------------------- learn
     delta_interval_s: float = Field(

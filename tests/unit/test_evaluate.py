@@ -8,6 +8,7 @@ import pytest
 from stream_samples import drawn, small
 
 from headrace.model.recommender import MISS
+from headrace.streams.errors import InputFileError
 from headrace.streams.evaluate import Evaluation, evaluate
 from headrace.streams.report import UNSCORED
 from headrace.streams.wire import Item
@@ -203,3 +204,9 @@ def test_lists_for_each_action_are_judged_by_the_events_of_each() -> None:
 
 def test_of_one_action_nothing_is_told_apart() -> None:
     assert report(STREAM)["by_action"] == {}
+
+
+def test_a_file_without_interactions_is_told() -> None:
+    shown = STREAM.with_columns(action=pl.lit("impression"))
+    with pytest.raises(InputFileError, match="shown has no interactions"):
+        evaluate(shown, small(), stream="shown", n_events=100)

@@ -6,9 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from faust.types.tuples import TP
 
 from headrace.streams.batches import BatchMessage, ChangelogMessage, RecordBatch, Watermarks
+from headrace.streams.errors import SettingsError
 from headrace.streams.faust_app import BUFFERED_BYTES, IntakeApp, StateStore, make_app
 from headrace.streams.intake import IntakeOptions
 from headrace.streams.settings import Settings
@@ -46,6 +48,18 @@ def record(partition: int, key: bytes, value: bytes | None) -> Any:
         timestamp_type=0,
         headers=(),
     )
+
+
+def test_a_data_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "deep").write_text("a file")
+
+    async def never(_: IntakeApp) -> None:
+        raise AssertionError
+
+    with pytest.raises(
+        SettingsError, match=r"data_dir=.*deep/down cannot be used: Not a directory"
+    ):
+        with_app(tmp_path, never)
 
 
 # ------------------------------------------------------------------------------------ the buffer

@@ -121,6 +121,8 @@ def test_unknown_line_in_the_file_names_the_nearest(tmp_path: Path) -> None:
         ("log_level", "loud"),
         ("adapt_port", 65_536),
         ("leave_out", {"purchase": "all"}),
+        ("leave_out", {"purchase": -2}),
+        ("seed", 2**63),
         ("target_action", "buy"),
         ("action_weights", {"purchase": -1}),
         ("action_weights", {"purchase": float("nan")}),
