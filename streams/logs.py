@@ -42,7 +42,7 @@ def start_logging(settings: Settings) -> None:
     level = settings.log_level.upper()
     handler = logging.StreamHandler()
     handler.addFilter(Seldom())
-    form = "%(asctime)s %(levelname)s %(process)d %(name)s %(message)s"
+    form = "%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
     logging.basicConfig(level=level, format=form, handlers=[handler])
     for name in NOISY:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
