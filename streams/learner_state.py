@@ -18,13 +18,13 @@ from headrace.streams.errors import CheckpointError
 from headrace.streams.learner import Learner
 from headrace.streams.publication import unpack_model
 from headrace.streams.state import UserState
-from headrace.streams.store import pack, under, unpack
+from headrace.streams.store import Blob, pack, under, unpack
 from headrace.streams.version_check import check_pairs, checked_fields
 
 Positions = dict[int, int]  # partition to the offset of its first event not yet learned
 
 
-def pack_learner(learner: Learner, positions: Positions) -> bytes:
+def pack_learner(learner: Learner, positions: Positions) -> memoryview:
     """Write the users' histories, the optimisers, the counts of pairs and the offsets."""
     users = msgpack.packb([(key, state.encode()) for key, state in learner.users.items()])
     arrays = {f"loop.{k}": t.cpu().numpy() for k, t in learner.outer_loop.state().items()}
@@ -41,7 +41,7 @@ def pack_learner(learner: Learner, positions: Positions) -> bytes:
     return pack(arrays, fields)
 
 
-def restore(learner: Learner, model_blob: bytes, learner_blob: bytes) -> Positions:
+def restore(learner: Learner, model_blob: Blob, learner_blob: Blob) -> Positions:
     """Make a new learner go on from a version; return the offsets it belongs to.
 
     Raises:

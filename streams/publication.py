@@ -33,7 +33,7 @@ from headrace.streams.delta_check import (
 )
 from headrace.streams.errors import CheckpointError, MalformedRecordError
 from headrace.streams.state import MOST_EVENTS
-from headrace.streams.store import Arrays, StoredFile, pack, under, unpack
+from headrace.streams.store import Arrays, Blob, StoredFile, pack, under, unpack
 from headrace.streams.version_check import check_meta, check_model
 
 ANNOUNCEMENT_KEY = b"announced"  # one key: the compacted topic keeps the latest announcement
@@ -81,7 +81,7 @@ class Announcement:
 
 def pack_model(
     recommender: Recommender, vocabulary: Vocabulary, *, content_space: str = ""
-) -> bytes:
+) -> memoryview:
     """Write what serving needs: meta-parameters, item signals, regression, vocabulary.
 
     And for another shop that starts from it, which vectors those of the content compare with.
@@ -102,7 +102,7 @@ def pack_model(
     return pack(arrays, fields)
 
 
-def unpack_model(blob: bytes, *, max_items: int, device: str) -> tuple[Recommender, Vocabulary]:
+def unpack_model(blob: Blob, *, max_items: int, device: str) -> tuple[Recommender, Vocabulary]:
     """Read what serving needs.
 
     Raises:
@@ -126,13 +126,13 @@ def unpack_model(blob: bytes, *, max_items: int, device: str) -> tuple[Recommend
     return Recommender(meta, signals, coefficients=coefficients, device=device), vocabulary
 
 
-def pack_weights(meta: MetaParameters) -> bytes:
+def pack_weights(meta: MetaParameters) -> memoryview:
     """Write what no delta carries."""
     fields = {"v": schema.WEIGHTS.version, "config": meta.config.to_dict()}
     return pack(arrays_of(meta.state_dict()), fields)
 
 
-def unpack_weights(blob: bytes) -> MetaParameters:
+def unpack_weights(blob: Blob) -> MetaParameters:
     """Read meta-parameters.
 
     Raises:

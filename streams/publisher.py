@@ -54,10 +54,10 @@ class _Checkpoint:
 class _Packed(NamedTuple):
     """A version as of one moment."""
 
-    weights: bytes
+    weights: memoryview
     positions: Positions
     n_events: int
-    checkpoint: tuple[bytes, bytes] | None = None  # model and learner
+    checkpoint: tuple[memoryview, memoryview] | None = None  # model and learner
     seconds: float = 0.0  # that it took the thread that learns
 
 

@@ -12,6 +12,7 @@ import gc
 import json
 import resource
 import sys
+import threading
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ from headrace.streams.wire import Event, Source
 N_ITEMS = 10_000
 N_USERS = 256  # of the shop, and of a micro-batch
 LONGEST = 400  # interactions of a history
+TICK_S = 0.005
 TOUCHED = 1_000  # states read and written, to time one
 
 Found = dict[str, list[float]]  # of each figure, its repeats
@@ -101,10 +103,11 @@ def items(settings: Settings, size: int, repeats: int) -> Found:
         first = (COUNTED + at) * N_USERS  # offset
         with _cpu(found["ms a learned event"], 1e3 / N_USERS):
             learner.learn([(event.user, first + i, event) for i, event in enumerate(events)])
-        published = _publish(settings, learner)
+        with _standstill(found["ms of standstill"]):
+            published = _publish(settings, learner)
+            found["s to load"].append(seconds_of(partial(_serving, settings, published)))
         found["checkpoint MB"].append(published.checkpoint_bytes / 1e6)
         found["s to publish"].append(published.checkpoint_s)
-        found["s to load"].append(seconds_of(partial(_serving, settings, published)))
         found["weights MB"].append(published.weights_bytes / 1e6)
         found["ms to publish weights"].append(published.weights_s * 1e3)
         weights_s = seconds_of(partial(serving.serve, published.announcement))
@@ -260,6 +263,28 @@ def _cpu(found: list[float], scale: float) -> Iterator[None]:
     started_s = time.process_time()
     yield
     found.append(scale * (time.process_time() - started_s))
+
+
+@contextmanager
+def _standstill(found: list[float]) -> Iterator[None]:
+    """Note the longest time that another thread got no turn: what holds Python's lock stops it.
+
+    A role whose event loop stands still for more than ``pause_limit_s`` ends itself.
+    """
+    done, turns_s = threading.Event(), [time.perf_counter()]
+
+    def tick() -> None:
+        while not done.wait(TICK_S):
+            turns_s.append(time.perf_counter())
+
+    with ThreadPoolExecutor(1) as other:
+        other.submit(tick)
+        try:
+            yield
+        finally:
+            done.set()
+    turns_s.append(time.perf_counter())
+    found.append(1e3 * float(np.diff(turns_s).max()))
 
 
 def _after_the_first(found: Mapping[str, list[float]]) -> Found:
