@@ -28,6 +28,7 @@ class Broadcast:
                 self._deltas: self._delta,
             },
             latest_only=[settings.topic("models")],  # the files of older versions may be gone
+            first=[settings.topic("items")],  # no list may have in it what was withdrawn
         )
 
     def _model(self, record: Any) -> bool:

@@ -6,6 +6,7 @@ one. Faust's own way of broadcasting, the GlobalTable, is documented to recover 
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[[Any], bool | None]  # takes a kafka-python ConsumerRecord; False: of no use
 LATEST_HELD = 100  # to go back to: many versions may name one checkpoint
+RETRY_S = 10.0  # until what was of no use is handed over again: the store may be back
 
 
 class Follower(threading.Thread):
@@ -27,7 +29,8 @@ class Follower(threading.Thread):
 
     Of a topic in ``latest_only`` a record is handed over only if there is no later one: a broker
     compacts a topic late, and who comes new must not go through all that was overwritten. If the
-    handler returns False, the record before it is handed over, as far as the broker has kept it.
+    handler returns False, the record before it is handed over, as far as the broker has kept it,
+    and after a while all of them again. Topics in ``first`` are read to their end before the rest.
     """
 
     def __init__(
@@ -36,12 +39,15 @@ class Follower(threading.Thread):
         handlers: Mapping[str, Handler],
         *,
         latest_only: Collection[str] = (),
+        first: Collection[str] = (),
     ) -> None:
         super().__init__(name="follower", daemon=True)
         self._settings = settings
         self._handlers = dict(handlers)
         self._latest_only = frozenset(latest_only)
+        self._first = [TopicPartition(topic, 0) for topic in first]
         self._held: dict[str, deque[Any]] = {}
+        self._retry_at_s: dict[str, float] = {}
         self._stopping = threading.Event()
         self._seeks: dict[str, int] = {}
 
@@ -58,11 +64,20 @@ class Follower(threading.Thread):
         """Follow until closed."""
         try:
             with clients.broadcast_consumer(self._settings, list(self._handlers)) as consumer:
+                self._read_first(consumer)
                 while not self._stopping.is_set():
                     self._poll(consumer)
         except Exception:
             logger.exception("ended: following %s failed", ", ".join(self._handlers))
             end_process(EXIT_FAILED)
+
+    def _read_first(self, consumer: Any) -> None:
+        rest = consumer.assignment() - set(self._first)
+        consumer.pause(*rest)
+        for tp, end in consumer.end_offsets(self._first).items():
+            while consumer.position(tp) < end and not self._stopping.is_set():
+                self._poll(consumer)
+        consumer.resume(*rest)
 
     def _poll(self, consumer: Any) -> None:
         polled = consumer.poll(timeout_ms=int(clients.POLL_WAIT_S * 1000))
@@ -85,9 +100,12 @@ class Follower(threading.Thread):
         """Hold records until the end is read; then hand over, newest first, until one is of use."""
         held = self._held.setdefault(tp.topic, deque(maxlen=LATEST_HELD))
         held.extend(records)
+        is_early = not records and time.monotonic() < self._retry_at_s.get(tp.topic, 0)
         # Both are at hand after a fetch that brought records.
-        if not held or consumer.position(tp) < consumer.highwater(tp):
+        if not held or is_early or consumer.position(tp) < consumer.highwater(tp):
             return
-        while held and self._handlers[tp.topic](held.pop()) is False:
-            pass
-        held.clear()
+        for record in reversed(held):
+            if self._handlers[tp.topic](record) is not False:
+                held.clear()
+                return
+        self._retry_at_s[tp.topic] = time.monotonic() + RETRY_S

@@ -32,7 +32,12 @@ def publish(settings: Settings, noun: str, *values: bytes) -> None:
 
 
 @contextmanager
-def following(settings: Settings, *nouns: str, latest_only: tuple[str, ...] = ()) -> Iterator[Read]:
+def following(
+    settings: Settings,
+    *nouns: str,
+    latest_only: tuple[str, ...] = (),
+    first: tuple[str, ...] = (),
+) -> Iterator[Read]:
     """Follow topics; what is handed over lands in the queue.
 
     A record that says so has the deltas read from their second on.
@@ -48,6 +53,7 @@ def following(settings: Settings, *nouns: str, latest_only: tuple[str, ...] = ()
         settings,
         {settings.topic(n): lambda record, n=n: put(n, record) for n in nouns},
         latest_only=[settings.topic(n) for n in latest_only],
+        first=[settings.topic(n) for n in first],
     )
     follower.start()
     try:
@@ -86,3 +92,13 @@ def test_a_handler_may_have_another_topic_read_from_an_offset_on(deployed: Setti
         assert take(read, 3) == [("deltas", b"0"), ("deltas", b"1"), ("deltas", b"2")]
         publish(deployed, "models", AGAIN)
         assert take(read, 3) == [("models", AGAIN), ("deltas", b"1"), ("deltas", b"2")]
+
+
+def test_a_first_topic_is_read_to_its_end_before_the_others(deployed: Settings) -> None:
+    publish(deployed, "models", b"version")
+    publish(deployed, "items", *(b"%d" % number for number in range(1_200)))  # several polls
+    with following(deployed, "models", "items", first=("items",)) as read:
+        assert take(read, 1_200) == [("items", b"%d" % number) for number in range(1_200)]
+        assert take(read, 1) == [("models", b"version")]
+        publish(deployed, "items", b"later")
+        assert take(read, 1) == [("items", b"later")]

@@ -13,11 +13,13 @@ import pytest
 from kafka import TopicPartition
 from serving_samples import CLICKS, Shop, metric
 
-from headrace.streams import clients
+from headrace.streams import clients, follower
 from headrace.streams.broadcast import Broadcast
+from headrace.streams.errors import CheckpointError
 from headrace.streams.follower import LATEST_HELD
 from headrace.streams.publication import Announcement
 from headrace.streams.settings import Settings
+from headrace.streams.store import ModelStore, StoredFile
 
 LIMIT_S = 10.0
 MODELS = TopicPartition(Settings().topic("models"), 0)
@@ -53,6 +55,16 @@ class FakeConsumer:
     def highwater(self, tp: TopicPartition) -> int:
         return self._ends[tp]
 
+    def assignment(self) -> set[TopicPartition]:
+        return {MODELS, DELTAS}
+
+    def end_offsets(self, _: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return {}
+
+    def pause(self, *_: TopicPartition) -> None: ...
+
+    def resume(self, *_: TopicPartition) -> None: ...
+
     def seek(self, tp: TopicPartition, offset: int) -> None:
         self.sought.append((tp, offset))
 
@@ -66,13 +78,13 @@ def follow(shop: Shop, monkeypatch: pytest.MonkeyPatch, *polls: list[bytes]) -> 
         yield consumer
 
     monkeypatch.setattr(clients, "broadcast_consumer", connected)
-    follower = Broadcast(shop.settings, shop.serving).follower
-    follower.start()
+    thread = Broadcast(shop.settings, shop.serving).follower
+    thread.start()
     try:
         assert consumer.is_read.wait(LIMIT_S)
     finally:
         consumer.is_left.set()
-        follower.close()
+        thread.close()
     return consumer
 
 
@@ -141,3 +153,21 @@ def test_a_worker_does_not_go_back_further_than_checkpoints_are_kept(
     follow(shop, monkeypatch, [good.encode()] + LATEST_HELD * [damaged(good)])
     assert not shop.serving.is_ready()
     assert n_refused() == before + LATEST_HELD
+
+
+def test_versions_that_could_not_be_read_are_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "RETRY_S", 0.0)
+    shop, before = Shop(tmp_path), n_refused()
+    good, read, failures = shop.announce(1), ModelStore.read, [OSError("503"), OSError("503")]
+
+    def unreachable_at_first(store: ModelStore, file: StoredFile) -> memoryview:
+        if failures:
+            raise CheckpointError(str(failures.pop()))
+        return read(store, file)
+
+    monkeypatch.setattr(ModelStore, "read", unreachable_at_first)
+    follow(shop, monkeypatch, [good.encode()], [], [])
+    assert version_of(shop) == 1
+    assert n_refused() == before + 2
