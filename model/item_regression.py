@@ -205,8 +205,9 @@ class PairCounts:
             batch = due[start : start + _SOLVE_ITEMS]
             regressors, gram, shared = _systems(self.table, *rows, self.takers, batch)
             solved, failed = torch.linalg.solve_ex(torch.from_numpy(gram), torch.from_numpy(shared))
-            # The rounds of one user can make rows equal: such an item gets no coefficients.
-            is_sound = (failed == 0) & solved.half().isfinite().all(1)
+            # A user who goes round more items than are remembered is counted anew each time: no
+            # system of users comes of that, and a solution may be anything. Such an item has none.
+            is_sound = (failed == 0) & (solved.abs() <= 1).all(1)
             solved[~is_sound] = 0
             # As precise as a delta carries them.
             coefficients.put(batch.astype(np.int32), regressors, solved.half().float().numpy())
@@ -296,7 +297,8 @@ def _count(table: Table, takers: Floats, new_takers: Floats, items: Ints, histor
         takers[x] += 1
         new_takers[x] += 1
         for y in had:
-            if y < 0 or met[y] == i:
+            # Of an item that left the model and came back, earlier takers are not known.
+            if y < 0 or met[y] == i or takers[y] == 0:
                 continue
             met[y] = i
             key = _key(x, y)

@@ -79,6 +79,14 @@ def test_taking_an_item_again_or_an_unknown_one_counts_nothing() -> None:
     assert counted(pairs) == {(A, B): 1}
 
 
+def test_an_item_that_left_and_came_back_has_no_pairs_with_those_who_took_it_before() -> None:
+    pairs = count(PairCounts(), [A], [B])
+    pairs.forget(np.array([A]))
+    histories = np.array([[A], [B]], np.int32)  # of two who took C then
+    pairs.count(np.array([C, C], np.int32), histories)
+    assert counted(pairs) == {(B, C): 1}
+
+
 def test_full_table_forgets_the_pairs_of_fewest_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(item_regression, "MAX_PAIRS", 512)
     monkeypatch.setattr(item_regression, "_SMALLEST_TABLE", 256)
@@ -96,7 +104,7 @@ def test_full_table_has_room_for_however_many_events_come_at_once(
     monkeypatch.setattr(item_regression, "MAX_PAIRS", 512)
     monkeypatch.setattr(item_regression, "_SMALLEST_TABLE", 256)
     monkeypatch.setattr(item_regression, "_COUNT_EVENTS", 64, raising=False)
-    pairs = count(PairCounts(), *[[A, B]] * 5)
+    pairs = count(PairCounts(), *[[A, B]] * 5, [C])
     others = np.arange(10, 410, dtype=np.int32)
     pairs.count(others, np.full((400, 1), C, np.int32))
     assert len(pairs) <= 256
@@ -114,6 +122,7 @@ def test_table_grows_without_losing_a_pair(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_pairs_of_a_thousand_items_lie_apart_in_a_large_table() -> None:
     pairs = PairCounts()
+    pairs.count(np.arange(1_000, dtype=np.int32), np.full((1_000, 1), -1, np.int32))
     for drawn in np.random.default_rng(0).integers(0, 1_000, (50, 2, 4_000)).astype(np.int32):
         pairs.count(drawn[0], drawn[1][:, None])
     is_free = np.append(pairs.table.counts == 0, True)
@@ -187,6 +196,15 @@ def test_an_item_nobody_took_since_keeps_its_coefficients() -> None:
     assert fitted.take_delta()["fitted"].tolist() == [C, D]
     np.testing.assert_array_equal(fitted.weights[A], before[A])
     assert fitted.weights[D, 0] > before[D, 0] > 0
+
+
+def test_coefficients_stay_small_where_users_take_more_items_than_are_remembered() -> None:
+    rng, pairs = np.random.default_rng(0), PairCounts()
+    for _ in range(5):  # users with 30 of 60 items each
+        played = rng.permutation(60)[rng.integers(0, 30, 8_000)].astype(np.int32)
+        before = np.arange(len(played))[:, None] - np.arange(1, 21)
+        pairs.count(played, np.where(before >= 0, played[before], -1).astype(np.int32))
+    assert 0 < np.abs(fitted_to(pairs).weights).max() <= 1
 
 
 def test_items_whose_counts_have_equal_rows_get_no_coefficients_and_the_others_theirs() -> None:
