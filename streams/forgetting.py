@@ -1,12 +1,13 @@
 """Forgetting: what the learn role lets go of when a user asks, and what it owes until all is gone.
 
-At once: the user's history, and the tasks kept for rehearsal. With the next version: items that
-nobody else took. With the checkpoints after it: the older ones that still hold the user. What is
+At once: the user's history, and the tasks kept for rehearsal. With the next checkpoint: items that
+nobody else took. With those after it: the older ones that still hold the user. What is
 counted over users stays, and what the meta-parameters have learned.
 """
 
 from collections import Counter
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,7 @@ class Forgetting:
     def __init__(self, learner: "Learner") -> None:
         self.versions_due = 0  # with checkpoints, until none that is kept holds a forgotten user
         self._learner = learner
-        self._taken: Counter[int] = Counter()  # by those forgotten since the last version
+        self._taken: Counter[int] = Counter()  # by those forgotten since the last checkpoint
 
     def take_out(self, events: Events) -> tuple[int, Events]:
         """Forget users who ask for it; return how many, and the events less theirs until then."""
@@ -55,5 +56,5 @@ class Forgetting:
 
 
 def owner_of(key: str) -> int:
-    """Return a number to find a user's rehearsal by: it does not outlive the process either."""
-    return hash(key)
+    """Return a number of 64 bits for a user, the same in every process."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little", signed=True)

@@ -373,12 +373,13 @@ class Learner:
             self.signals.arrays.category[index] = number
             self.signals.arrays.dirty_items[index] = True
 
-    def make_room(self) -> bool:
+    def make_room(self, *, with_checkpoint: bool = True) -> bool:
         """Evict items that only forgotten users took, and the least popular of a full vocabulary.
 
-        Of items that nobody took, the newest stay. True if replicas must reload.
+        The former ``with_checkpoint`` only: they are no reason to write one. Of items that nobody
+        took, the newest stay. True if replicas must reload.
         """
-        has_evicted = self._evict_given_up()
+        has_evicted = with_checkpoint and self._evict_given_up()
         if self.vocabulary.n_items < self.vocabulary.max_items:
             return self.signals.rebase() or has_evicted
         n = max(1, int(EVICT_SHARE * self.vocabulary.max_items))

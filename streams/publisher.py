@@ -57,6 +57,7 @@ class _Packed(NamedTuple):
     weights: memoryview
     positions: Positions
     n_events: int
+    delta_sequence: int  # of the last delta before it
     checkpoint: tuple[memoryview, memoryview] | None = None  # model and learner
     seconds: float = 0.0  # that it took the thread that learns
 
@@ -64,8 +65,9 @@ class _Packed(NamedTuple):
 class Publisher:
     """Publishes what a learner learned. ``positions`` are those of the thread that learns.
 
-    One publication comes after the other: the last version, which a stop asks for, waits for what
-    is being published then. Two at once would take one number and write over each other's files.
+    One version comes after the other: the last, which a stop asks for, waits for the one that is
+    being published then. Two at once would take one number and write over each other's files.
+    Deltas go on while the files of a version are written.
     """
 
     def __init__(
@@ -80,7 +82,8 @@ class Publisher:
         self._store = ModelStore(settings.store_url, keep=settings.versions_kept)
         self._epoch = 0
         self._sequence = 0
-        self._publishing = asyncio.Lock()
+        self._publishing = asyncio.Lock()  # a version
+        self._sending = asyncio.Lock()  # a delta
         self._checkpoint: _Checkpoint | None = None
         self._next_checkpoint_s = -math.inf  # not before
         self._published_events = -1
@@ -133,15 +136,25 @@ class Publisher:
         # Another learn role may have gone on since ``restore``.
         self.version = max(self.version, await asyncio.to_thread(self._store.newest))
         acknowledge(await self.publish_version(send, guard))
+        await asyncio.gather(
+            self._publish_deltas(send, guard), self._publish_versions(send, guard, acknowledge)
+        )
+
+    async def _publish_deltas(self, send: Send, guard: PauseGuard) -> None:
+        while True:
+            await asyncio.sleep(self._settings.delta_interval_s)
+            async with self._sending:
+                await self._publish_delta(send, guard)
+
+    async def _publish_versions(
+        self, send: Send, guard: PauseGuard, acknowledge: Callable[[Positions], None]
+    ) -> None:
         while True:
             await asyncio.sleep(self._settings.delta_interval_s)
             may_checkpoint = time.monotonic() >= self._next_checkpoint_s
             is_owed = self._checkpoint is None or self._checkpoint.version < self.version
             if self._is_due() or (is_owed and may_checkpoint):
                 acknowledge(await self.publish_version(send, guard, with_checkpoint=may_checkpoint))
-            else:
-                async with self._publishing:
-                    await self._publish_delta(send, guard)
 
     def _open_epoch(self) -> None:
         """Deltas from here on do not fit what was published before."""
@@ -175,9 +188,10 @@ class Publisher:
     async def _publish_version(
         self, send: Send, guard: PauseGuard, *, with_checkpoint: bool
     ) -> Positions:
-        delta_offset = await self._publish_delta(send, guard) + 1  # 1
         loop = asyncio.get_running_loop()
-        packed = await loop.run_in_executor(self._thread, self._pack, with_checkpoint)  # 2
+        async with self._sending:
+            delta_offset = await self._publish_delta(send, guard) + 1  # 1
+            packed = await loop.run_in_executor(self._thread, self._pack, with_checkpoint)  # 2
         version, write = self.version + 1, self._store.write
         if packed.checkpoint:  # 3
             await self._write_checkpoint(version, packed, delta_offset)
@@ -204,7 +218,7 @@ class Publisher:
         model = await asyncio.to_thread(self._store.write, version, "model", model_blob)
         learner = await asyncio.to_thread(self._store.write, version, "learner", learner_blob)
         self._checkpoint = _Checkpoint(
-            version, model, learner, packed.positions, delta_offset, self._sequence
+            version, model, learner, packed.positions, delta_offset, packed.delta_sequence
         )
         seconds = packed.seconds + time.perf_counter() - started_s
         self._next_checkpoint_s = time.monotonic() + seconds / CHECKPOINT_SHARE
@@ -213,7 +227,7 @@ class Publisher:
 
     def _pack(self, with_checkpoint: bool) -> _Packed:
         learner = self._learner
-        if learner.make_room():
+        if learner.make_room(with_checkpoint=with_checkpoint):
             self._open_epoch()
             with_checkpoint = True
         learner.forget_users()
@@ -221,7 +235,7 @@ class Publisher:
         positions = dict(self._positions)
         weights = pack_weights(learner.recommender.meta)
         if not with_checkpoint:
-            return _Packed(weights, positions, learner.n_events)
+            return _Packed(weights, positions, learner.n_events, self._sequence)
         started_s = time.perf_counter()
         learner.forgetting.versions_due = max(0, learner.forgetting.versions_due - 1)
         model = pack_model(
@@ -229,7 +243,9 @@ class Publisher:
         )
         state = pack_learner(learner, positions)
         seconds = time.perf_counter() - started_s
-        return _Packed(weights, positions, learner.n_events, (model, state), seconds)
+        return _Packed(
+            weights, positions, learner.n_events, self._sequence, (model, state), seconds
+        )
 
     async def _announce(
         self, send: Send, version: int, weights: StoredFile, checkpoint: _Checkpoint

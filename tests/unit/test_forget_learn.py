@@ -40,7 +40,8 @@ def with_ann(stream: Sequence[Triple]) -> list[Triple]:
 
 def files(learner: Learner) -> bytes:
     """Return both files of a version, one behind the other."""
-    return pack_model(learner.recommender, learner.vocabulary) + pack_learner(learner, {})
+    model, state = pack_model(learner.recommender, learner.vocabulary), pack_learner(learner, {})
+    return bytes(model) + bytes(state)
 
 
 def next_version(learner: Learner) -> bytes:
@@ -142,8 +143,13 @@ def test_replicas_reload_only_if_an_item_went() -> None:
     learner.learn([asks("user-0", 2_000)])
     assert not learner.make_room()
     learner.learn([asks("ann", 2_001)])
+    assert not learner.make_room(with_checkpoint=False)  # it would have to be written now
     assert learner.make_room()
     assert not learner.make_room()
+
+
+def test_a_users_number_is_the_same_in_every_process() -> None:
+    assert owner_of("0/ann") == -2366250479831349454
 
 
 @pytest.mark.parametrize("cut", [0, 60, 103, 150])

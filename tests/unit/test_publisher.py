@@ -1,6 +1,7 @@
 """What the learn role publishes, at the pace it is asked to."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -119,7 +120,7 @@ def test_a_checkpoint_that_takes_long_comes_with_some_versions_only(
     with ThreadPoolExecutor(1) as thread:
         publisher = Publisher(settings, learner, thread, positions)
         asyncio.run(publish(publisher))
-        monkeypatch.setattr(learner, "make_room", lambda: True)
+        monkeypatch.setattr(learner, "make_room", lambda **_: True)
         asyncio.run(publisher.publish_version(sent.send, GUARD, with_checkpoint=False))
 
         for n_announced, read_to in ((4, 60), (5, 63)):  # a role that is started again
@@ -140,6 +141,46 @@ def test_a_checkpoint_that_takes_long_comes_with_some_versions_only(
         assert one.weights
         for file in (one.model, one.learner, one.weights):
             store.read(file)
+
+
+def test_deltas_go_on_while_a_checkpoint_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small(model_store=str(tmp_path), delta_interval_s=0.001, version_events=1)
+    sent, write, learner = Sent(), ModelStore.write, learned(drawn(60))
+    is_slow, gate = False, threading.Event()
+
+    def write_slowly(store: ModelStore, version: int, kind: str, blob: memoryview) -> StoredFile:
+        if is_slow and kind == "model":
+            gate.wait()
+        return write(store, version, kind, blob)
+
+    async def publish(publisher: Publisher) -> int:
+        nonlocal is_slow
+        async with publishing(publisher, sent.send, lambda _: None):
+            while not sent.announced:
+                await asyncio.sleep(0.001)
+            is_slow, before = True, len(sent.fragments)
+            publisher._next_checkpoint_s, learner.n_events = 0.0, learner.n_events + 1
+            while len(sent.fragments) < before + 20:
+                await asyncio.sleep(0.001)
+            meanwhile = len(sent.fragments)
+            gate.set()
+            while len({one.model for one in sent.announced}) < 2:
+                await asyncio.sleep(0.001)
+        return meanwhile
+
+    monkeypatch.setattr(ModelStore, "write", write_slowly)
+    with ThreadPoolExecutor(1) as thread:
+        meanwhile = asyncio.run(publish(Publisher(settings, learner, thread, {})))
+    of_checkpoint = sent.announced[-1]
+    assert of_checkpoint.delta_sequence
+    assert of_checkpoint.delta_sequence < meanwhile - 10
+    assert (
+        of_checkpoint.delta_offset == of_checkpoint.delta_sequence + 1
+    )  # a delta is a record here
+    sequences = [fragment.sequence for fragment in sent.fragments]
+    assert sequences == list(range(1, len(sequences) + 1))
 
 
 def test_with_new_topics_a_version_has_a_higher_number_than_those_of_an_old_store(
