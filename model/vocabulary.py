@@ -55,17 +55,18 @@ class Vocabulary:
         self._indexes[item] = index
         return index
 
-    def place(self, index: int, item: str) -> None:
-        """Follow the writer: the item has this index there."""
+    def place(self, index: int, item: str) -> bool:
+        """Follow the writer: the item has this index there. True if it was another's here."""
         if index >= len(self.ids):
             self.ids.extend([""] * (index + 1 - len(self.ids)))
-        old = self._indexes.pop(item, None)
+        old, before = self._indexes.pop(item, None), self.ids[index]
         if old is not None:
             self.ids[old] = ""
         if self.ids[index]:
             del self._indexes[self.ids[index]]
         self.ids[index] = item
         self._indexes[item] = ItemIndex(index)
+        return before not in ("", item)
 
     def evict(self, indexes: Iterable[int]) -> None:
         """Free the indexes for other items. What was counted for them must be forgotten first."""

@@ -164,10 +164,11 @@ def pack_delta(recommender: Recommender, new_items: list[tuple[int, str]]) -> by
     return zlib.compress(pack(arrays, {"v": schema.DELTA.version, "new_items": new_items}), 1)
 
 
-def apply_delta(blob: bytes, recommender: Recommender, vocabulary: Vocabulary) -> None:
+def apply_delta(blob: bytes, recommender: Recommender, vocabulary: Vocabulary) -> bool:
     """Take over a delta, all of it or nothing; applying it again changes nothing.
 
-    1. Read and check everything. 2. Apply: from here on nothing can be refused.
+    1. Read and check everything. 2. Apply: from here on nothing can be refused. Returns whether an
+    index has become another item's.
 
     Raises:
         CheckpointError: the bytes are no delta, or do not fit the model being served.
@@ -189,12 +190,12 @@ def apply_delta(blob: bytes, recommender: Recommender, vocabulary: Vocabulary) -
         raise CheckpointError(f"a delta does not fit: {exc}") from exc
     signals.reserve(n_items)  # 2
     recommender.meta.load_state_dict(small, strict=False)
-    for index, item in new_items:
-        vocabulary.place(index, item)
+    n_replaced = sum([vocabulary.place(index, item) for index, item in new_items])
     signals.apply_delta(changed)
     signals.content.apply_delta(content)
     recommender.coefficients.apply_delta(fitted)
     signals.refresh_popular(n_items)
+    return n_replaced > 0
 
 
 def _decompress(blob: bytes) -> bytes:

@@ -68,6 +68,7 @@ class Live:
         recent = self.recommender.signals.popularity_now(n)[:, MEDIUM]
         k = min(N_POPULAR, n)
         top = np.argpartition(-recent, k - 1)[:k] if k else np.zeros(0, np.int64)
+        top = top[recent[top] > 0]
         self.popular = top[np.argsort(-recent[top], kind="stable")].astype(np.int32)
         metrics.ITEMS.set(self.vocabulary.n_items)
 

@@ -137,7 +137,7 @@ class Serving:
             try:
                 if live.sequence is not None and sequence > live.sequence + 1:
                     raise CheckpointError(f"delta {sequence} came after {live.sequence}")
-                apply_delta(delta, live.recommender, live.vocabulary)
+                has_replaced = apply_delta(delta, live.recommender, live.vocabulary)
             except CheckpointError as exc:
                 live.is_behind = True  # what comes later may count on what this one carried
                 raise CheckpointError(
@@ -145,6 +145,8 @@ class Serving:
                 ) from exc
             live.sequence = sequence
             live.follow()
+            if has_replaced:
+                self._refresher.shown.clear()  # they name indexes
         metrics.DELTAS_APPLIED.inc()
         metrics.DELTA_AGE.set(max(0, self._now_ms() - published_ms) / 1000)
 

@@ -119,6 +119,18 @@ def test_what_was_shown_or_undone_changes_the_offset_and_not_the_list(
     assert (after.state.last_offset, after.state.n_events) == (3, 3)
 
 
+def test_what_nobody_took_is_not_popular(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, n_events=0).at_work()
+    shop.learner.learn([("bob", 0, event("bob", "tea"))])
+    for item in ("coffee", "milk"):
+        shop.learner.note(Item(item=item, vectors={"image": (1.0, 0.5)}))
+    shop.learner.place()
+    shop.delta()
+    with shop.serving._processing() as live:
+        assert [live.vocabulary.ids[index] for index in live.popular] == ["tea"]
+        assert live.vocabulary.n_items == 3
+
+
 def test_a_user_without_a_history_gets_what_is_popular(tmp_path: Path) -> None:
     made = Shop(tmp_path).at_work().answer(event("ann", "item-0", action="impression"))
     assert "item-0" in made.items[:5]

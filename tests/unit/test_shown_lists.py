@@ -131,6 +131,21 @@ def test_after_items_may_have_other_indexes_nothing_is_judged_by_lists_of_before
     assert answer.judged
 
 
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_after_a_delta_that_gives_an_index_to_another_item_neither(
+    tmp_path: Path, is_replaced: bool
+) -> None:
+    shop = Shop(tmp_path).at_work()
+    (before,) = shop.serving.process([work("ann", *CLICKS)])
+    index = 3 if is_replaced else len(shop.learner.vocabulary)
+    shop.learner.new_items = [(index, "brand new")]
+    shop.delta()
+    n_before = metric("judged_shown_total")
+    answer, _ = asked(shop, "item-8", before)
+    assert metric("judged_shown_total") == n_before + (not is_replaced)
+    assert answer.judged
+
+
 def test_of_who_is_forgotten_no_list_is_kept(tmp_path: Path) -> None:
     shop = Shop(tmp_path).at_work()
     (before,) = shop.serving.process([work("ann", *CLICKS)])

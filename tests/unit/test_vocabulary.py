@@ -59,13 +59,13 @@ def test_follower_places_items_where_the_writer_has_them() -> None:
 
 def test_placing_again_changes_nothing() -> None:
     vocabulary = Vocabulary(10, ["a", "b"])
-    vocabulary.place(1, "b")
+    assert not vocabulary.place(1, "b")
     assert (vocabulary.ids, vocabulary.index("b")) == (["a", "b"], 1)
 
 
 def test_placed_item_replaces_the_one_that_had_the_index() -> None:
     vocabulary = Vocabulary(10, ["a", "b"])
-    vocabulary.place(0, "c")
+    assert vocabulary.place(0, "c")
     assert (vocabulary.ids, vocabulary.index("a")) == (["c", "b"], UNKNOWN)
 
 
@@ -73,7 +73,7 @@ def test_item_placed_elsewhere_leaves_its_old_index() -> None:
     vocabulary = Vocabulary(10, ["a", "b"])
     vocabulary.place(1, "a")
     assert (vocabulary.ids, vocabulary.index("a")) == (["", "a"], 1)
-    vocabulary.place(0, "c")
+    assert not vocabulary.place(0, "c")
     assert vocabulary.index("a") == 1
 
 
