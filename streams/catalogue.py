@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class Source(NamedTuple):
     """What an item's vector is made from."""
 
-    arrived: int  # order among all records that said something new
+    arrived: int  # order among all records that said something new: when, or the how manieth
     stamp: int  # differs with the content; never 0
     content: str | Floats
 
@@ -36,11 +36,12 @@ class Catalogue:
         self._is_on = is_on
         self._sources: OrderedDict[str, Source] = OrderedDict()
         self.space = ""  # which vectors those of the model can be compared with
-        self.n_arrived = 0
+        self.n_arrived = 0  # the highest order of a record
 
-    def note(self, item: Item) -> bool:
+    def note(self, item: Item, *, time_ms: int | None = None) -> bool:
         """Keep what a record says of its item; return whether its vector may be another now.
 
+        Who reads all records again gives the times they were published at: none is newer by that.
         An item that is withdrawn or refused has no content.
         """
         old = self._sources.pop(item.item, None)
@@ -52,8 +53,9 @@ class Catalogue:
         if old and old.stamp == stamp:
             self._sources[item.item] = old  # no newer by being published again
             return False
-        self.n_arrived += 1
-        self._sources[item.item] = Source(self.n_arrived, stamp, content)
+        arrived = self.n_arrived + 1 if time_ms is None else time_ms
+        self.n_arrived = max(arrived, self.n_arrived)
+        self._sources[item.item] = Source(arrived, stamp, content)
         if len(self._sources) > self._max_items:
             self._sources.popitem(last=False)
         return True

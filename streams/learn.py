@@ -290,13 +290,14 @@ class CatalogueReader:
         except MalformedRecordError as exc:
             logger.warning("skipped catalogue record offset=%d: %s", record.offset, exc)
             return
+        time_ms = record_time_ms(record.timestamp, now_ms=int(time.time() * 1000))
         waiting = self._waiting
-        waiting.append(self._thread.submit(self._note, item))
+        waiting.append(self._thread.submit(self._note, item, time_ms))
         while waiting and (len(waiting) > WAITING_ITEMS or waiting[0].done()):
             waiting.popleft().result()
 
-    def _note(self, item: Item) -> None:
-        self._learner.note(item)
+    def _note(self, item: Item, time_ms: int) -> None:
+        self._learner.note(item, time_ms=time_ms)
         self._place_later()
 
     def _place_later(self) -> None:

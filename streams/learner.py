@@ -281,10 +281,10 @@ class Learner:
 
     # ------------------------------------------------------------------------- the catalogue
 
-    def note(self, item: Item) -> None:
+    def note(self, item: Item, *, time_ms: int | None = None) -> None:
         """Take a catalogue record over: its category now, its content when it is placed."""
         self.categorise(item.item, item.categories)
-        if self.catalogue.note(item) or self.vocabulary.index(item.item) < 0:
+        if self.catalogue.note(item, time_ms=time_ms) or self.vocabulary.index(item.item) < 0:
             self._unplaced.pop(item.item, None)  # the newest stands last
             self._unplaced[item.item] = None
 

@@ -146,6 +146,19 @@ def test_records_that_come_again_unchanged_take_no_newer_items_place() -> None:
         assert cold(learner) == [f"new-{i}" for i in range(11, 3, -1)]
 
 
+def test_a_role_that_starts_again_and_reads_all_records_keeps_the_newest() -> None:
+    settings, records = small(max_items=16), list(enumerate(shop(12), 1_700_000_000_000))
+    learner = Learner(settings)
+    for _ in range(3):
+        for time_ms, item in records:
+            learner.note(item, time_ms=time_ms)
+        assert not learner.place()
+        assert cold(learner) == [f"new-{i}" for i in range(11, 3, -1)]
+        model = pack_model(learner.recommender, learner.vocabulary)
+        state, learner = pack_learner(learner, {}), Learner(settings)
+        restore(learner, model, state)
+
+
 def test_a_reused_index_has_nothing_of_the_item_before() -> None:
     learner = Learner(small(max_items=16))
     note(learner, *(Item(item=f"a-{i}", title="tea", categories=("hot",)) for i in range(8)))
@@ -189,8 +202,10 @@ def test_records_that_come_fast_are_placed_together_on_the_learners_thread() -> 
         reader = CatalogueReader(learner, thread)
         thread.submit(released.wait, 10)
         for item in shop(20):
-            reader(SimpleNamespace(value=encode(item), key=None, offset=0))
-        reader(SimpleNamespace(value=b"none", key=None, offset=20))  # logged, not taken
+            reader(SimpleNamespace(value=encode(item), key=None, offset=0, timestamp=1))
+        reader(
+            SimpleNamespace(value=b"none", key=None, offset=20, timestamp=1)
+        )  # logged, not taken
         assert learner.n_calls == 0
         released.set()
         for _ in range(50):  # longer than it takes
@@ -210,7 +225,7 @@ def test_a_catalogue_read_faster_than_it_is_taken_over_waits() -> None:
             for number, item in enumerate(items):
                 if released.is_set():
                     return number
-                reader(SimpleNamespace(value=encode(item), key=None, offset=number))
+                reader(SimpleNamespace(value=encode(item), key=None, offset=number, timestamp=1))
             return len(items)
 
         n_read = follower.submit(follow)
@@ -222,18 +237,18 @@ def test_a_catalogue_read_faster_than_it_is_taken_over_waits() -> None:
 
 def test_a_record_that_the_learner_fails_at_ends_the_follower() -> None:
     class Failing(Learner):
-        def note(self, item: Item) -> None:
+        def note(self, item: Item, *, time_ms: int | None = None) -> None:
             raise ZeroDivisionError(item.item)
 
     released = threading.Event()
     with ThreadPoolExecutor(1) as thread:
         reader = CatalogueReader(Failing(small()), thread)
         thread.submit(released.wait, 10)
-        reader(SimpleNamespace(value=encode(shop(1)[0]), key=None, offset=0))
+        reader(SimpleNamespace(value=encode(shop(1)[0]), key=None, offset=0, timestamp=1))
         released.set()
         thread.submit(lambda: None).result(10)
         with pytest.raises(ZeroDivisionError):
-            reader(SimpleNamespace(value=encode(shop(1)[0]), key=None, offset=1))
+            reader(SimpleNamespace(value=encode(shop(1)[0]), key=None, offset=1, timestamp=1))
 
 
 # ---------------------------------------------------------------------------------- it travels
