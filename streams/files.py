@@ -28,6 +28,7 @@ CATEGORY_COLUMNS = ("department", "category", "type")  # from the widest to the 
 ITEM_COLUMNS = ("item", "title", "price", "text", "active", "vectors", "categories")
 FLAGS = {"true": True, "1": True, "false": False, "0": False}  # as text in any case
 MS_FROM = 1e11  # as seconds this is the year 5138, as milliseconds March 1973: seconds lie below
+LARGEST_EXACT = 2**53 - 1  # of whole numbers as floats; beyond, several ids would become one
 MAX_ACTION_LETTERS = 64
 SHOWN_LETTERS = 300  # of a bad row
 
@@ -80,8 +81,9 @@ def read_events(
     if now_ms is not None:
         times = times.zip_with(table["time_ms"].is_not_null(), pl.Series([now_ms]))
         table = table.with_columns(pl.col("action").fill_null("click"))
-    texts = pl.col("user", "item", "action").cast(pl.String)
-    table = table.select(texts, times.alias("time_ms"), *also)
+    ids = (_ids(table[name]) for name in ("user", "item"))
+    action = pl.col("action").cast(pl.String)
+    table = table.select(*ids, action, times.alias("time_ms"), *also)
     _refuse_bad_rows(table, as_written, path)
     return table.sort("time_ms", maintain_order=True)
 
@@ -93,6 +95,16 @@ def events_of(table: pl.DataFrame) -> Iterator[Event]:
         context = (more[0] if more else None) or {}
         told = {name: value for name, value in context.items() if value is not None}
         yield Event(user=user, item=item, action=action, time_ms=time_ms, context=told)
+
+
+def _ids(values: pl.Series) -> pl.Series:
+    """Return ids as text; null where there is none to be made out: a fraction, a truth."""
+    if values.dtype == pl.Boolean:
+        return pl.repeat(None, len(values), dtype=pl.String, eager=True).alias(values.name)
+    if values.dtype.is_float():  # one fraction, or one gap of a data frame, makes all numbers so
+        whole = values.cast(pl.Int64, strict=False)
+        values = whole.set((whole != values) | (whole.abs() > LARGEST_EXACT), None)
+    return values.cast(pl.String)
 
 
 def _times_ms(times: pl.Series, *, is_ms: bool) -> pl.Series:
@@ -166,11 +178,12 @@ def read_items(path: str | Path) -> list[Item]:
     wanted = [name for name in (*ITEM_COLUMNS, *CATEGORY_COLUMNS) if name in names]
     table = collect(frame.select(wanted), path)
     _refuse_misfits(table.schema, path)
-    table = table.with_columns(pl.col("item").cast(pl.String), _categories(table))
+    items = _ids(table["item"])
+    is_good = items.str.len_bytes().is_between(1, MAX_ID_BYTES).fill_null(value=False)
+    _refuse_bad_value(table["item"], ~is_good, path)
+    table = table.with_columns(items, _categories(table))
     casts = {"title": pl.String, "text": pl.String}
     table = table.cast({n: t for n, t in casts.items() if n in table.columns}, strict=False)
-    is_good = table["item"].str.len_bytes().is_between(1, MAX_ID_BYTES).fill_null(value=False)
-    _refuse_bad_value(table["item"], ~is_good, path)
     for name, read in (("price", _numbers), ("active", _flags)):
         if name in wanted:
             given = _without_blanks(table[name])

@@ -162,6 +162,32 @@ def test_json_ids_may_be_numbers_and_times_mixed(tmp_path: Path) -> None:
     ]
 
 
+def test_whole_numbers_are_the_same_ids_as_fractions(tmp_path: Path) -> None:
+    EVENTS.with_columns(user=pl.Series([7.0, 8.0, 2.0**53 - 1])).write_parquet(
+        tmp_path / "e.parquet"
+    )
+    assert read_events(tmp_path / "e.parquet")["user"].to_list() == ["8", "7", "9007199254740991"]
+    (tea,) = read_items(write(tmp_path, "i.jsonl", '{"item": 7.0}\n'))
+    assert tea.item == "7"
+
+
+@pytest.mark.parametrize(
+    ("ids", "row"),
+    [
+        ([2943, 2943.5], 2),  # one fraction makes fractions of all that Polars reads
+        ([True, False], 1),
+        ([2**53, 2.0], 1),  # as a fraction it is 2**53 + 1 as well
+    ],
+)
+def test_a_fraction_or_a_truth_is_no_id(tmp_path: Path, ids: list[object], row: int) -> None:
+    events = [{"user": "u", "item": i, "event": "view", "timestamp": 1} for i in ids]
+    with pytest.raises(InputFileError, match=rf"e\.jsonl: .* first is row {row}: .*'item': "):
+        read_events(write(tmp_path, "e.jsonl", "\n".join(map(json.dumps, events))))
+    items = [{"item": i} for i in ids]
+    with pytest.raises(InputFileError, match=rf"i\.jsonl: row {row} has no usable item: [^N]*$"):
+        read_items(write(tmp_path, "i.jsonl", "\n".join(map(json.dumps, items))))
+
+
 def test_missing_columns_are_named_beside_those_found(tmp_path: Path) -> None:
     path = write(tmp_path, "e.csv", "user,product,when\nu,i,1\n")
     with pytest.raises(
