@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,6 +33,17 @@ _SCANNERS: dict[str, Callable[[Path | io.BytesIO], pl.LazyFrame]] = {
 }
 _SCANNERS |= {".ndjson": _SCANNERS[".jsonl"], ".json": _SCANNERS[".jsonl"]}
 
+# What a file must be, said where Polars would speak of its own options.
+_ROWS = "in UTF-8, a line of names first, no row longer than that"
+_FORMS = {
+    ".tsv": f"columns with tabs between them, {_ROWS}",
+    ".csv": f"columns with commas between them, {_ROWS}, every quote closed",
+    ".jsonl": "a map ({...}) a line, in UTF-8, each name for one kind of values in all of them",
+    ".parquet": "a whole Parquet file",
+}
+_FORMS |= {".ndjson": _FORMS[".jsonl"], ".json": _FORMS[".jsonl"]}
+_TYPED_FORM = f"{_FORMS['.jsonl']}; or {_FORMS['.tsv']}"
+
 
 def scan(path: str | Path) -> pl.LazyFrame:
     """Return the file as a table to select from; the format is in its name.
@@ -48,8 +60,7 @@ def scan(path: str | Path) -> pl.LazyFrame:
         raise InputFileError(f"{path}: it is a folder; name a file")
     if not path.exists():
         raise InputFileError(f"{path}: there is no such file")
-    opener = _OPENERS.get(path.suffix)
-    kind = (path.with_suffix("") if opener else path).suffix
+    opener, kind = _OPENERS.get(path.suffix), _kind(path)
     if kind not in _SCANNERS:
         why = f"its ending {kind} is not known" if kind else "it has no ending"
         raise InputFileError(
@@ -71,6 +82,10 @@ def scan(path: str | Path) -> pl.LazyFrame:
     return _SCANNERS[kind](io.BytesIO(data))
 
 
+def _kind(path: Path) -> str:
+    return (path.with_suffix("") if path.suffix in _OPENERS else path).suffix
+
+
 def _typed() -> bytes:
     """Return standard input, read up to its end."""
     # Polars has reads go on after a signal: Ctrl-C would wait for the end of what is typed.
@@ -85,10 +100,8 @@ def names_of(frame: pl.LazyFrame, path: str | Path) -> list[str]:
     Raises:
         InputFileError: the file is not of the format its name says.
     """
-    try:
+    with _in_our_words(path):
         return frame.collect_schema().names()
-    except (PolarsError, PanicException, OSError) as exc:
-        raise InputFileError(f"{path}: cannot be read: {exc}") from exc
 
 
 def collect(frame: pl.LazyFrame, path: str | Path) -> pl.DataFrame:
@@ -97,10 +110,19 @@ def collect(frame: pl.LazyFrame, path: str | Path) -> pl.DataFrame:
     Raises:
         InputFileError: a row is not of the file's format.
     """
-    try:
+    with _in_our_words(path):
         return frame.collect()
-    except (PolarsError, PanicException, OSError) as exc:
+
+
+@contextmanager
+def _in_our_words(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
         raise InputFileError(f"{path}: cannot be read: {exc}") from exc
+    except (PolarsError, PanicException) as exc:
+        form = _FORMS.get(_kind(Path(path)), _TYPED_FORM)
+        raise InputFileError(f"{path}: cannot be read; it must be {form}") from exc
 
 
 def require(missing: list[str], found: list[str], path: str | Path) -> None:

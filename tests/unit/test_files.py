@@ -237,10 +237,15 @@ def test_a_time_of_day_or_a_duration_is_no_timestamp(tmp_path: Path, value: obje
         ("e.xlsx", b"", "its ending .xlsx is not known; known are .tsv,"),
         ("e", b"", "it has no ending; known are .tsv,"),
         ("e.gz", b"", "it has no ending; known are .tsv,"),
-        ("e.csv", b"", "cannot be read"),
-        ("e.csv", b"user,item,event,timestamp\n1,2,3,4,5\n", "cannot be read"),
-        ("e.jsonl", b'{"user": 1}\n{oops\n', "cannot be read"),
-        ("e.parquet", b"user", "cannot be read"),
+        ("e.csv", b"", "a line of names first"),
+        ("e.csv", b"user,item,event,timestamp\n1,2,3,4,5\n", "no row longer than that"),
+        ("e.csv", b'user,item,event,timestamp\n"1,2,3,4\n', "every quote closed$"),
+        ("e.tsv", b"", "columns with tabs between them"),
+        ("e.json", b'[{"user": 1}]', r"a map \({...}\) a line"),
+        ("e.jsonl", b'{"user": 1}\n{oops\n', r"a map \({...}\) a line"),
+        ("e.jsonl", b'{"user": 1}\n{"user": [1]}\n', "each name for one kind of values"),
+        ("e.jsonl.gz", gzip.compress(b""), r"a map \({...}\) a line"),
+        ("e.parquet", b"user", "a whole Parquet file$"),
         ("e.csv.gz", b"user,item", "cannot be decompressed"),
         ("e.csv.gz", gzip.compress(b"user,item" * 99)[:-9], "cannot be decompressed"),
         ("e.csv.xz", b"user,item", "cannot be decompressed"),
@@ -319,6 +324,12 @@ def test_typed_events_keep_what_they_say(monkeypatch: pytest.MonkeyPatch) -> Non
         ("u", "i", "view", 500),
         ("u", "j", "click", 1000),
     ]
+
+
+def test_typed_text_that_is_neither_is_told_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"")))
+    with pytest.raises(InputFileError, match=r"-: .* a map .* a line.*; or columns with tabs"):
+        read_events("-", now_ms=1000)
 
 
 def test_typing_is_stopped_with_ctrl_c() -> None:
