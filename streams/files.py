@@ -169,12 +169,17 @@ def read_items(path: str | Path) -> list[Item]:
     names to lists of numbers, which JSON lines and Parquet can hold.
 
     Raises:
-        InputFileError: the column is missing, a column is of a wrong kind, or a row has no usable
-            value in one.
+        InputFileError: the column is missing, a column is of a wrong kind, a row has no usable
+            value in one, or these are events.
     """
     frame = scan(path)
     names = names_of(frame, path)
     require([] if "item" in names else ["item"], names, path)
+    if "user" in names:  # every title would be replaced by none
+        raise InputFileError(
+            f"{path}: the column user says that these are events: a catalogue has a row for each"
+            " item, and no user (`headrace produce` takes events without --items)"
+        )
     wanted = [name for name in (*ITEM_COLUMNS, *CATEGORY_COLUMNS) if name in names]
     table = collect(frame.select(wanted), path)
     _refuse_misfits(table.schema, path)

@@ -502,6 +502,13 @@ def test_catalogue_needs_an_item_only(tmp_path: Path) -> None:
         read_items(write(tmp_path, "k.csv", "item,title\na,A\n,B\n"))
 
 
+def test_events_are_no_catalogue(tmp_path: Path) -> None:
+    path = tmp_path / "events.parquet"
+    EVENTS.write_parquet(path)
+    with pytest.raises(InputFileError, match=r"these are events: .* without --items"):
+        read_items(path)
+
+
 def test_completejourney_is_a_year_of_purchases() -> None:
     events, items = completejourney()
     assert events.shape == (1_469_307, 4)  # as the package documents
