@@ -205,7 +205,13 @@ def consume(
 
     found: Iterable[Recommendation]
     if follow:
-        found = lists.follow_lists(settings, user=user, from_beginning=from_beginning)
+        waits = f"waiting for lists on {settings.topic('recommendations')}, until Ctrl-C"
+        found = lists.follow_lists(
+            settings,
+            user=user,
+            from_beginning=from_beginning,
+            on_start=lambda: click.echo(waits, err=True),
+        )
     elif from_beginning:
         found = lists.all_lists(settings, user=user)
     else:

@@ -198,8 +198,9 @@ def test_lists_are_printed_with_titles(deployed: Settings, tmp_path: Path) -> No
     assert out.count("model 1") == 1
     out, _ = run(deployed, "consume", "--json", "--from-beginning")
     assert {json.loads(line)["user"] for line in out.splitlines()} == {"u", "w"}
-    out, _ = run(deployed, "consume", "--json", "--follow", "--from-beginning", "--limit", "2")
+    out, err = run(deployed, "consume", "--json", "--follow", "--from-beginning", "--limit", "2")
     assert len(out.splitlines()) == 2
+    assert err == f"waiting for lists on {deployed.topic('recommendations')}, until Ctrl-C\n"
 
 
 def test_no_lists_is_said(deployed: Settings) -> None:
