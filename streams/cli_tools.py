@@ -203,6 +203,8 @@ def consume(
 
     from headrace.streams import consume as lists
 
+    if user == "":
+        raise click.UsageError("--user is empty: name one, or leave it out for all users' lists")
     found: Iterable[Recommendation]
     if follow:
         waits = f"waiting for lists on {settings.topic('recommendations')}, until Ctrl-C"

@@ -249,6 +249,12 @@ def test_typed_events_that_are_none_are_refused() -> None:
     assert (code, err) == (2, "headrace: -: there are no events in it\n")
 
 
+def test_lists_of_nobody_are_not_asked_for() -> None:
+    code, _, err = run("consume", "--user", "")
+    assert code == 2
+    assert "--user is empty: name one, or leave it out" in err
+
+
 def test_replay_has_one_pace() -> None:
     code, _, err = run("replay", "events.csv", "--rate", "5", "--speed", "5")
     assert code == 2
