@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace.streams.options import is_given, with_settings
+from headrace.streams.options import FiniteRange, is_given, with_settings
 from headrace.streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def adapt(settings: Settings, items: int, up_to: int, repeats: int) -> None:
 
 @bench.command()
 @click.option(
-    "--seconds", default=20.0, show_default=True, type=click.FloatRange(min=1), help="At each load."
+    "--seconds", default=20.0, show_default=True, type=FiniteRange(min=1), help="At each load."
 )
 @users_option
 @items_option
@@ -238,13 +238,13 @@ def growth(settings: Settings, up_to: int, repeats: int, plot: str | None) -> No
 
 @bench.command()
 @click.option(
-    "--minutes", default=30.0, show_default=True, type=click.FloatRange(min=0.2), help="Of load."
+    "--minutes", default=30.0, show_default=True, type=FiniteRange(min=0.2), help="Of load."
 )
 @click.option(
     "--events-per-s",
     default=30.0,
     show_default=True,
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="The load; far from what the roles carry, so that time decides nothing.",
 )
 @with_broker_and_settings("device")
@@ -285,7 +285,7 @@ def soak(settings: Settings, minutes: float, events_per_s: float) -> None:
     "--seconds",
     default=300.0,
     show_default=True,
-    type=click.FloatRange(min=1),
+    type=FiniteRange(min=1),
     help="Of twice the load; what waits afterwards takes as long again.",
 )
 @users_option

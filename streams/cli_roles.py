@@ -3,7 +3,7 @@
 import click
 from click.core import ParameterSource
 
-from headrace.streams.options import PORT, context_columns, with_settings
+from headrace.streams.options import PORT, FiniteRange, context_columns, with_settings
 from headrace.streams.settings import Settings
 
 MODEL_FLAGS = ("device", "seed")
@@ -133,7 +133,7 @@ PREQUENTIAL_FLAGS = {
 )
 @click.option(
     "--permute-items",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     metavar="SHARE",
     help="From this share of the stream on, give items each other's ids.",
 )
@@ -257,14 +257,14 @@ def _evaluate_periods(settings: Settings, file: str) -> None:
 @click.option("--port", type=PORT, default=0, help="Port of the broker; any free one if not given.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=1),
+    type=FiniteRange(min=1),
     default=100.0,
     show_default=True,
     help="How long events are replayed.",
 )
 @click.option(
     "--rate",
-    type=click.FloatRange(min=1),
+    type=FiniteRange(min=1),
     default=150.0,
     show_default=True,
     help="Events a second.",

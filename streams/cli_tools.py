@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from headrace.streams.options import PORT, context_columns, with_settings
+from headrace.streams.options import PORT, FiniteRange, context_columns, with_settings
 from headrace.streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -133,8 +133,8 @@ def produce(settings: Settings, file: str, is_catalogue: bool, context: tuple[st
 
 @click.command()
 @click.argument("file")
-@click.option("--speed", type=click.FloatRange(min=0, min_open=True), help="Times recorded time.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Events a second.")
+@click.option("--speed", type=FiniteRange(min=0, min_open=True), help="Times recorded time.")
+@click.option("--rate", type=FiniteRange(min=0, min_open=True), help="Events a second.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many events.")
 @click.option("--now", "restamp", is_flag=True, help="Stamp each event with the time it is sent.")
 @context_columns

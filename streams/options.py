@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from collections.abc import Callable
 from typing import Any, get_origin
 
@@ -14,6 +15,19 @@ from headrace.streams.settings import FILE_VARIABLE, PREFIX, Settings, load
 Command = Callable[..., Any]
 PORT = click.IntRange(0, 65_535)
 FLAG_NAMES = {"start_from": "from"}  # where the setting's own name reads badly as a flag
+
+
+class FiniteRange(click.FloatRange):
+    """A number of a range: to click, NaN is in every one."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 context_columns = click.option(

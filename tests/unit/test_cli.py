@@ -218,6 +218,10 @@ def test_a_port_that_is_taken_is_named_and_what_listens_there_may_be_a_broker_to
         (["demo", "--port", "-1"], "--port"),
         (["demo", "--rate", "0"], "--rate"),
         (["demo", "--seconds", "0"], "--seconds"),
+        (["demo", "--seconds", "inf"], "--seconds"),
+        (["replay", "e.tsv", "--speed", "nan"], "--speed"),
+        (["bench", "soak", "--minutes", "nan"], "--minutes"),
+        (["evaluate", "e.tsv", "--permute-items", "nan"], "--permute-items"),
     ],
 )
 def test_a_number_that_makes_no_sense_is_a_usage_error(arguments: list[str], flag: str) -> None:
