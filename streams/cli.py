@@ -3,6 +3,7 @@
 What a command needs is imported when it runs, so that ``headrace --help`` answers at once.
 """
 
+import errno
 import logging
 import os
 from typing import Any
@@ -38,6 +39,10 @@ class Headrace(click.Group):
             return super().invoke(ctx)
         except StreamsError as exc:
             raise Failure(str(exc)) from exc
+        except OSError as exc:
+            if exc.errno != errno.ENOSPC:
+                raise
+            raise Failure("no space left for the output") from exc
 
 
 @click.group(cls=Headrace, context_settings={"help_option_names": ["-h", "--help"]})

@@ -195,6 +195,19 @@ def test_error_is_one_line_that_names_the_cause(arguments: list[str], message: s
     assert message in err
 
 
+def test_a_full_disk_is_said_in_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "headrace.streams", "acls"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (ran.returncode, ran.stderr) == (2, "headrace: no space left for the output\n")
+
+
 def test_more_workers_than_partitions_are_refused() -> None:
     code, _, err = run("up", "--workers", "3", "--partitions", "2")
     assert code == 2
