@@ -1,10 +1,15 @@
 """Commands that run the roles and judge what they do."""
 
+from typing import TYPE_CHECKING
+
 import click
 from click.core import ParameterSource
 
 from headrace.streams.options import PORT, FiniteRange, context_columns, with_settings
 from headrace.streams.settings import Settings
+
+if TYPE_CHECKING:
+    from headrace.streams.learner import Learner
 
 MODEL_FLAGS = ("device", "seed")
 ROLE_FLAGS = ("topic_prefix", "partitions", "group", "model_store", "http_host", "log_level")
@@ -186,10 +191,11 @@ def evaluate(
 
     from headrace.streams import drift as change
     from headrace.streams import plots
-    from headrace.streams.errors import InputFileError
     from headrace.streams.evaluate import evaluate as judge
     from headrace.streams.files import load_events, load_items
+    from headrace.streams.outputs import require_writable
     from headrace.streams.progress import counted
+    from headrace.streams.transfer import write_model
 
     if protocol == "ader":
         _evaluate_periods(settings, file)
@@ -198,8 +204,8 @@ def evaluate(
         raise click.UsageError("give --then or --permute-items, not both")
     if plot:
         plots.check(plot)
-    if save and not Path(save).parent.is_dir():
-        raise InputFileError(f"{save}: there is no such folder")
+    if save:
+        require_writable(save)
     files = {name: load_events(name, context=context) for name in (file, *others)}
     events, drift = files[file], None
     items = load_items(catalogue) if catalogue else []
@@ -210,6 +216,7 @@ def evaluate(
     if drift:
         events, n_events = drift.events, len(drift.events)
     # Twice: the model ranks the stream, then the baselines do.
+    learned: list[Learner] = []
     n_ranked = min(n_events, len(events)) + (drift.n_more if drift else 0)
     with counted(total=2 * n_ranked, label="evaluate") as advance:
         report = judge(
@@ -221,10 +228,12 @@ def evaluate(
             has_lag=not no_lag,
             without=without,
             on_progress=advance,
-            save=save,
+            on_learned=learned.append,
             drift=drift,
         )
     click.echo(json.dumps(report))
+    if save:
+        write_model(learned[0], save)
     if plot:
         plots.draw(report, plot)
 

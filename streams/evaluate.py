@@ -7,7 +7,6 @@ users share reaches the ranking side as late as in a service with 200 events a s
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,6 @@ from headrace.streams.files import events_of
 from headrace.streams.learner import Learner
 from headrace.streams.list_statistics import ListStatistics, likeliest
 from headrace.streams.prequential import Folded, Judged, Served, judge, served
-from headrace.streams.publication import pack_model
 from headrace.streams.report import UNSCORED, Bools, K, summarise
 from headrace.streams.settings import Settings
 from headrace.streams.state import NOT_ENGAGED
@@ -206,14 +204,14 @@ def evaluate(
     has_lag: bool = True,
     without: Sequence[str] = (),
     on_progress: Progress = lambda _: None,
-    save: str | None = None,
+    on_learned: Callable[[Learner], None] = lambda _: None,
     drift: Drift | None = None,
 ) -> dict[str, Any]:
     """Return the report of one stream; ``events`` as read by ``files.read_events``.
 
     The first ``n_events`` interactions count; ``items`` is the catalogue. The model is one
-    ``without`` some parts (``ablation.PARTS``), and at the end is written to ``save``, for
-    ``transfer.start_from``. With ``drift``, ``events`` are its events.
+    ``without`` some parts (``ablation.PARTS``), and at the end of the stream is given to
+    ``on_learned``. With ``drift``, ``events`` are its events.
     """
     torch.set_num_threads(settings.threads)
     events = events.filter(~pl.col("action").is_in(list(NOT_ENGAGED))).head(n_events)
@@ -227,13 +225,7 @@ def evaluate(
         return evaluation, ranks | _baselines(part, on_progress)
 
     evaluation, ranks = rank(events)
-    if save:
-        learner = evaluation.learner
-        Path(save).write_bytes(
-            pack_model(
-                learner.recommender, learner.vocabulary, content_space=learner.catalogue.space
-            )
-        )
+    on_learned(evaluation.learner)
     n_of_item = events.select(pl.int_range(pl.len()).over("item")).to_series().to_numpy()
     users = events["user"].rank("dense").to_numpy()
     for_each, ranks = by_action.parted(ranks)

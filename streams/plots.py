@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.streams.errors import InputFileError
+from headrace.streams.outputs import require_writable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,13 +20,13 @@ def check(path: str | Path) -> None:
     """Refuse, before anything long begins, what could not be drawn at its end.
 
     Raises:
-        InputFileError: the ending or the folder is not known, or matplotlib is not installed.
+        InputFileError: the ending is not known, the file cannot be written, or matplotlib is not
+            installed.
     """
     path = Path(path)
     if path.suffix not in FORMATS:
         raise InputFileError(f"{path}: a plot's name ends in {', '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise InputFileError(f"{path}: there is no such folder")
+    require_writable(path)
     if find_spec("matplotlib") is None:
         raise InputFileError("plots need matplotlib: pip install 'headrace[plot]'")
 

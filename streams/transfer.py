@@ -5,6 +5,8 @@ the scorer weighs its inputs and adapts, and how the encoder reads a history. Wh
 a catalogue, items here start from the embeddings of items there with like content.
 """
 
+from pathlib import Path
+
 import fsspec
 import torch
 
@@ -14,9 +16,17 @@ from headrace.streams.apart import complete
 from headrace.streams.errors import CheckpointError
 from headrace.streams.inheritance import Inheritance
 from headrace.streams.learner import Learner
+from headrace.streams.publication import pack_model
 from headrace.streams.store import under, unpack
 
 TIED_TO_ITEMS = ("encoder.items", "encoder.bias", "negatives", "n_items", "residual")
+
+
+def write_model(learner: Learner, path: str | Path) -> None:
+    """Write what ``start_from`` reads: the ``model`` file of a version, of what is learned now."""
+    Path(path).write_bytes(
+        pack_model(learner.recommender, learner.vocabulary, content_space=learner.catalogue.space)
+    )
 
 
 def start_from(learner: Learner, url: str) -> dict[str, torch.Tensor]:

@@ -185,6 +185,7 @@ def test_a_command_that_takes_no_broker_offers_none() -> None:
         (["produce", "nowhere.csv"], "nowhere.csv: there is no such file"),
         (["produce", "--items", "nowhere.csv"], "nowhere.csv: there is no such file"),
         (["evaluate", "e.tsv", "--save", "nowhere/m"], "nowhere/m: there is no such folder"),
+        (["evaluate", "e.tsv", "--save", "."], ".: cannot be written: Is a directory"),
         (["replay", "nowhere.pdf"], "nowhere.pdf: there is no such file"),
     ],
 )

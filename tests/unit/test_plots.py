@@ -29,7 +29,9 @@ def report() -> dict:
 def test_a_report_is_drawn_in_every_format(tmp_path: Path, report: dict, ending: str) -> None:
     path = tmp_path / f"quality{ending}"
     plots.check(path)
+    assert not path.exists()
     plots.draw(report, path)
+    plots.check(path)  # which leaves what is there
     assert path.read_bytes().startswith(MAGIC[ending])
 
 
@@ -52,7 +54,11 @@ def test_lines_are_the_reports_figures(
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("quality.gif", r"ends in \.png, \.svg, \.pdf"), ("none/quality.png", "no such folder")],
+    [
+        ("quality.gif", r"ends in \.png, \.svg, \.pdf"),
+        ("none/quality.png", "no such folder"),
+        (f"{'q' * 255}.png", "cannot be written: File name too long"),
+    ],
 )
 def test_a_plot_that_cannot_be_written_is_refused(tmp_path: Path, name: str, why: str) -> None:
     with pytest.raises(InputFileError, match=why):

@@ -1,21 +1,30 @@
 """Transfer: what a new shop takes over from another's model, and what it does not."""
 
+import json
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import pytest
 import torch
+from click.testing import CliRunner
 from stream_samples import drawn, learned, small
 
 from headrace.streams import schema
+from headrace.streams.cli import main
 from headrace.streams.errors import CheckpointError
 from headrace.streams.evaluate import evaluate
 from headrace.streams.learner import Learner
 from headrace.streams.publication import pack_model
 from headrace.streams.store import pack, unpack
-from headrace.streams.transfer import TIED_TO_ITEMS, start_from
+from headrace.streams.transfer import TIED_TO_ITEMS, start_from, write_model
 
 STREAM = drawn(200)
+EVENTS = pl.DataFrame(
+    [(e.user, e.item, e.action, e.time_ms) for _, _, e in drawn(900)],
+    schema=["user", "item", "action", "time_ms"],
+    orient="row",
+)
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +95,19 @@ def test_a_file_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
         start_from(Learner(small()), str(path))
 
 
+def test_a_model_that_cannot_be_saved_costs_no_report(tmp_path: Path) -> None:
+    path = tmp_path / "drawn.parquet"
+    EVENTS.head(30).write_parquet(path)
+    sizes = ["-s", "encoder_width=8", "-s", "encoder_length=8", "-s", "replay_tasks=256"]
+    ran = CliRunner().invoke(main, ["evaluate", str(path), *sizes, "--save", "/dev/full"])
+    assert (ran.exit_code, json.loads(ran.stdout)["events"]) == (2, 30)
+    assert ran.stderr.endswith("headrace: no space left for the output\n")
+
+
 def test_an_evaluation_starts_where_another_ended(tmp_path: Path) -> None:
-    events = pl.DataFrame(
-        [(e.user, e.item, e.action, e.time_ms) for _, _, e in drawn(900)],
-        schema=["user", "item", "action", "time_ms"],
-        orient="row",
-    )
     path = str(tmp_path / "model.safetensors")
-    first = evaluate(events, small(), stream="first", n_events=900, save=path)
-    second = evaluate(events, small(start_from=path), stream="second", n_events=900)
+    write = partial(write_model, path=path)
+    first = evaluate(EVENTS, small(), stream="first", n_events=900, on_learned=write)
+    second = evaluate(EVENTS, small(start_from=path), stream="second", n_events=900)
     ndcg = [sum(told["over_stream"]["adapted"][1:5]) for told in (first, second)]
     assert ndcg[1] > ndcg[0]  # it knows how to weigh what is counted before it has learned here
