@@ -8,6 +8,7 @@ from typing import Any, Literal
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
 from kafka.errors import GroupAuthorizationFailedError, RetriableError
 
+from headrace.streams.broker import is_embedded
 from headrace.streams.clients import admin
 from headrace.streams.errors import BrokerRefusedError
 from headrace.streams.settings import Settings
@@ -141,6 +142,11 @@ def give(settings: Settings, principal: str, rights: Iterable[Right]) -> int:
         for operation in right.operations
     ]
     with admin(settings) as client:
+        if is_embedded(client):  # it would not even answer
+            raise BrokerRefusedError(
+                f"the broker at {settings.bootstrap} is the embedded one, where everyone may do"
+                " everything: rights need Apache Kafka with an authorizer"
+            )
         failed = client.create_acls(acls)["failed"]
     if failed:
         raise BrokerRefusedError(

@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from headrace.streams.child import Child
 from headrace.streams.clients import admin
@@ -17,6 +17,7 @@ from headrace.streams.errors import BrokerUnreachableError, SettingsError
 from headrace.streams.settings import Settings
 
 HOST = "127.0.0.1"  # loopback only: the broker knows no passwords
+CLUSTER_ID = "headrace"  # tells it from others, whose ids are drawn
 START_LIMIT_S = 20.0  # ready in 0.2 s; the rest is for a machine that is busy elsewhere
 STOP_LIMIT_S = 2.0  # it waits for its clients to leave; they lose nothing that it would keep
 PROBE_PAUSE_S = 0.02
@@ -55,7 +56,7 @@ class EmbeddedBroker:
             "--listener-url": url,
             "--advertised-listener-url": url,
             "--storage-engine": "memory://tansu/",
-            "--kafka-cluster-id": "headrace",
+            "--kafka-cluster-id": CLUSTER_ID,
         }
         self._child = Child([binary, "broker", *itertools.chain.from_iterable(options.items())])
         try:
@@ -98,6 +99,12 @@ class EmbeddedBroker:
                 signal.signal(number, handler)
         if status != 0:
             raise BrokerUnreachableError(f"the broker ended by itself: {child.log_tail()}")
+
+
+def is_embedded(client: Any) -> bool:
+    """Return whether an admin client talks to such a broker."""
+    is_one: bool = client.describe_cluster()["cluster_id"] == CLUSTER_ID
+    return is_one
 
 
 def wait_until_ready(settings: Settings, child: Child, *, limit_s: float) -> None:

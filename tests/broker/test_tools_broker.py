@@ -9,14 +9,16 @@ from contextlib import suppress
 
 import pytest
 
+from headrace.streams.access import grant
 from headrace.streams.broker import EmbeddedBroker, free_port
 from headrace.streams.clients import admin
-from headrace.streams.errors import BrokerUnreachableError, SettingsError
+from headrace.streams.errors import BrokerRefusedError, BrokerUnreachableError, SettingsError
 from headrace.streams.settings import Settings
 
 LIMIT_S = 30
 
 HOLDER = """
+from headrace.streams.access import grant
 from headrace.streams.broker import EmbeddedBroker
 import sys
 with EmbeddedBroker() as broker:
@@ -31,6 +33,13 @@ def test_broker_answers_when_entered_and_is_gone_when_left() -> None:
             assert client.list_topics() == []
         assert "listening on" in broker.child.log_tail()
     assert broker.child.poll() == 0
+
+
+def test_rights_on_it_are_refused_at_once() -> None:
+    with EmbeddedBroker() as broker:
+        settings = Settings(bootstrap=broker.bootstrap)
+        with pytest.raises(BrokerRefusedError, match="is the embedded one"):
+            grant(settings, {"reader": "User:web"})
 
 
 def test_taken_port_is_an_error_that_names_it() -> None:
