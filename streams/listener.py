@@ -198,7 +198,10 @@ def _asks_for_password(settings: Settings, host: str, port: int) -> bool:
             with talking:
                 heard = talking.makefile("rb")
                 talking.sendall(HELLO)
-                heard.read(*struct.unpack(">i", heard.read(4)))
+                length, correlation = struct.unpack(">ii", heard.read(8))
+                if correlation:  # no answer to our greeting: this is no broker
+                    return False
+                heard.read(length - 4)
                 talking.sendall(HELLO)
                 return not heard.read(1)
     except (OSError, struct.error):

@@ -1,12 +1,16 @@
 """Readers and outboxes against a broker that does not answer as it should."""
 
 from collections import namedtuple
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 from typing import Any
 
 import pytest
 
 from headrace.streams.clients import EMPTY_POLLS_LIMIT, MAX_UNCONFIRMED, Outbox, Reader
 from headrace.streams.errors import BrokerUnreachableError, StreamsError
+from headrace.streams.listener import explain_silence
+from headrace.streams.settings import Settings
 
 Record = namedtuple("Record", "offset")
 
@@ -117,6 +121,14 @@ def test_silent_broker_is_an_error_and_no_end(end: int | None) -> None:
 def test_absent_topic_is_named() -> None:
     with pytest.raises(StreamsError, match="topic u does not exist: create it with"):
         Reader(FakeConsumer(end=0), "u")
+
+
+def test_what_speaks_http_is_no_broker_that_asks_for_a_password() -> None:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        Thread(target=server.serve_forever).start()
+        told = explain_silence(Settings(bootstrap=f"127.0.0.1:{server.server_port}"))
+        server.shutdown()
+    assert "does not answer: is it a Kafka broker" in str(told)
 
 
 def test_every_acknowledgement_is_checked() -> None:
