@@ -87,6 +87,8 @@ def _addresses(settings: Settings) -> Iterator[tuple[str, int]]:
         if "://" in settings.bootstrap:
             raise ValueError("a URL")
         hosts = collect_hosts(settings.bootstrap)
+        if not all(host and 0 < port < 2**16 for host, port, _ in hosts):
+            raise ValueError("an address that nothing can listen at")
     except ValueError as exc:
         raise SettingsError(
             f"bootstrap={settings.bootstrap!r} is not HOST:PORT[,HOST:PORT...]"

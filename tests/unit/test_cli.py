@@ -181,6 +181,10 @@ def test_a_command_that_takes_no_broker_offers_none() -> None:
     [
         (["topics", "--bootstrap", "nonsense:x"], "is not HOST:PORT"),
         (["topics", "--bootstrap", "http://localhost:9092"], "is not HOST:PORT"),
+        (["topics", "--bootstrap", ""], "bootstrap='' is not HOST:PORT"),
+        (["topics", "--bootstrap", ":9092"], "is not HOST:PORT"),
+        (["topics", "--bootstrap", "localhost:9092,"], "is not HOST:PORT"),
+        (["topics", "--bootstrap", "localhost:65536"], "is not HOST:PORT"),
         (["topics", "-s", "sede=1"], "did you mean 'seed'"),
         (["produce", "nowhere.csv"], "nowhere.csv: there is no such file"),
         (["produce", "--items", "nowhere.csv"], "nowhere.csv: there is no such file"),
