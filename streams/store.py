@@ -128,6 +128,12 @@ def _views(
         raise ValueError(f"it has {len(data)} bytes of arrays, not {end}")
 
 
+def kind_of(url: str) -> str | None:
+    """Return what a file of a store holds, by its name; None if it has another name."""
+    match = _OF_VERSION.fullmatch(url.rsplit("/", 1)[-1])
+    return match[2] if match else None
+
+
 def under(arrays: Arrays, prefix: str) -> Arrays:
     """Return the arrays whose names begin so, by the rest of their names."""
     return {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}

@@ -17,7 +17,7 @@ from headrace.streams.errors import CheckpointError
 from headrace.streams.inheritance import Inheritance
 from headrace.streams.learner import Learner
 from headrace.streams.publication import pack_model
-from headrace.streams.store import under, unpack
+from headrace.streams.store import kind_of, under, unpack
 
 TIED_TO_ITEMS = ("encoder.items", "encoder.bias", "negatives", "n_items", "residual")
 
@@ -33,8 +33,12 @@ def start_from(learner: Learner, url: str) -> dict[str, torch.Tensor]:
     """Make a new learner start from a version's ``model`` file; return the tensors it took over.
 
     Raises:
-        CheckpointError: the file cannot be read, is no checkpoint, or is of another shape.
+        CheckpointError: the file cannot be read, is no ``model`` file, or is of another shape.
     """
+    if (kind := kind_of(url)) not in ("model", None):
+        raise CheckpointError(
+            f"{url} holds a version's {kind}: name a model file of that store, *.model.safetensors"
+        )
     try:
         with fsspec.open(url, "rb") as file:
             arrays, fields = unpack(file.read(), schema.MODEL)
@@ -59,7 +63,9 @@ def start_from(learner: Learner, url: str) -> dict[str, torch.Tensor]:
         }
         inheritance = Inheritance.of(arrays, fields)
         learner.outer_loop.start_from(taken)
-    except (RuntimeError, KeyError, IndexError, ValueError, TypeError) as exc:
+    except KeyError as exc:
+        raise CheckpointError(f"{url} is not a version's model file: it lacks {exc}") from exc
+    except (RuntimeError, IndexError, ValueError, TypeError) as exc:
         raise CheckpointError(f"{url} does not fit: {exc}") from exc
     learner.inheritance = inheritance
     return taken

@@ -15,7 +15,7 @@ from headrace.streams.cli import main
 from headrace.streams.errors import CheckpointError
 from headrace.streams.evaluate import evaluate
 from headrace.streams.learner import Learner
-from headrace.streams.publication import pack_model
+from headrace.streams.publication import pack_model, pack_weights
 from headrace.streams.store import pack, unpack
 from headrace.streams.transfer import TIED_TO_ITEMS, start_from, write_model
 
@@ -92,6 +92,22 @@ def test_a_file_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
         start_from(Learner(small()), str(path))
     path.write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="not a checkpoint"):
+        start_from(Learner(small()), str(path))
+
+
+@pytest.mark.parametrize("kind", ["weights", "learner"])
+def test_another_file_of_a_version_is_named_for_what_it_is(kind: str) -> None:
+    url = f"s3://shop/models/v00000042.{kind}.safetensors"
+    with pytest.raises(
+        CheckpointError, match=rf"{url} holds a version's {kind}: name a model file"
+    ):
+        start_from(Learner(small()), url)
+
+
+def test_weights_of_another_name_are_no_model_file(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(pack_weights(learned(STREAM).recommender.meta))
+    with pytest.raises(CheckpointError, match="is not a version's model file: it lacks 'content"):
         start_from(Learner(small()), str(path))
 
 
