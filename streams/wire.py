@@ -200,7 +200,7 @@ def _decode_map(
     if len(value) > at_most:
         raise MalformedRecordError("too_large", f"{len(value)} bytes, at most {at_most}")
     try:
-        if value[0] < _FIRST_MAP_BYTE and value.lstrip()[:1] == b"{":
+        if value[0] < _FIRST_MAP_BYTE and value.lstrip()[:1] in (b"{", b"["):
             fields = json.loads(value)
             # JSON can say what no writer of ours can pass on: numbers beyond 64 bits, half
             # characters, endless nesting. Refused here, it cannot fail a worker later.

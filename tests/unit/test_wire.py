@@ -224,7 +224,8 @@ def test_tombstone_withdraws_the_item() -> None:
         (b'{"context":' + b"[" * 30_000 + b"]" * 30_000 + b"}", "undecodable"),
         (b"\x91" * 65_000, "undecodable"),
         (b"\xdf\xff\xff\xff\xff", "undecodable"),  # claims four billion pairs
-        (b"[1]", "undecodable"),
+        (b"[1", "undecodable"),
+        (b"[1]", "wrong_type"),
         (msgpack.packb([1]), "wrong_type"),
         (msgpack.packb(1), "wrong_type"),
         (msgpack.packb(None), "wrong_type"),
