@@ -47,13 +47,16 @@ class Settings(BaseSettings):
     bootstrap: str = Field("127.0.0.1:9092", description="Brokers, host:port, comma-separated.")
     topic_prefix: str = Field(
         "headrace",
+        pattern=r"^[A-Za-z0-9._-]{1,233}$",  # what Kafka takes, less .recommendations
         description="Topics are named PREFIX.events and so on; another shop on the same brokers"
         " needs a group of its own, too.",
     )
     partitions: int = Field(4, ge=1, le=10_000, description="Partitions of the topics by user.")
     replication: int = Field(1, ge=1, le=10, description="Copies of each topic; 3 in production.")
     group: str = Field(
-        "headrace", description="Consumer groups are named GROUP-adapt, GROUP-learn."
+        "headrace",
+        pattern=r"^[A-Za-z0-9._-]{1,227}$",  # as a topic, less -adapt-users-changelog
+        description="Consumer groups are named GROUP-adapt, GROUP-learn.",
     )
     group_instance_id: str = Field(
         "",

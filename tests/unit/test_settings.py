@@ -1,12 +1,14 @@
 """Settings: which source wins, and that a wrong name or value is an error that says the fix."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from headrace.streams.errors import SettingsError
 from headrace.streams.settings import Settings, load
+from headrace.streams.topics import topics_of
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +115,9 @@ def test_unknown_line_in_the_file_names_the_nearest(tmp_path: Path) -> None:
     [
         ("partitions", 0),
         ("partitions", "many"),
+        ("topic_prefix", "my shop"),
+        ("topic_prefix", ""),
+        ("group", "shop/1"),
         ("group_instance_id", "worker 1"),
         ("session_timeout_s", 5.9),
         ("pause_limit_s", 0),
@@ -207,6 +212,21 @@ def test_store_is_in_the_data_folder_unless_named() -> None:
 
 def test_topic_is_prefixed() -> None:
     assert load({"topic_prefix": "shop"}).topic("dead-letters") == "shop.dead-letters"
+
+
+@pytest.mark.parametrize("name", ["topic_prefix", "group"])
+def test_the_longest_topic_has_a_name_that_kafka_takes(name: str) -> None:
+    lengths = [length for length in range(250) if is_taken(name, "s" * length)]
+    longest = load({name: "s" * max(lengths)})
+    assert max(len(topic.name) for topic in topics_of(longest)) == 249
+
+
+def is_taken(name: str, value: str) -> bool:
+    """Return whether a setting may have a value."""
+    with suppress(SettingsError):
+        load({name: value})
+        return True
+    return False
 
 
 def test_a_file_nested_without_end_is_refused(tmp_path: Path) -> None:
