@@ -14,6 +14,8 @@ Letters: B tasks, D width, K clusters, P fast weights.
 import torch
 from torch import Tensor, nn
 
+_LEAST = 1e-6  # of all users' shares in a cluster: a share underflows to zero
+
 
 def new_prototypes(clusters: int, width: int) -> nn.Parameter:
     """Return (K, D) prototypes, drawn at random: equal ones would never part.
@@ -32,7 +34,8 @@ def shares_of(prototypes: Tensor, latest: Tensor) -> Tensor:
 def mean_moves(start: Tensor, adapted: Tensor, shares: Tensor, total: Tensor) -> Tensor:
     """Return how far the users of each cluster went from where they started, on average: (K, P).
 
-    ``total`` is (K,): the sum of the shares. If it is that of more users, theirs is to be added.
+    ``total`` is (K,): the sum of the shares. If it is that of more users, theirs is to be added. A
+    cluster without anybody stays where it is.
     """
     moves = adapted - shares @ start  # (B, P)
-    return (shares / total).T @ moves
+    return (shares / total.clamp(min=_LEAST)).T @ moves

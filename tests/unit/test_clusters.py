@@ -85,6 +85,12 @@ def test_everyone_is_ranked_from_where_they_start_before_any_step() -> None:
     )
 
 
+def test_a_cluster_that_nobody_belongs_to_does_not_move() -> None:
+    shares = torch.tensor([[1.0, 0.0]])
+    moves = mean_moves(torch.tensor([[1.0], [8.0]]), torch.tensor([[4.0]]), shares, shares.sum(0))
+    assert moves.tolist() == [[3.0], [0.0]]
+
+
 @pytest.mark.parametrize("meta_learning", ["fomaml", "reptile"])
 def test_steps_move_the_starts_apart(meta_learning: MetaLearning) -> None:
     loop = new_loop(
