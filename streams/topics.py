@@ -20,6 +20,8 @@ COMPACTED = {"cleanup.policy": "compact"}
 # By default a broker compacts when it pays, which may be never: what was written of a user who is
 # forgotten must go (KIP-354).
 WITHIN_A_DAY = {"max.compaction.lag.ms": str(24 * 60 * 60 * 1000)}
+# By default a tombstone is gone after a day, and who starts later does not know what was withdrawn.
+FOR_TEN_YEARS = {"delete.retention.ms": str(10 * 365 * 24 * 60 * 60 * 1000)}
 KEPT_6_H = KEPT | {"retention.ms": str(6 * 60 * 60 * 1000)}  # a checkpoint has all before it
 # Whoever writes here holds a lease (lease.py): what was on its way for too long must not arrive.
 LEASED = COMPACTED | {
@@ -51,7 +53,7 @@ def topics_of(settings: Settings) -> list[Topic]:
     by_user = settings.partitions
     return [
         Topic(settings.topic("events"), by_user, KEPT),
-        Topic(settings.topic("items"), 1, COMPACTED),
+        Topic(settings.topic("items"), 1, COMPACTED, FOR_TEN_YEARS),
         Topic(settings.topic("recommendations"), by_user, LEASED, WITHIN_A_DAY),
         Topic(settings.topic("models"), 1, COMPACTED),
         Topic(settings.topic("deltas"), 1, KEPT_6_H),

@@ -23,6 +23,7 @@ def test_topics_have_their_partitions_and_clean_up(settings: Settings) -> None:
     assert compacted == [False, True, True, True, False, False, True]
     assert configs[settings.topic("deltas")]["retention.ms"]["value"] == "21600000"
     assert configs[users_changelog(settings)]["max.compaction.lag.ms"]["value"] == "86400000"
+    assert configs[settings.topic("items")]["delete.retention.ms"]["value"] == "315360000000"
 
 
 def test_creating_twice_changes_nothing(settings: Settings) -> None:
