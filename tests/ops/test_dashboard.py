@@ -44,6 +44,20 @@ def test_times_sizes_and_shares_are_in_their_units(panel: dict[str, Any]) -> Non
         assert unit == "percentunit"
 
 
+def test_a_job_is_named_only_where_the_other_role_has_the_number_too() -> None:
+    # Jobs are named by whoever scrapes; and a refusal may be either role's.
+    named = {p["title"] for p in panels() if any("job=" in t["expr"] for t in p["targets"])}
+    assert named == {
+        "Age of item signals",  # where it would be a worker at 0
+        "CPU by part",
+        "Candidate recall",  # where it would be a mean with 0
+        "Feedback, lists kept",
+        "Tasks",
+        "Deltas of item signals",
+        "Users forgotten in an hour",
+    }
+
+
 def test_rows_tell_the_story_in_order() -> None:
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
     assert rows == [
