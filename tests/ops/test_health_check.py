@@ -40,7 +40,7 @@ def test_it_passes_exactly_when_the_role_is_live(is_live: bool, exit_code: int) 
 
 
 def test_it_shows_the_token_of_the_role(tmp_path: Path) -> None:
-    file = tmp_path / "token"
+    file, settings = tmp_path / "token", tmp_path / "settings.toml"
     file.write_text(f"{TOKEN}\n")
     well: dict[str, Any] = {"is_live": lambda: True, "is_ready": lambda: True}
     with closing(serve("127.0.0.1", 0, token=TOKEN, **well)) as handle:
@@ -48,6 +48,12 @@ def test_it_shows_the_token_of_the_role(tmp_path: Path) -> None:
         assert exit_code_of_check(handle.port, HEADRACE_HTTP_TOKEN_FILE=str(file)) == 0
         assert exit_code_of_check(handle.port, HEADRACE_HTTP_TOKEN=TOKEN[:-1]) == 1
         assert exit_code_of_check(handle.port) == 1
+        for line in (f'http_token = "{TOKEN}"', f'http_token_file = "{file}"'):
+            settings.write_text(f"{line}\n")
+            assert exit_code_of_check(handle.port, HEADRACE_SETTINGS=str(settings)) == 0
+        settings.write_text(f'http_token = "{TOKEN[:-1]}"\n')  # the environment wins
+        both = {"HEADRACE_SETTINGS": str(settings), "HEADRACE_HTTP_TOKEN": TOKEN}
+        assert exit_code_of_check(handle.port, **both) == 0
 
 
 def test_it_fails_when_nothing_answers() -> None:
