@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[Any], bool | None]  # takes a kafka-python ConsumerRecord; False: of no use
 LATEST_HELD = 100  # to go back to: many versions may name one checkpoint
 RETRY_S = 10.0  # until what was of no use is handed over again: the store may be back
+STOP_LIMIT_S = 5.0  # for what is being loaded; nothing of it has to be finished
 
 
 class Follower(threading.Thread):
@@ -56,9 +57,12 @@ class Follower(threading.Thread):
         self._seeks[topic] = offset
 
     def close(self) -> None:
-        """Stop following and wait for the thread."""
+        """Stop following and wait for the thread, but not for a model store that hangs."""
         self._stopping.set()
-        self.join()
+        self.join(STOP_LIMIT_S)
+        if self.is_alive():  # a daemon: it ends with the process
+            topics = ", ".join(self._handlers)
+            logger.warning("stopped without waiting for the reader of %s any longer", topics)
 
     def run(self) -> None:
         """Follow until closed."""

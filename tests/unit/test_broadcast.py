@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,6 +86,32 @@ def follow(shop: Shop, monkeypatch: pytest.MonkeyPatch, *polls: list[bytes]) -> 
         consumer.is_left.set()
         thread.close()
     return consumer
+
+
+def test_a_handler_that_hangs_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, hangs = threading.Event(), threading.Event()
+
+    def load(_: Any) -> None:
+        begun.set()
+        hangs.wait()  # as a model store may that does not answer
+
+    monkeypatch.setattr(clients, "broadcast_consumer", lambda *_: nullcontext(consumer))
+    monkeypatch.setattr(follower, "STOP_LIMIT_S", 0.1)
+    consumer = FakeConsumer([b"a version"])
+    consumer.is_left.set()
+    following = follower.Follower(Settings(), {MODELS.topic: load})
+    following.start()
+    assert begun.wait(LIMIT_S)
+    closing = threading.Thread(target=following.close, daemon=True)
+    closing.start()
+    closing.join(LIMIT_S)
+    has_closed = not closing.is_alive()
+    hangs.set()
+    following.join(LIMIT_S)
+    assert has_closed
+    assert f"stopped without waiting for the reader of {MODELS.topic} any longer" in caplog.text
 
 
 def damaged(announcement: Announcement) -> bytes:
