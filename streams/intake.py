@@ -150,7 +150,10 @@ class IntakeConsumer(driver.Consumer):
         return ends
 
     def lag(self) -> dict[int, int]:
-        """Return end offset less committed offset by partition, where the end is known."""
+        """Return end offset less committed offset by partition, where the end is known.
+
+        Without a committed offset, less where reading starts: retention may have removed much.
+        """
         return {
             tp.partition: max(end - (self._committed_offset[tp] or 0), 0)
             for tp, end in self.ends().items()
@@ -207,26 +210,27 @@ class IntakeConsumer(driver.Consumer):
         self._watermarks.forget()
         epoch = self.epoch
         wanted = {tp: self.options.position_of(tp) for tp in self._intake_partitions()}
-        committed = await self._thread.call_thread(self._position, wanted)
+        begun = await self._thread.call_thread(self._position, wanted)
         if epoch != self.epoch:
             return  # overtaken by a rebalance or another seek, which positions again
         for tp in wanted:
-            self._committed_offset[tp] = committed.get(tp)
+            self._committed_offset[tp] = begun[tp]
         self._positioned.update(wanted)
 
-    async def _position(self, wanted: Mapping[TP, int | None]) -> dict[TP, int | None]:
-        """Seek in the consumer thread; return the committed offsets that were used."""
+    async def _position(self, wanted: Mapping[TP, int | None]) -> dict[TP, int]:
+        """Seek in the consumer thread; return committed offsets, or else where reading starts."""
         consumer = self._thread._ensure_consumer()
-        committed: dict[TP, int | None] = {}
+        begun: dict[TP, int] = {}
         for tp, latest in wanted.items():
             aiokafka_tp = self._new_topicpartition(tp.topic, tp.partition)
-            committed[tp] = await consumer.committed(aiokafka_tp)
-            offset = min((o for o in (committed[tp], latest) if o is not None), default=0)
+            committed = await consumer.committed(aiokafka_tp)
+            offset = min((o for o in (committed, latest) if o is not None), default=0)
             if offset:
                 consumer.seek(aiokafka_tp, offset)
             else:
                 await consumer.seek_to_beginning(aiokafka_tp)
-        return committed
+            begun[tp] = committed or await consumer.position(aiokafka_tp)
+        return begun
 
     def _open_epoch(self) -> None:
         self.epoch += 1

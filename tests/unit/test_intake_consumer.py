@@ -66,6 +66,7 @@ class FakeKafka:
     commits: dict[TP, int] = field(default_factory=dict)
     positions: dict[TP, int] = field(default_factory=dict)
     fetched_ends: dict[TP, int] = field(default_factory=dict)
+    beginning: int = 0
     generation: int = 7
     refusal: Exception | None = None
     generation_after: int = 7  # a commit: the heartbeats go on meanwhile
@@ -90,7 +91,7 @@ class FakeKafka:
         self.positions[TP(*tp)] = offset
 
     async def seek_to_beginning(self, tp: TopicPartition) -> None:
-        self.positions[TP(*tp)] = 0
+        self.positions[TP(*tp)] = self.beginning
 
     def highwater(self, tp: TopicPartition) -> int | None:
         return self.fetched_ends.get(TP(*tp))
@@ -441,13 +442,26 @@ def test_a_commit_outside_the_generation_makes_no_member(
     with_rig(tmp_path, check)
 
 
-def test_lag_is_end_offset_less_committed_offset(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("commits", "latest", "lag"),
+    [
+        ({P0: 7}, None, 3),
+        ({P0: 7}, 6, 3),
+        ({}, None, 6),  # all there is: retention has removed the first four
+        ({P0: 0}, None, 6),
+        ({}, 5, 5),  # all that the role has not
+    ],
+)
+def test_lag_is_end_offset_less_committed_offset_or_where_reading_starts_without(
+    commits: dict[TP, int], latest: int | None, lag: int, tmp_path: Path
+) -> None:
     async def check(rig: Rig) -> None:
+        rig.kafka.beginning = 4
         await rig.consumer.perform_seek()
         rig.thread.highwater = {P0: 10, P1: None}.__getitem__
-        assert rig.consumer.lag() == {0: 3}
+        assert rig.consumer.lag() == {0: lag}
 
-    with_rig(tmp_path, check, commits={P0: 7})
+    with_rig(tmp_path, check, commits=commits, position_of=lambda _: latest)
 
 
 def new_thread(folder: Path) -> IntakeThread:
