@@ -90,7 +90,8 @@ class Catalogue:
             return None
         self.space = self.space or next(iter(found))
         if self.space not in found:
-            reason = "width" if vector.any() and self.space.startswith("given/") else "kind"
+            is_given = vector.any() and self.space.startswith("given/")
+            reason: metrics.ContentRefusal = "width" if is_given else "kind"
             metrics.CONTENT_REFUSED.labels(reason).inc()
             logger.warning("item %r keeps no vector: %s, not %s", item.item, [*found], self.space)
         return found.get(self.space)

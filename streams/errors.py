@@ -10,8 +10,17 @@ StreamsError
 └── CheckpointError          a checkpoint is damaged or does not fit keep the old version
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+Malformation = Literal[  # labels a counter
+    "undecodable",
+    "wrong_type",
+    "too_large",
+    "missing_field",
+    "unknown_schema",
+    "empty",
+    "out_of_range",
+]
 LONGEST_DETAIL = 500  # characters; what a record holds may be far longer
 
 
@@ -42,10 +51,10 @@ class TopicMismatchError(StreamsError):
 class MalformedRecordError(StreamsError):
     """The record can never be applied. Operator action: read it on the dead-letter topic.
 
-    ``reason`` is one of a small fixed set: it labels a counter. ``detail`` does not repeat it.
+    ``detail`` does not repeat the ``reason``.
     """
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: Malformation, detail: str) -> None:
         self.reason = reason
         self.detail = detail[:LONGEST_DETAIL]
         super().__init__(f"{reason}: {self.detail}")

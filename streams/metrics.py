@@ -7,8 +7,11 @@ not use stays at zero there.
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 from prometheus_client import Counter, Gauge, Histogram
+
+from headrace.streams.errors import Malformation
 
 _NAMESPACE = "headrace"
 _LATENCY_BUCKETS_S = (
@@ -32,6 +35,14 @@ _SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
 def _counter(name: str, text: str, *labels: str) -> Counter:
     return Counter(name, text, labels, namespace=_NAMESPACE)
+
+
+def _counter_by(name: str, text: str, label: str, values: Any) -> Counter:
+    """Return a counter that has each value of a ``Literal`` from the start: a rate needs a zero."""
+    counter = _counter(name, text, label)
+    for value in get_args(values):
+        counter.labels(value)
+    return counter
 
 
 def _gauge(name: str, text: str, *labels: str) -> Gauge:
@@ -58,7 +69,7 @@ REPLAYED = _counter("replayed_events_total", "Events skipped because the state h
 FORGOTTEN = _counter(
     "forgotten_total", "Users forgotten, once in each partition where an event asked for it."
 )
-DEAD_LETTERS = _counter("dead_letters_total", "Records set aside.", "reason")
+DEAD_LETTERS = _counter_by("dead_letters_total", "Records set aside.", "reason", Malformation)
 LAG = _gauge("consumer_lag_events", "End offset less committed offset.", "partition")
 USERS = _gauge("users", "Users held in state.")
 ITEMS = _gauge("items", "Items in the vocabulary.")
@@ -117,10 +128,12 @@ QUERY_LOSS = _gauge("query_loss", "Mean query loss of recent outer-loop steps, i
 DELTAS_PUBLISHED = _counter("deltas_published_total", "Deltas of item signals published.")
 DELTA_BYTES = _counter("delta_bytes_total", "Bytes of deltas published.")
 VERSIONS_PUBLISHED = _counter("versions_published_total", "Model versions published.")
-CONTENT_REFUSED = _counter(
+ContentRefusal = Literal["width", "kind"]
+CONTENT_REFUSED = _counter_by(
     "content_refused_total",
     "Catalogue records whose vector does not compare with the others'.",
     "reason",
+    ContentRefusal,
 )
 CHECKPOINT_SECONDS = _histogram("checkpoint_duration_seconds", "Wall time to write a checkpoint.")
 CHECKPOINT_BYTES = _gauge("checkpoint_bytes", "Size of the newest checkpoint.")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.streams.batches import RecordBatch
-from headrace.streams.errors import MalformedRecordError
+from headrace.streams.errors import Malformation, MalformedRecordError
 from headrace.streams.wire import (
     Event,
     Source,
@@ -25,7 +25,7 @@ Headers = list[tuple[str, bytes | None]]
 class DeadLetter:
     """A record that can never be applied, as it came, and why."""
 
-    reason: str
+    reason: Malformation
     key: bytes | None
     value: bytes | None
     headers: Headers

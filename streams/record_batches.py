@@ -17,6 +17,8 @@ from typing import Any, Final, NamedTuple
 import cramjam
 from aiokafka.record.util import decode_varint_py as decode_varint  # the other reads beyond the end
 
+from headrace.streams.errors import Malformation
+
 logger = logging.getLogger(__name__)
 
 BATCH_LIMIT_BYTES = 2**25  # inflated: 32 times what brokers take, and text compresses by 10 to 20
@@ -33,12 +35,12 @@ _FIRST_TRY = 8  # times the compressed size: most text fits, and a larger buffer
 class Unreadable(bytes):
     """The empty value of a record that stands for some that cannot be read, or for its own."""
 
-    reason: str
+    reason: Malformation
     detail: str
     n_left_out: int  # bytes of its own value
 
     @classmethod
-    def of(cls, reason: str, detail: str, *, n_left_out: int = 0) -> "Unreadable":
+    def of(cls, reason: Malformation, detail: str, *, n_left_out: int = 0) -> "Unreadable":
         """Return a value that says why."""
         value = cls()
         value.reason, value.detail, value.n_left_out = reason, detail, n_left_out
@@ -176,7 +178,7 @@ class CheckedBatch:
                 offset >= batch.next_offset
             ):  # all were read, and then came more than there should be
                 return
-            reason = "too_large" if isinstance(exc, TooLargeError) else "undecodable"
+            reason: Malformation = "too_large" if isinstance(exc, TooLargeError) else "undecodable"
             detail = f"offsets {offset} to {batch.next_offset - 1} of one batch: {exc}"
             logger.warning("passed over %s", detail)
             yield StandIn(batch.next_offset - 1, batch.max_timestamp, Unreadable.of(reason, detail))

@@ -1,11 +1,16 @@
 """Rules of the metrics: names, units, help texts, few labels, buckets around the targets."""
 
+import subprocess
+import sys
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 from prometheus_client import Counter, Gauge, Histogram
 
 from headrace.streams import metrics
+from headrace.streams.errors import Malformation
+from headrace.streams.metrics import ContentRefusal
 
 AnyMetric = Counter | Gauge | Histogram
 
@@ -15,7 +20,7 @@ DECLARED: dict[str, AnyMetric] = {
 BASE_UNITS = ("_seconds", "_bytes", "_ratio")
 FORBIDDEN_UNITS = ("_ms", "_milliseconds", "_kb", "_mb", "_percent", "_minutes")
 LABELS = {  # every label and why its values are few
-    "DEAD_LETTERS": ("reason",),  # a fixed set, see MalformedRecordError
+    "DEAD_LETTERS": ("reason",),  # a fixed set, see Malformation
     "CONTENT_REFUSED": ("reason",),  # width or kind
     "LAG": ("partition",),  # cleared when partitions move
     "STAGE_SECONDS": ("stage",),
@@ -61,6 +66,21 @@ def test_a_metric_without_labels_exists_from_the_start(name: str) -> None:
     samples = next(iter(DECLARED[name].collect())).samples
     assert {key for s in samples for key in s.labels} <= {"le"}
     assert samples
+
+
+def test_a_counter_by_reason_has_every_reason_from_the_start() -> None:
+    # What begins with its first burst has not grown by it, as Prometheus sees it. In a process of
+    # its own: other tests count here.
+    program = (
+        "import prometheus_client; import headrace.streams.metrics\n"
+        "print(prometheus_client.generate_latest().decode())"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    for name, reasons in (("dead_letters", Malformation), ("content_refused", ContentRefusal)):
+        for reason in get_args(reasons):
+            assert f'headrace_{name}_total{{reason="{reason}"}} 0.0\n' in told
 
 
 @pytest.mark.parametrize(("name", "labels"), LABELS.items())
