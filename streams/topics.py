@@ -67,12 +67,14 @@ def create_topics(settings: Settings) -> list[str]:
 
     Raises:
         BrokerUnreachableError: no broker answers.
-        TopicMismatchError: a topic exists and does not fit; nothing has been changed.
+        TopicMismatchError: a topic exists and does not fit, or the group is another's; nothing has
+            been changed.
     """
     wanted = topics_of(settings)
     with admin(settings) as client:
         existing = set(client.list_topics())
         _check(client, [topic for topic in wanted if topic.name in existing])
+        _check_group(settings, existing)
         created = _create(client, [t for t in wanted if t.name not in existing], settings)
         client.wait_for_topics([topic.name for topic in wanted])
         # Two that start at once may both have found a topic missing: one of them made it.
@@ -122,6 +124,18 @@ def _create(client: Any, missing: list[Topic], settings: Settings) -> list[str]:
         elif result["error_code"] != TOPIC_EXISTS:
             raise StreamsError(f"cannot create topic {result['name']}: {result['error_message']}")
     return created
+
+
+def _check_group(settings: Settings, existing: Collection[str]) -> None:
+    """Refuse states that are of other events: by their offsets, new events would be replays."""
+    events, changelog = settings.topic("events"), users_changelog(settings)
+    if changelog in existing and events not in existing:
+        raise TopicMismatchError(
+            f"topic {changelog} exists and {events} does not: the states in it are of other events,"
+            " and new ones would pass for replays. If they are another shop's, set another group:"
+            f" each topic_prefix needs a group of its own. If {events} was deleted to begin anew,"
+            " set another topic_prefix and group"
+        )
 
 
 def _check(client: Any, topics: list[Topic]) -> None:

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 from harness import Fleet, Watcher, deploy, java_publisher
 
 from headrace.streams.clients import admin
+from headrace.streams.errors import TopicMismatchError
 from headrace.streams.guards import EXIT_FAILED, EXIT_PAUSED
 from headrace.streams.settings import Settings
 from headrace.streams.topics import create_topics
@@ -81,9 +83,15 @@ def test_events_of_a_topic_that_was_made_anew_end_the_worker_rather_than_pass_fo
         publisher.publish(9)
         watcher.until_answered(9)
         assert worker.stop() == 0
+    events = settings.topic("events")
     with admin(settings) as client:
-        client.delete_topics([settings.topic("events")])
-    create_topics(settings)
+        client.delete_topics([events])
+    with pytest.raises(TopicMismatchError, match=f"If {events} was deleted to begin anew"):
+        create_topics(settings)
+    with admin(settings) as client:  # as who does not ask `headrace topics`
+        by_hand = {"num_partitions": settings.partitions, "replication_factor": 1}
+        client.create_topics({events: by_hand})
+        client.wait_for_topics([events])
     with java_publisher(settings, ["ann"]) as publisher, Fleet(settings, tmp_path) as fleet:
         worker = fleet.start()
         publisher.publish(3)

@@ -95,7 +95,8 @@ def test_a_role_may_write_what_it_must_and_nothing_else(deployed: As, role: str)
 
 @pytest.mark.parametrize("role", ["adapt", "learn", "publisher", "reader", NOBODY])
 def test_only_the_admin_may_create_a_topic(deployed: As, role: str) -> None:
-    settings = deployed(role).model_copy(update={"topic_prefix": f"{role}-made"})
+    own = {"topic_prefix": f"{role}-made", "group": f"{role}-made"}
+    settings = deployed(role).model_copy(update=own)
     with pytest.raises(StreamsError, match="cannot create topic"):
         create_topics(settings)
 

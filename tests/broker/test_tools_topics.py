@@ -61,13 +61,23 @@ def test_changelog_without_compaction_is_refused(settings: Settings) -> None:
 
 
 def test_a_topic_without_what_is_only_advised_fits(settings: Settings) -> None:
-    changelog = users_changelog(settings)
-    configs = next(topic.configs for topic in topics_of(settings) if topic.name == changelog)
+    lists = settings.topic("recommendations")
+    configs = next(topic.configs for topic in topics_of(settings) if topic.name == lists)
     with admin(settings) as client:
         spec = {"num_partitions": 4, "replication_factor": 1, "configs": configs}
-        client.create_topics({changelog: spec})
-        client.wait_for_topics([changelog])
-    assert changelog not in create_topics(settings)
+        client.create_topics({lists: spec})
+        client.wait_for_topics([lists])
+    assert lists not in create_topics(settings)
+
+
+def test_another_prefix_with_the_same_group_is_refused(settings: Settings) -> None:
+    create_topics(settings)
+    other = settings.model_copy(update={"topic_prefix": f"{settings.topic_prefix}-b"})
+    with pytest.raises(TopicMismatchError, match="each topic_prefix needs a group of its own"):
+        create_topics(other)
+    with admin(settings) as client:
+        assert not [name for name in client.list_topics() if name.startswith(other.topic_prefix)]
+    assert len(create_topics(other.model_copy(update={"group": other.topic_prefix}))) == 7
 
 
 def test_silence_at_the_address_is_named_with_the_cure(settings: Settings) -> None:
