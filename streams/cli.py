@@ -12,14 +12,13 @@ import click
 
 from headrace.streams import cli_bench, cli_roles, cli_tools
 from headrace.streams.errors import StreamsError
-
-WRONG_INPUT = 2  # as click's own usage errors
+from headrace.streams.guards import EXIT_WRONG
 
 
 class Failure(click.ClickException):
     """An error of ours: one line that says what to do, and no traceback."""
 
-    exit_code = WRONG_INPUT
+    exit_code = EXIT_WRONG
 
     def show(self, file: Any = None) -> None:
         """Write the line to standard error."""

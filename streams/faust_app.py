@@ -19,7 +19,7 @@ from mode.utils.queues import ThrowableQueue
 
 from headrace.streams.batches import BatchSchema, ChangelogMessage, RecordBatch
 from headrace.streams.errors import SettingsError
-from headrace.streams.guards import EXIT_FAILED, end_process
+from headrace.streams.guards import end_process, tell_failure
 from headrace.streams.intake import IntakeConsumer, IntakeOptions, IntakeTransport
 from headrace.streams.micro_batch import StateKey
 from headrace.streams.security import client_options, uses_sasl, uses_tls
@@ -144,9 +144,8 @@ class IntakeApp(faust.App):
             try:
                 async for event in stream.events():
                     await take(event.message.batch)
-            except Exception:
-                logger.exception("ended: a batch of %s could not be taken", topic)
-                end_process(EXIT_FAILED)
+            except Exception as exc:
+                end_process(tell_failure(exc, f"a batch of {topic} could not be taken"))
 
         self.agent(self.topic(topic, schema=BatchSchema()), name="intake")(hand_over)
 

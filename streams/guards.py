@@ -11,8 +11,11 @@ import time
 from collections.abc import Callable
 from typing import Final, NoReturn
 
+from headrace.streams.errors import TopicMismatchError
+
 logger = logging.getLogger(__name__)
 
+EXIT_WRONG: Final = 2  # as click's own usage errors: settings, topics or files are wrong
 EXIT_UNAVAILABLE: Final = 69  # EX_UNAVAILABLE: no broker answers at the start
 EXIT_FAILED: Final = 70  # EX_SOFTWARE: an exception that is not a bad record
 EXIT_PAUSED: Final = 75  # EX_TEMPFAIL: stood still or was cut off, and may have been replaced
@@ -32,6 +35,15 @@ def end_process(code: int) -> NoReturn:
     """End at once: no handler may commit, flush or send anything more."""
     logging.shutdown()
     os._exit(code)
+
+
+def tell_failure(exc: BaseException, what: str) -> int:
+    """Log why a role ends; return the status for it: no start mends what an operator must."""
+    if isinstance(exc, TopicMismatchError):
+        logger.error("ended: %s", exc)
+        return EXIT_WRONG
+    logger.error("ended: %s", what, exc_info=exc)
+    return EXIT_FAILED
 
 
 class PauseGuard:

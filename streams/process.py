@@ -11,7 +11,7 @@ from typing import Any
 
 from headrace.streams import metrics
 from headrace.streams.faust_app import IntakeApp
-from headrace.streams.guards import EXIT_FAILED, PauseGuard, Watchdog, end_process, now_s
+from headrace.streams.guards import PauseGuard, Watchdog, end_process, now_s, tell_failure
 
 logger = logging.getLogger(__name__)
 
@@ -78,9 +78,8 @@ async def run_role(role: Role) -> None:
 
 def _end_if_failed(done: Iterable[asyncio.Task[Any]]) -> None:
     for task in done:
-        if task.exception() is not None:
-            logger.error("ended: the role failed", exc_info=task.exception())
-            end_process(EXIT_FAILED)
+        if (exc := task.exception()) is not None:
+            end_process(tell_failure(exc, "the role failed"))
 
 
 def collect_rarely() -> None:
@@ -133,9 +132,8 @@ async def _stop(role: Role, working: Iterable[asyncio.Task[Any]] = ()) -> None:
         _end_if_failed(task for task in working if task.done())  # waited for in vain
         logger.warning("stopped with work in flight; it will be replayed when the session is over")
         end_process(0)
-    except Exception:
-        logger.exception("ended: the role failed as it stopped")
-        end_process(EXIT_FAILED)
+    except Exception as exc:
+        end_process(tell_failure(exc, "the role failed as it stopped"))
     try:
         async with asyncio.timeout(STOP_LIMIT_S):
             await role.app.stop()  # 3

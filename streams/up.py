@@ -13,7 +13,7 @@ from itertools import count, islice
 
 from headrace.streams.child import Child
 from headrace.streams.errors import RoleFailedError
-from headrace.streams.guards import EXIT_REFUSED
+from headrace.streams.guards import EXIT_REFUSED, EXIT_WRONG
 from headrace.streams.logs import start_logging
 from headrace.streams.security import SECRETS
 from headrace.streams.settings import PREFIX, Settings
@@ -25,7 +25,7 @@ STOP_LIMIT_S = 30.0  # the learn role writes a last version
 POLL_S = 0.2
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # before a failed role is started again
 STEADY_S = 60.0  # a role that ran for longer failed for a new reason: back to the first pause
-NEVER_AGAIN = (2, EXIT_REFUSED)  # wrong settings and passwords do not mend by themselves
+NEVER_AGAIN = (EXIT_WRONG, EXIT_REFUSED)  # wrong settings and passwords do not mend by themselves
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from harness import Fleet, Watcher, deploy, java_publisher
 
 from headrace.streams.clients import admin
 from headrace.streams.errors import TopicMismatchError
-from headrace.streams.guards import EXIT_FAILED, EXIT_PAUSED
+from headrace.streams.guards import EXIT_PAUSED, EXIT_WRONG
 from headrace.streams.settings import Settings
 from headrace.streams.topics import create_topics
 
@@ -96,4 +96,4 @@ def test_events_of_a_topic_that_was_made_anew_end_the_worker_rather_than_pass_fo
         worker = fleet.start()
         publisher.publish(3)
         worker.until_logged("end at 3, before 9, up to where they have been read")
-        assert worker.wait() == EXIT_FAILED
+        assert worker.wait() == EXIT_WRONG

@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 
 from headrace.streams import process
+from headrace.streams.errors import TopicMismatchError
 from headrace.streams.guards import (
     EXIT_FAILED,
     EXIT_PAUSED,
     EXIT_STUCK,
+    EXIT_WRONG,
     PauseGuard,
     Watchdog,
     now_s,
 )
 from headrace.streams.process import Readiness, Role, run_role
+from headrace.streams.up import NEVER_AGAIN
 
 LIMIT_S = 10.0
 
@@ -206,22 +209,6 @@ def test_work_that_fails_while_it_is_waited_for_is_told_and_ends_the_process_as_
     assert "a record was refused" in caplog.text
 
 
-def test_a_failure_in_the_last_work_ends_the_process_as_any_other(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    app = FakeApp()
-
-    async def work() -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.Event().wait()
-
-    async def full_disk() -> None:
-        raise OSError("no space left on device")
-
-    assert live(app, work, monkeypatch=monkeypatch, in_flight=full_disk) == [EXIT_FAILED]
-    assert app.log == []
-
-
 def test_a_slow_start_is_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     app, clock, gaps_s = FakeApp(), Clock(), list[float]()
 
@@ -251,14 +238,35 @@ def test_a_slow_start_is_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gaps_s == [100.0 + 4 * 10.0]  # the fourth tick began it, the fifth found the gap
 
 
-def test_a_failure_ends_the_process_without_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_stopping", [False, True])
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [
+        (ValueError("a defect"), EXIT_FAILED),
+        (TopicMismatchError("the topic was recreated"), EXIT_WRONG),  # no start mends that
+    ],
+)
+def test_a_failure_ends_the_process_without_a_commit(
+    failure: Exception,
+    status: int,
+    is_stopping: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     app = FakeApp()
 
-    async def work() -> None:
-        raise ValueError("a defect")
+    async def fail() -> None:
+        raise failure
 
-    assert live(app, work, monkeypatch=monkeypatch) == [EXIT_FAILED]
+    async def be_told_to_stop() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.Event().wait()
+
+    work, in_flight = (be_told_to_stop, fail) if is_stopping else (fail, _nothing)
+    assert live(app, work, monkeypatch=monkeypatch, in_flight=in_flight) == [status]
     assert app.log == []
+    assert str(failure) in caplog.text
+    assert status in NEVER_AGAIN or "Traceback" in caplog.text
 
 
 def test_a_crash_of_faust_ends_the_process_without_a_commit(

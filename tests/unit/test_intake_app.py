@@ -1,7 +1,7 @@
 """The Faust app: the buffer, the state store, the serving flag and the settings."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from faust.types.tuples import TP
 
+from headrace.streams import faust_app
 from headrace.streams.batches import BatchMessage, ChangelogMessage, RecordBatch, Watermarks
-from headrace.streams.errors import SettingsError
+from headrace.streams.errors import SettingsError, TopicMismatchError
 from headrace.streams.faust_app import BUFFERED_BYTES, IntakeApp, StateStore, make_app
+from headrace.streams.guards import EXIT_FAILED, EXIT_WRONG
 from headrace.streams.intake import IntakeOptions
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
@@ -60,6 +62,31 @@ def test_a_data_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
         SettingsError, match=r"data_dir=.*deep/down cannot be used: Not a directory"
     ):
         with_app(tmp_path, never)
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [(ValueError("a defect"), EXIT_FAILED), (TopicMismatchError("made anew"), EXIT_WRONG)],
+)
+def test_a_batch_that_cannot_be_taken_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception, status: int
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(faust_app, "end_process", ended.append)
+
+    async def take(_: RecordBatch) -> None:
+        raise failure
+
+    async def check(app: IntakeApp) -> None:
+        async def events() -> AsyncIterator[Any]:
+            yield event_with(BatchMessage, record(0, b"", b""))
+
+        app.take_batches(EVENTS, take)
+        (agent,) = app.agents.values()
+        await agent.fun(SimpleNamespace(events=events))
+
+    with_app(tmp_path, check)
+    assert ended == [status]
 
 
 # ------------------------------------------------------------------------------------ the buffer
