@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[Any], bool | None]  # takes a kafka-python ConsumerRecord; False: of no use
 LATEST_HELD = 100  # to go back to: many versions may name one checkpoint
 RETRY_S = 10.0  # until what was of no use is handed over again: the store may be back
-STOP_LIMIT_S = 5.0  # for what is being loaded; nothing of it has to be finished
+STOP_LIMIT_S = 2.0  # for what is being loaded; nothing of it has to be finished
 
 
 class Follower(threading.Thread):

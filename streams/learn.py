@@ -25,7 +25,7 @@ from headrace.streams.batches import Receipt, RecordBatch, Sequences
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.faust_app import IntakeApp, make_app
 from headrace.streams.follower import Follower
-from headrace.streams.guards import PauseGuard, Watchdog
+from headrace.streams.guards import EXIT_PAUSED, EXIT_WRONG, PauseGuard, Watchdog, end_process
 from headrace.streams.intake import IntakeOptions
 from headrace.streams.learn_ranks import ranks_of
 from headrace.streams.learner import Learned, Learner
@@ -42,7 +42,15 @@ WAITING_CHUNKS = 4  # of micro_batch_events; then the intake waits
 LOOK_EVERY_S = 10.0  # at whether more comes than is learned; long enough that a burst is none
 LAST_VERSION_LIMIT_S = 15.0  # at a stop; what it would hold is else learned anew
 WAITING_ITEMS = 256  # catalogue records of up to 1 MB; then the follower waits
-GROUP_TAKEN = "another learn role is in this group: stop one of them, the role is a single writer"
+SETTLE_S = 1.0  # while a rebalance begins, nothing is anybody's
+SECOND = (
+    "ended: another learn role is in group %s-learn, and this one has published nothing: the role"
+    " is a single writer, stop one of the two; what runs on many machines is `headrace adapt`"
+)
+JOINED = (
+    "ended: another learn role has joined group %s-learn: the role is a single writer, stop one of"
+    " the two; started again, this one goes on from its last checkpoint"
+)
 
 
 @dataclass(slots=True)
@@ -104,6 +112,7 @@ class Learning:
         self._unsaved: list[Receipt] = []
         self._sequences = Sequences()
         self._backlog = Backlog()
+        self._is_writer = False
 
     def position_of(self, tp: TP) -> int:
         """Return where to read on at the latest: a later offset may be committed than is learned.
@@ -169,21 +178,39 @@ class Learning:
     async def publish(self, publisher: Publisher, guard: PauseGuard) -> None:
         """Publish from when the role serves on.
 
-        Raises:
-            RuntimeError: another learn role is in the group; nothing was announced under its
-                numbers.
+        Beside another learn role nothing is announced under its numbers: the process ends, and is
+        not to be started again, or it would end the other one each time.
         """
         await self._app.serving.wait()
-        if not _owns_all(self._app, self._settings):
-            raise RuntimeError(GROUP_TAKEN)
+        if not self._owns_all():
+            await asyncio.sleep(SETTLE_S)
+            await self._app.serving.wait()
+        self._end_unless_alone(SECOND, EXIT_WRONG)
+        self._is_writer = True
         await publisher.publish_forever(_sender(self._app), guard, self.acknowledge)
 
     async def publish_last(self, publisher: Publisher, guard: PauseGuard) -> None:
         """Publish a version with all that was learned, as the role stops, if none else writes."""
-        if self._app.serving.is_set() and _owns_all(self._app, self._settings):
+        if self._app.serving.is_set() and self._owns_all():
             self.acknowledge(await publisher.publish_version(_sender(self._app), guard))
         else:
             logger.warning("stopped without a last version: not every partition is this role's")
+
+    def update_gauges(self) -> None:
+        """Set the gauges of the intake; end the process if it is not the only learn role."""
+        observe_intake(self._app.intake, n_users=len(self._learner.users))
+        if self._is_writer:
+            self._end_unless_alone(JOINED, EXIT_PAUSED)
+
+    def _end_unless_alone(self, told: str, status: int) -> None:
+        if not self._owns_all():
+            logger.error(told, self._settings.group)
+            end_process(status)
+
+    def _owns_all(self) -> bool:
+        events = self._settings.topic("events")
+        owned = [tp for tp in self._app.intake.assignment() if tp.topic == events]
+        return len(owned) >= self._settings.partitions
 
     def acknowledge(self, positions: Positions) -> None:
         """Acknowledge the batches below offsets that are saved."""
@@ -248,7 +275,7 @@ async def _run(settings: Settings, readiness: Readiness) -> None:
                 app=app,
                 work=[learning.learn_forever(), learning.publish(publisher, guard)],
                 drain=lambda: learning.publish_last(publisher, guard),
-                update_gauges=lambda: _update_gauges(app, learner, settings),
+                update_gauges=learning.update_gauges,
                 guard=guard,
                 watchdog=Watchdog(settings.rebalance_limit_s),
                 readiness=readiness,
@@ -256,11 +283,6 @@ async def _run(settings: Settings, readiness: Readiness) -> None:
             )
         )
         follower.close()
-
-
-def _owns_all(app: IntakeApp, settings: Settings) -> bool:
-    owned = [tp for tp in app.intake.assignment() if tp.topic == settings.topic("events")]
-    return len(owned) >= settings.partitions
 
 
 def _sender(app: IntakeApp) -> Send:
@@ -310,9 +332,3 @@ class CatalogueReader:
         self._is_placing = False
         if self._learner.place():
             self._place_later()
-
-
-def _update_gauges(app: IntakeApp, learner: Learner, settings: Settings) -> None:
-    observe_intake(app.intake, n_users=len(learner.users))
-    if not _owns_all(app, settings):
-        raise RuntimeError(GROUP_TAKEN)

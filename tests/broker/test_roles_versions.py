@@ -5,9 +5,19 @@ from dataclasses import replace
 
 from confluent_kafka import Producer
 from harness import Watcher
-from roles_harness import START_LIMIT_S, publish, roles, shoppers, small_deployment
+from roles_harness import (
+    START_LIMIT_S,
+    WAIT_LIMIT_S,
+    RoleProcess,
+    publish,
+    roles,
+    shoppers,
+    small_deployment,
+)
 
 from headrace.model.signals import ALL_TIME
+from headrace.streams.broker import free_port
+from headrace.streams.guards import EXIT_PAUSED, EXIT_WRONG
 from headrace.streams.learner import Learner
 from headrace.streams.learner_state import restore
 from headrace.streams.publication import ANNOUNCEMENT_KEY, Announcement
@@ -139,3 +149,24 @@ def counted(learner: Learner) -> dict[str, int]:
 def learned_events(settings: Settings) -> int:
     """Return how many events are in the version announced last."""
     return restored(settings)[0].n_events
+
+
+def test_a_second_learn_role_ends_for_good_and_the_first_goes_on_when_it_is_started_again(
+    settings: Settings,
+) -> None:
+    settings = small_deployment(settings)
+    group = f"group {settings.group}-learn"
+    with roles(settings, "learn") as (first,):
+        second = RoleProcess(settings.model_copy(update={"learn_port": free_port()}), "learn")
+        try:
+            assert second.child.wait(START_LIMIT_S) == EXIT_WRONG
+            assert f"another learn role is in {group}" in second.child.log_tail()
+        finally:
+            second.stop()
+        assert first.child.wait(WAIT_LIMIT_S) == EXIT_PAUSED
+        assert f"another learn role has joined {group}" in first.child.log_tail()
+        before = announced(settings).version
+    with roles(settings, "learn") as (again,):
+        publish(settings, shoppers(CHUNK))
+        again.until(lambda m: m.get("events_total") == CHUNK, "every event is learned")
+        again.until(lambda m: m.get("model_version") > before, "a newer version")

@@ -19,7 +19,7 @@ from deployment import (
     text_files,
 )
 
-from headrace.streams import process
+from headrace.streams import follower, process
 from headrace.streams.http import token_of
 from headrace.streams.learn import LAST_VERSION_LIMIT_S
 from headrace.streams.settings import FILE_VARIABLE, PREFIX, Settings, load
@@ -210,7 +210,7 @@ def test_prometheus_shows_the_token_that_the_roles_expect() -> None:
 def test_a_stop_leaves_time_to_stop_in_order(role: str) -> None:
     grace_s = int(SERVICES[role]["stop_grace_period"].removesuffix("s"))
     drain_s = max(process.DRAIN_LIMIT_S, LAST_VERSION_LIMIT_S)
-    assert grace_s > drain_s + process.STOP_LIMIT_S
+    assert grace_s > drain_s + process.STOP_LIMIT_S + follower.STOP_LIMIT_S
 
 
 def test_the_image_is_built_from_what_it_copies() -> None:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from deployment import DEPLOY, OUR_IMAGE, ROLES, command_error, image_environment, role_settings
 
-from headrace.streams import process
+from headrace.streams import follower, process
 from headrace.streams.errors import SettingsError
 from headrace.streams.http import token_of
 from headrace.streams.learn import LAST_VERSION_LIMIT_S
@@ -183,7 +183,7 @@ def test_both_roles_share_one_claim_for_models(role: str) -> None:
 def test_a_stop_leaves_time_to_stop_in_order(role: str) -> None:
     grace_s = pod(role)["terminationGracePeriodSeconds"]
     drain_s = max(process.DRAIN_LIMIT_S, LAST_VERSION_LIMIT_S)
-    assert grace_s > drain_s + process.STOP_LIMIT_S
+    assert grace_s > drain_s + process.STOP_LIMIT_S + follower.STOP_LIMIT_S
 
 
 def test_nothing_secret_is_written_down() -> None:

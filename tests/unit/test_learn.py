@@ -15,7 +15,7 @@ from faust.types.tuples import TP
 from headrace.streams import learn
 from headrace.streams.batches import LostBatchError, Receipt, RecordBatch
 from headrace.streams.errors import TopicMismatchError
-from headrace.streams.guards import PauseGuard
+from headrace.streams.guards import EXIT_PAUSED, EXIT_WRONG, PauseGuard
 from headrace.streams.learn import (
     LOOK_EVERY_S,
     WAITING_CHUNKS,
@@ -239,6 +239,21 @@ class FakePublisher:
         return Positions({0: 4})
 
 
+class EndedError(BaseException):
+    """Raised in place of leaving the process."""
+
+
+def end(code: int) -> None:
+    raise EndedError(code)
+
+
+def owner_of(n: int) -> Any:
+    """Return an intake that owns so many partitions."""
+    return SimpleNamespace(
+        assignment=lambda: {TP("headrace.events", number) for number in range(n)}, lag=dict
+    )
+
+
 def published(
     how: Callable[[Learning, Any, PauseGuard], Awaitable[None]],
     *,
@@ -247,14 +262,13 @@ def published(
 ) -> Any:
     """Return what a role publishes that owns so many of its four partitions."""
     publisher: Any = FakePublisher()
-    partitions = {TP("headrace.events", number) for number in range(owned)}
-    intake = SimpleNamespace(assignment=lambda: partitions)
+    intake = owner_of(owned)
 
     async def main() -> None:
         app: Any = SimpleNamespace(serving=asyncio.Event(), intake=intake)
         if is_serving:
             app.serving.set()
-        nobody: Any = FakeLearner()
+        nobody: Any = SimpleNamespace(users=())
         with ThreadPoolExecutor(1) as thread:
             learning = Learning(Settings(partitions=4), app, nobody, thread, Positions())
             await how(learning, publisher, PauseGuard(60))
@@ -263,10 +277,41 @@ def published(
     return publisher.published
 
 
-def test_a_second_learn_role_ends_before_it_announces_anything() -> None:
+def test_a_second_learn_role_ends_for_good_before_it_announces_anything(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(learn, "end_process", end)
+    monkeypatch.setattr(learn, "SETTLE_S", 0.0)
     assert published(Learning.publish, owned=4) == ["from here on"]
-    with pytest.raises(RuntimeError, match="another learn role is in this group"):
+
+    async def publish_in_a_rebalance(learning: Learning, *others: Any) -> None:
+        publishing = asyncio.ensure_future(learning.publish(*others))
+        await asyncio.sleep(0)
+        learning._app.intake = owner_of(4)
+        await publishing
+
+    assert published(publish_in_a_rebalance, owned=0) == ["from here on"]
+    with pytest.raises(EndedError, match=f"^{EXIT_WRONG}$"):
         published(Learning.publish, owned=2)
+    assert "another learn role is in group headrace-learn" in caplog.text
+
+
+def test_a_learn_role_that_another_joins_ends_to_be_started_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(learn, "end_process", end)
+
+    async def go_on(learning: Learning, *others: Any) -> None:
+        learning.update_gauges()  # it has not begun: `publish` has the say
+        learning._app.intake = owner_of(4)
+        await learning.publish(*others)
+        learning.update_gauges()
+        learning._app.intake = owner_of(2)
+        with pytest.raises(EndedError, match=f"^{EXIT_PAUSED}$"):
+            learning.update_gauges()
+
+    assert published(go_on, owned=2) == ["from here on"]
+    assert "another learn role has joined group headrace-learn" in caplog.text
 
 
 def test_a_role_that_is_not_the_only_writer_stops_without_a_last_version() -> None:
