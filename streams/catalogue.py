@@ -37,11 +37,13 @@ class Catalogue:
         self._sources: OrderedDict[str, Source] = OrderedDict()
         self.space = ""  # which vectors those of the model can be compared with
         self.n_arrived = 0  # the highest order of a record
+        self._known_to = 0  # what came until then is no newer than what a restored learner holds
 
     def note(self, item: Item, *, time_ms: int | None = None) -> bool:
         """Keep what a record says of its item; return whether its vector may be another now.
 
-        Who reads all records again gives the times they were published at: none is newer by that.
+        Who reads all records again gives the times they were published at. None is newer by that,
+        even if its item was published anew since: those that were the newest are held.
         An item that is withdrawn or refused has no content.
         """
         old = self._sources.pop(item.item, None)
@@ -50,11 +52,14 @@ class Catalogue:
             return self._is_on
         data = content.encode(errors="replace") if isinstance(content, str) else content.tobytes()
         stamp = 1 + zlib.crc32(data)
+        arrived = self.n_arrived + 1 if time_ms is None else time_ms
         if old and old.stamp == stamp:
+            self.n_arrived = max(time_ms or 0, self.n_arrived)
             self._sources[item.item] = old  # no newer by being published again
             return False
-        arrived = self.n_arrived + 1 if time_ms is None else time_ms
         self.n_arrived = max(arrived, self.n_arrived)
+        if arrived <= self._known_to:
+            arrived = 0
         self._sources[item.item] = Source(arrived, stamp, content)
         if len(self._sources) > self._max_items:
             self._sources.popitem(last=False)
@@ -75,7 +80,7 @@ class Catalogue:
         """Go on in a space; False if its vectors cannot be compared with those made from now on."""
         if not self._is_on or not (space == self._embedder.name or space.startswith("given/")):
             return False
-        self.space, self.n_arrived = space, n_arrived
+        self.space, self.n_arrived, self._known_to = space, n_arrived, n_arrived
         return True
 
     def _content_of(self, item: Item) -> str | Floats | None:

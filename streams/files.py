@@ -28,7 +28,8 @@ CATEGORY_COLUMNS = ("department", "category", "type")  # from the widest to the 
 ITEM_COLUMNS = ("item", "title", "price", "text", "active", "vectors", "categories")
 FLAGS = {"true": True, "1": True, "false": False, "0": False}  # as text in any case
 MS_FROM = 1e11  # as seconds this is the year 5138, as milliseconds March 1973: seconds lie below
-LARGEST_EXACT = 2**53 - 1  # of whole numbers as floats; beyond, several ids would become one
+# Of whole numbers as floats; beyond, several ids would become one.
+LARGEST_EXACT = {"Float64": 2**53 - 1, "Float32": 2**24 - 1, "Float16": 2**11 - 1}
 MAX_ACTION_LETTERS = 64
 SHOWN_LETTERS = 300  # of a bad row
 
@@ -103,7 +104,8 @@ def _ids(values: pl.Series) -> pl.Series:
         return pl.repeat(None, len(values), dtype=pl.String, eager=True).alias(values.name)
     if values.dtype.is_float():  # one fraction, or one gap of a data frame, makes all numbers so
         whole = values.cast(pl.Int64, strict=False)
-        values = whole.set((whole != values) | (whole.abs() > LARGEST_EXACT), None)
+        largest = LARGEST_EXACT[str(values.dtype)]
+        values = whole.set((whole != values) | (whole.abs() > largest), None)
     return values.cast(pl.String)
 
 

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[[Any], bool | None]  # takes a kafka-python ConsumerRecord; False: of no use
 LATEST_HELD = 100  # to go back to: many versions may name one checkpoint
-RETRY_S = 10.0  # until what was of no use is handed over again: the store may be back
+RETRY_S = 30.0  # until the newest that was of no use is handed over again: the store may be back
 STOP_LIMIT_S = 2.0  # for what is being loaded; nothing of it has to be finished
 
 
@@ -31,7 +31,7 @@ class Follower(threading.Thread):
     Of a topic in ``latest_only`` a record is handed over only if there is no later one: a broker
     compacts a topic late, and who comes new must not go through all that was overwritten. If the
     handler returns False, the record before it is handed over, as far as the broker has kept it,
-    and after a while all of them again. Topics in ``first`` are read to their end before the rest.
+    and after a while the newest again. Topics in ``first`` are read to their end before the rest.
     """
 
     def __init__(
@@ -81,6 +81,8 @@ class Follower(threading.Thread):
         for tp, end in consumer.end_offsets(self._first).items():
             while consumer.position(tp) < end and not self._stopping.is_set():
                 self._poll(consumer)
+                highwater = consumer.highwater(tp)  # lower than it was if the topic is made anew
+                end = end if highwater is None else min(end, highwater)
         consumer.resume(*rest)
 
     def _poll(self, consumer: Any) -> None:
@@ -108,8 +110,11 @@ class Follower(threading.Thread):
         # Both are at hand after a fetch that brought records.
         if not held or is_early or consumer.position(tp) < consumer.highwater(tp):
             return
-        for record in reversed(held):
+        # Those before the newest only once: each may take long, and other topics wait meanwhile.
+        n = 1 if tp.topic in self._retry_at_s else len(held)
+        for record in list(held)[: -n - 1 : -1]:
             if self._handlers[tp.topic](record) is not False:
                 held.clear()
+                self._retry_at_s.pop(tp.topic, None)
                 return
         self._retry_at_s[tp.topic] = time.monotonic() + RETRY_S

@@ -18,6 +18,6 @@ def require_writable(path: str | Path) -> None:
         is_new = not path.exists()
         path.open("ab").close()
         if is_new:
-            path.unlink()
+            path.resolve().unlink()  # a link stays
     except OSError as exc:
         raise InputFileError(f"{path}: cannot be written: {exc.strerror}") from exc

@@ -181,6 +181,17 @@ def test_a_worker_does_not_go_back_further_than_checkpoints_are_kept(
     assert n_refused() == before + LATEST_HELD
 
 
+def test_of_versions_that_could_not_be_read_only_the_newest_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(follower, "RETRY_S", 0.0)
+    shop = Shop(tmp_path)
+    follow(shop, monkeypatch, [damaged(shop.announce(number)) for number in (1, 2, 3)])
+    n_tried = [caplog.text.count(f"refused model version {number}:") for number in (1, 2, 3)]
+    assert n_tried[:2] == [1, 1]
+    assert n_tried[2] > 1
+
+
 def test_versions_that_could_not_be_read_are_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

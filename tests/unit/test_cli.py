@@ -1,5 +1,6 @@
 """The command line without a broker: help that teaches, flags from settings, errors on one line."""
 
+import errno
 import socket
 import subprocess
 import sys
@@ -211,6 +212,18 @@ def test_a_full_disk_is_said_in_one_line() -> None:
             check=False,
         )
     assert (ran.returncode, ran.stderr) == (2, "headrace: no space left for the output\n")
+
+
+@pytest.mark.parametrize("role", ["adapt", "learn"])
+def test_a_role_that_finds_a_disk_full_is_to_be_started_again(
+    monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    def fill_the_disk(_: Settings) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(f"headrace.streams.roles.run_{role}", fill_the_disk)
+    result = CliRunner().invoke(main, [role])
+    assert isinstance(result.exception, OSError)  # which ends Python with another status than 2
 
 
 def test_more_workers_than_partitions_are_refused() -> None:

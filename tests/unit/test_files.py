@@ -188,6 +188,13 @@ def test_a_fraction_or_a_truth_is_no_id(tmp_path: Path, ids: list[object], row: 
         read_items(write(tmp_path, "i.jsonl", "\n".join(map(json.dumps, items))))
 
 
+def test_a_number_that_a_narrow_fraction_cannot_tell_from_the_next_is_no_id(tmp_path: Path) -> None:
+    path, users = tmp_path / "e.parquet", pl.Series([1.0, 2.0**24, 3.0], dtype=pl.Float32)
+    EVENTS.with_columns(user=users).write_parquet(path)
+    with pytest.raises(InputFileError, match=r"first is row 2: .*'user': "):
+        read_events(path)
+
+
 def test_missing_columns_are_named_beside_those_found(tmp_path: Path) -> None:
     path = write(tmp_path, "e.csv", "user,product,when\nu,i,1\n")
     with pytest.raises(

@@ -10,6 +10,7 @@ from stream_samples import drawn, small
 from headrace.streams import plots
 from headrace.streams.errors import InputFileError
 from headrace.streams.evaluate import evaluate
+from headrace.streams.outputs import require_writable
 
 EVENTS = pl.DataFrame(
     [(e.user, e.item, e.action, e.time_ms) for _, _, e in drawn(200)],
@@ -71,3 +72,11 @@ def test_without_matplotlib_it_says_what_to_install(
     monkeypatch.setattr(plots, "find_spec", lambda _: None)
     with pytest.raises(InputFileError, match=r"pip install 'headrace\[plot\]'"):
         plots.check(tmp_path / "quality.png")
+
+
+def test_a_link_to_a_file_that_is_not_there_yet_stays(tmp_path: Path) -> None:
+    link = tmp_path / "link.svg"
+    link.symlink_to(tmp_path / "plot.svg")
+    require_writable(link)
+    assert link.is_symlink()
+    assert not link.exists()
