@@ -79,10 +79,10 @@ class Follower(threading.Thread):
         rest = consumer.assignment() - set(self._first)
         consumer.pause(*rest)
         for tp, end in consumer.end_offsets(self._first).items():
-            while consumer.position(tp) < end and not self._stopping.is_set():
+            while (position := consumer.position(tp)) < end and not self._stopping.is_set():
                 self._poll(consumer)
-                highwater = consumer.highwater(tp)  # lower than it was if the topic is made anew
-                end = end if highwater is None else min(end, highwater)
+                if consumer.position(tp) <= position:  # its end is nearer if it was made anew
+                    end = min(end, consumer.end_offsets([tp])[tp])
         consumer.resume(*rest)
 
     def _poll(self, consumer: Any) -> None:
