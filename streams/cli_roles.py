@@ -67,7 +67,8 @@ def learn(settings: Settings) -> None:
     type=click.IntRange(1, 64),
     default=1,
     show_default=True,
-    help="Adapt workers, at most one for each partition; their ports go on from --adapt-port.",
+    help="Adapt workers, at most one for each partition; their ports go on from --adapt-port, past"
+    " --learn-port.",
 )
 def up(settings: Settings, workers: int) -> None:
     """Run both roles on this machine, until Ctrl-C.

@@ -26,4 +26,7 @@ def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else os.environ["LIVE_URL"])
+    try:
+        main(sys.argv[1] if len(sys.argv) > 1 else os.environ["LIVE_URL"])
+    except OSError as exc:  # of urllib, too
+        sys.exit(f"not healthy: {exc}")
