@@ -62,11 +62,12 @@ class Vocabulary:
         old, before = self._indexes.pop(item, None), self.ids[index]
         if old is not None:
             self.ids[old] = ""
-        if self.ids[index]:
-            del self._indexes[self.ids[index]]
+        is_anothers = before not in ("", item)
+        if is_anothers:
+            del self._indexes[before]
         self.ids[index] = item
         self._indexes[item] = ItemIndex(index)
-        return before not in ("", item)
+        return is_anothers
 
     def evict(self, indexes: Iterable[int]) -> None:
         """Free the indexes for other items. What was counted for them must be forgotten first."""

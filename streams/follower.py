@@ -14,7 +14,7 @@ from typing import Any
 from kafka import TopicPartition
 
 from headrace.streams import clients
-from headrace.streams.guards import EXIT_FAILED, end_process
+from headrace.streams.guards import end_process, tell_failure
 from headrace.streams.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -71,9 +71,8 @@ class Follower(threading.Thread):
                 self._read_first(consumer)
                 while not self._stopping.is_set():
                     self._poll(consumer)
-        except Exception:
-            logger.exception("ended: following %s failed", ", ".join(self._handlers))
-            end_process(EXIT_FAILED)
+        except Exception as exc:
+            end_process(tell_failure(exc, f"following {', '.join(self._handlers)} failed"))
 
     def _read_first(self, consumer: Any) -> None:
         rest = consumer.assignment() - set(self._first)
