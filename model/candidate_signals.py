@@ -63,6 +63,7 @@ CONTEXTS = ("log_events", "repeat_rate", "log_session_position", "distinct_ratio
 N_CONTEXTS = len(CONTEXTS)
 
 CATEGORY_FADES = ((1 - OWN_FADE) * OWN_FADE ** np.arange(HISTORY)).astype(np.float32)
+_AT_ONCE = 16  # tasks whose signals are finished together: they stay in the fast memory
 _FADE_RATES = (-1 / POPULARITY_LIVES[SLOW : FAST + 1]).astype(np.float32)
 
 
@@ -142,9 +143,11 @@ def describe(
         f[F_ALSO] = 10 * s[ALSO]
         f[ALSO_MEAN] = 100 * s[ALSO] / (n_had + 1)
     if last >= 0:
+        places = walk.strong  # the walk is over
         for c in range(n):
-            z = items[c]
-            j = place_of(last, a.ids[z], a.filled[z])
+            places[c] = place_of(last, a.ids[items[c]], a.filled[items[c]])
+        for c in range(n):
+            z, j = items[c], places[c]
             if j >= 0:
                 signals[c, BACK] = 100 * a.weights[z, j, NEXT] / (a.totals[z, NEXT] + 3)
     _describe_categories(a.category, had, items, signals)
@@ -197,12 +200,36 @@ def place_of(item: int, ids: Ints, n: int) -> int:
 
 
 def finish(signals: Floats, ages: Floats) -> None:
-    """Finish (B, C, F) signals in place, all at once: numpy takes several functions at a time.
+    """Finish (B, C, F) signals in place: counts span decades, and so does time.
 
-    Popularities fade with the (B, C) ticks since the item's last event; counts span decades, and so
-    does time.
+    Popularities fade with the (B, C) ticks since the item's last event. numpy takes functions of
+    many numbers at a time where they lie side by side; which of them are asked for, loops choose.
     """
-    signals[:, :, POPULARITY_SLOW : POPULARITY_FAST + 1] *= np.exp(ages[:, :, None] * _FADE_RATES)
-    for counted in (signals[:, :, : TENURE_SHARE + 1], signals[:, :, F_NEXT:REPEAT_PROPENSITY]):
-        np.log1p(counted, out=counted)
-    signals[:, :, IDLE : AGE + 1] /= 10
+    logs = np.empty((_AT_ONCE, *signals.shape[1:]), np.float32)
+    for at in range(0, len(signals), _AT_ONCE):
+        part = signals[at : at + _AT_ONCE]
+        _fade(part, np.exp(_FADE_RATES[:, None, None] * ages[at : at + _AT_ONCE]))
+        _take_logs(part, np.log1p(part, out=logs[: len(part)]))
+
+
+@njit(cache=True, nogil=True)
+def _fade(signals: Floats, fades: Floats) -> None:
+    """Multiply the fading popularities of (B, C, F) signals by their (3, B, C) fades."""
+    for b in range(signals.shape[0]):
+        for c in range(signals.shape[1]):
+            for life in range(len(fades)):
+                signals[b, c, POPULARITY_SLOW + life] *= fades[life, b, c]
+
+
+@njit(cache=True, nogil=True)
+def _take_logs(signals: Floats, logs: Floats) -> None:
+    """Put the logarithms of what is counted in its place: both (B, C, F)."""
+    for b in range(signals.shape[0]):
+        for c in range(signals.shape[1]):
+            f, log = signals[b, c], logs[b, c]
+            for s in range(TENURE_SHARE + 1):
+                f[s] = log[s]
+            for s in range(F_NEXT, REPEAT_PROPENSITY):
+                f[s] = log[s]
+            f[IDLE] /= np.float32(10)
+            f[AGE] /= np.float32(10)

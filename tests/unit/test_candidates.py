@@ -131,8 +131,9 @@ def assert_same_user(one: Candidates, row: int, other: Candidates, other_row: in
 
 def test_users_of_a_batch_do_not_affect_each_other() -> None:
     signals = busy_signals()
-    together = gather(signals, *USERS)
-    for row, user in enumerate(USERS):
+    users = USERS * 4  # more than are finished together
+    together = gather(signals, *users)
+    for row, user in enumerate(users):
         assert_same_user(together, row, gather(signals, user), 0)
 
 
