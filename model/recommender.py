@@ -182,7 +182,8 @@ class Recommender:
         with torch.no_grad():
             adapted = self.adapt(prepared, GradientSums(sums, sums[:, :, 0]))
         self.explain(prepared, adapted, self.score(prepared, adapted).argmax(1, keepdim=True))
-        speakers(self.signals, nobody, np.full((1, 1), -1, np.int32))
+        nothing = np.full((1, 1), -1, np.int32)
+        speakers(self.signals, nobody, nothing, nothing.astype(np.int64))
 
     def copy(self) -> "Recommender":
         """Return a recommender with a copy of the meta-parameters over the same counts."""

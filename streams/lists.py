@@ -83,12 +83,13 @@ class ListMaker:
         total = shares.abs().sum(-1)
         share = (loudest.values / total).masked_fill(total == 0, 0.0).cpu().numpy()
         listed = np.take_along_axis(prepared.candidates.items, top.cpu().numpy(), 1)
+        strongest = loudest.indices.cpu().numpy()
         columns = (
             listed,
             best.astype(np.float64).round(4),
-            loudest.indices.cpu().numpy(),
+            strongest,
             share.astype(np.float64).round(3),
-            speakers(recommender.signals, histories, listed),
+            speakers(recommender.signals, histories, listed, strongest),
             np.isfinite(best).sum(1),
         )  # as lists: reading numbers from arrays one by one takes ten times as long
         rows = zip(states, *(column.tolist() for column in columns), strict=True)
