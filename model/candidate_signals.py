@@ -199,8 +199,8 @@ def place_of(item: int, ids: Ints, n: int) -> int:
     return int(place)
 
 
-def finish(signals: Floats, ages: Floats) -> None:
-    """Finish (B, C, F) signals in place: counts span decades, and so does time.
+def finish(signals: Floats, ages: Floats, n: int) -> None:
+    """Finish (B, C, F) signals of ``n`` candidates in place: counts span decades, and so does time.
 
     Popularities fade with the (B, C) ticks since the item's last event. numpy takes functions of
     many numbers at a time where they lie side by side; which of them are asked for, loops choose.
@@ -208,24 +208,25 @@ def finish(signals: Floats, ages: Floats) -> None:
     logs = np.empty((_AT_ONCE, *signals.shape[1:]), np.float32)
     for at in range(0, len(signals), _AT_ONCE):
         part = signals[at : at + _AT_ONCE]
-        _fade(part, np.exp(_FADE_RATES[:, None, None] * ages[at : at + _AT_ONCE]))
-        _take_logs(part, np.log1p(part, out=logs[: len(part)]))
+        _fade(part, np.exp(_FADE_RATES[:, None, None] * ages[at : at + _AT_ONCE, :n]))
+        np.log1p(part[:, :n], out=logs[: len(part), :n])
+        _take_logs(part, logs, n)
 
 
 @njit(cache=True, nogil=True)
 def _fade(signals: Floats, fades: Floats) -> None:
-    """Multiply the fading popularities of (B, C, F) signals by their (3, B, C) fades."""
-    for b in range(signals.shape[0]):
-        for c in range(signals.shape[1]):
+    """Multiply the fading popularities of (B, C, F) signals by their (3, B, n) fades."""
+    for b in range(fades.shape[1]):
+        for c in range(fades.shape[2]):
             for life in range(len(fades)):
                 signals[b, c, POPULARITY_SLOW + life] *= fades[life, b, c]
 
 
 @njit(cache=True, nogil=True)
-def _take_logs(signals: Floats, logs: Floats) -> None:
-    """Put the logarithms of what is counted in its place: both (B, C, F)."""
-    for b in range(signals.shape[0]):
-        for c in range(signals.shape[1]):
+def _take_logs(signals: Floats, logs: Floats, n: int) -> None:
+    """Put the logarithms of what is counted in its place, of ``n`` candidates."""
+    for b in range(len(signals)):
+        for c in range(n):
             f, log = signals[b, c], logs[b, c]
             for s in range(TENURE_SHARE + 1):
                 f[s] = log[s]

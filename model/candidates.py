@@ -107,7 +107,7 @@ class Gatherer:
         )
         memory.tick += b
         n = int((out.items >= 0).sum(1).max(initial=1))  # C of this batch: padding costs time
-        finish(out.signals[:, :n], ages[:, :n])
+        finish(out.signals, ages, n)
         out.signals[:, :n, CONTENT] = content.likeness(profiles, out.items[:, :n])
         items = np.ascontiguousarray(out.items[:, :n])  # of any width, loops take it in one form
         return Candidates(items, out.signals[:, :n], out.context)
