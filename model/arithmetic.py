@@ -35,7 +35,7 @@ _ERF = tuple(np.float32(c) for c in (
     1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592,
 ))  # fmt: skip
 _ERF_SCALE = np.float32(0.3275911)
-_ROOT_HALF, _ROOT_TWO = np.float32(math.sqrt(0.5)), np.float32(math.sqrt(2))
+_ROOT_HALF = np.float32(math.sqrt(0.5))
 _NORMAL = np.float32(1 / math.sqrt(2 * math.pi))  # density of the standard normal at zero
 _FAR = np.float32(12)  # standard deviations, from which on the normal has nothing left
 
@@ -103,7 +103,8 @@ def gelu_and_slope(x: Floats, slope: Floats, n: int) -> None:
 def multiply(weights: Floats, x: Floats, out: Floats, n: int) -> None:
     """Add the product of (O, K) weights and the first ``n`` columns of (K, N) to (O, N).
 
-    Two outputs of four inputs at a time: what is loaded is used twice, and stored once for four.
+    O must be even and K a multiple of ``UNROLLED``: nothing else is checked for. Two outputs of
+    four inputs at a time: what is loaded is used twice, and stored once for four.
     """
     for o in range(0, len(weights), 2):
         for k in range(0, len(x), UNROLLED):

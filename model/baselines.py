@@ -34,7 +34,7 @@ from headrace.model.session_neighbours import (
 )
 from headrace.model.signals import Ints, Longs
 
-NOT_RANKED = 0  # the event repeats its user's previous item
+UNSCORED = 0  # the event repeats its user's previous item
 REFRESH_EVERY = 200  # events between two orderings by popularity
 RECENT_FADE = 0.9  # of recent popularity at each refresh
 NAMES = (
@@ -76,7 +76,7 @@ def baseline_ranks(
     *,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Longs]:
-    """Return each baseline's (n,) ranks: 1-based, ``MISS``, or 0 for a repeat of the previous item.
+    """Return each baseline's (n,) ranks: from 1, ``MISS``, or ``UNSCORED`` where the item repeats.
 
     Args:
         users: (n,) user index of each event, in the order of the stream.

@@ -201,7 +201,8 @@ def _threshold(strengths: Floats, quota: int) -> tuple[np.float32, int]:
     between them. Counting compares several at once: faster than partitioning.
     """
     bits = strengths.view(np.int32)
-    low, high = np.int32(1), np.int32(_INFINITY_BITS)  # of which at least, fewer than quota reach
+    # What reaches low is more than the quota, what reaches high is less.
+    low, high = np.int32(1), np.int32(_INFINITY_BITS)
     if _count_from(bits, low) <= quota:
         return _SMALLEST, len(strengths)
     while high - low > 1:

@@ -26,16 +26,11 @@ def new_prototypes(clusters: int, width: int) -> nn.Parameter:
     return nn.Parameter(drawn, requires_grad=clusters > 1)
 
 
-def shares_of(prototypes: Tensor, latest: Tensor) -> Tensor:
-    """Return the (B, K) shares of users whose latest hidden vectors are (B, D)."""
-    return torch.softmax(latest @ prototypes.T, 1)
-
-
 def mean_moves(start: Tensor, adapted: Tensor, shares: Tensor, total: Tensor) -> Tensor:
     """Return how far the users of each cluster went from where they started, on average: (K, P).
 
-    ``total`` is (K,): the sum of the shares. If it is that of more users, theirs is to be added. A
-    cluster without anybody stays where it is.
+    ``total`` is (K,): the sum of the shares. If it is that of more users than these (of other
+    processes), the results are to be added up. A cluster without anybody stays where it is.
     """
     moves = adapted - shares @ start  # (B, P)
     return (shares / total.clamp(min=_LEAST)).T @ moves

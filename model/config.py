@@ -15,7 +15,7 @@ class ModelConfig:
     width: int = 32  # D
     blocks: int = 1
     heads: int = 2
-    length: int = 32  # T, interactions the encoder sees; at most candidates.HISTORY
+    length: int = 32  # T, interactions the encoder sees; users have histories.REMEMBERED
     hidden: int = 32  # width of the scoring network
     inner_steps: int = 2
     meta_learning: MetaLearning = "fomaml"  # see inner_loop

@@ -41,7 +41,8 @@ class Encoder(nn.Module):
         self.gaps = nn.Embedding(N_GAPS, d)
         self.features = nn.Parameter(torch.zeros(N_FEATURES, d))
         self.positions = nn.Parameter(torch.zeros(config.length, d))
-        self.blocks = nn.ModuleList(Block(d, config.heads) for _ in range(config.blocks))
+        n = config.blocks
+        self.blocks = nn.ModuleList(Block(d, config.heads, n) for _ in range(n))
         self.norm = nn.LayerNorm(d)
         self.out = nn.Linear(d, d)
         for embedding in (self.actions, self.gaps):
@@ -80,15 +81,16 @@ class Encoder(nn.Module):
 class Block(nn.Module):
     """Pre-norm self-attention and a two-layer network."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, n_blocks: int) -> None:
         super().__init__()
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        nn.init.normal_(self.out.weight, std=0.02 / math.sqrt(2))  # GPT-2's start: a quiet residual
-        nn.init.normal_(self.down.weight, std=0.02 / math.sqrt(2))
+        quiet = 0.02 / math.sqrt(2 * n_blocks)  # GPT-2's start, of what is added to the residual
+        nn.init.normal_(self.out.weight, std=quiet)
+        nn.init.normal_(self.down.weight, std=quiet)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Return (B, T, D); ``mask`` (B, 1, T, T) is true where a key may be seen."""

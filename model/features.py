@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 N_FEATURES = 1024  # numbers that share embeddings by chance are few among so many
-MAX_FEATURES = 8  # of an event; those whose names come first
+MAX_FEATURES = 8  # of an event, the first in the order of ``name=value``
 
 
 def features_of(context: Mapping[str, Any]) -> list[int]:
-    """Return the numbers of names and values: text, whole numbers and truths; others say nothing.
+    """Return the numbers of names and values: strings, integers and booleans; others are ignored.
 
     The same in every process.
     """

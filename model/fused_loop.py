@@ -141,7 +141,7 @@ def _write_support(weights: Weights, hidden: Floats, items: Longs, support: _Sup
         support.target_logits[n] = min(max(logit, -_LIMIT), _LIMIT)
         support.exps[n] = weights.negative_bias
         n += 1
-    rows = n + n % 2  # of a product; what the one more holds is not looked at
+    rows = n + n % 2  # ``multiply`` takes two at a time; the one more is not looked at
     multiply(support.hidden[:rows], weights.negative_items, support.exps, len(weights.negatives))
     for s in range(n):
         for m in range(len(weights.negatives)):

@@ -44,7 +44,7 @@ def from_columns(
     actions: npt.ArrayLike,
     spans: Sequence[tuple[int, int]],
 ) -> Histories:
-    """Return histories, each of what is between two ends of the columns, oldest first there.
+    """Return the history in each (start, end) span of the (n,) columns, which are oldest first.
 
     Counts are zero, features none: they are the caller's to write.
     """

@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headrace.model.clusters import new_prototypes, shares_of
+from headrace.model.clusters import new_prototypes
 from headrace.model.config import ModelConfig
 from headrace.model.encoder import Encoded, Encoder
 from headrace.model.scorer import N_ADAPTED
@@ -46,6 +46,7 @@ GRADIENT_DECAYS = (0.8, 0.98)
 N_DECAYS = len(GRADIENT_DECAYS)
 GRADIENT_LIMIT = 4.0  # in standard deviations of an input: one odd event must not rule a user
 _PRECONDITIONER_WIDTH = 32
+_SHRINK = 3.0  # judged events that a mean is held against: one of few is mostly noise
 LOGIT_LIMIT = 20.0  # what exceeds it is as sure as can be, and sums of exponentials stay finite
 
 
@@ -76,7 +77,7 @@ class UserLoop(nn.Module):
 
     def shares(self, latest: Tensor) -> Tensor:
         """Return the (B, K) shares of users whose latest hidden vectors are (B, D)."""
-        return shares_of(self.prototypes, latest)
+        return torch.softmax(latest @ self.prototypes.T, 1)
 
     def initial(self, shares: Tensor) -> Tensor:
         """Return the (B, D) shifts before any step, of users with (B, K) shares."""
@@ -198,8 +199,8 @@ class ScorerLoop(nn.Module):
         ``shares`` is (B, K).
         """
         counts = gradients.counts
-        share = (counts / (counts + 3))[..., None]  # (B, decays, 1) shrunk: few are noise
-        mean = gradients.sums / (counts + 3)[..., None]  # (B, decays, P)
+        share = (counts / (counts + _SHRINK))[..., None]  # (B, decays, 1)
+        mean = gradients.sums / (counts + _SHRINK)[..., None]  # (B, decays, P)
         curvature = F.softplus(self.raw_curvature)
         seen = counts[:, -1:]
         trust = seen / (seen + F.softplus(self.raw_patience))

@@ -24,7 +24,7 @@ RIDGE = 100.0  # users: what an item's neighbours must bring against chance
 FADE = 0.9  # of a user's items, for each step further back
 FIT_EVENTS = 2_000  # after so many new ones, some items are fitted anew
 FIT_ITEMS = 1_024  # at a time, those with most new takers first
-MAX_PAIRS = 2**23  # places of the table, half of them in use: 96 MB
+MAX_PLACES = 2**23  # of the table, at most half of them in use: 96 MB
 _SMALLEST_TABLE = 2**16
 _COUNT_EVENTS = 4_096  # at a time: a table that dropped half has room for all their pairs
 _LONG_ROW = 4_096  # pairs of an item; those asked for are then looked up, not found by reading it
@@ -155,10 +155,10 @@ class PairCounts:
         if needed <= len(self.table.counts):
             return
         least = 0.0
-        if needed > MAX_PAIRS:
+        if needed > MAX_PLACES:
             least = float(np.quantile(self.table.counts[self.table.counts > 0], 0.5))
         size = max(needed, 2 * len(self.table.counts))
-        self._rebuild(self.table.counts > least, min(MAX_PAIRS, 1 << (size - 1).bit_length()))
+        self._rebuild(self.table.counts > least, min(MAX_PLACES, 1 << (size - 1).bit_length()))
 
     def _rebuild(self, keep: npt.NDArray[np.bool_], size: int) -> None:
         self._n_pairs = int(keep.sum())

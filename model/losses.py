@@ -26,8 +26,8 @@ from headrace.model.recommender import MetaParameters
 REPTILE_STEP = 0.1  # of the way from the start to where the steps end
 
 
-class Ranks:
-    """The processes among which batches are cut: this one alone."""
+class Processes:
+    """The processes that share a batch's gradients. This base class is a single process."""
 
     def share(self, batch: "Batch", meta: MetaParameters) -> "Batch":  # noqa: ARG002 - the seam
         """Give each rank its part of a batch, and what it needs of ``meta``; return ours."""
@@ -63,7 +63,7 @@ class Batch(ABC):
         """Return some of the tasks; ``part`` has a start and a stop."""
 
     @abstractmethod
-    def losses(self, meta: MetaParameters, ranks: Ranks) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, meta: MetaParameters, processes: Processes) -> Iterator[tuple[str, Tensor]]:
         """Yield the losses to step on in turn, in nats, each with the key in ``MOVES``.
 
         A loss is computed once the step on the one before it was taken, by the first rank.
@@ -83,13 +83,15 @@ def moved(meta: MetaParameters, part: str) -> list[torch.nn.Parameter]:
     return [p for n, p in meta.named_parameters() if n.startswith(MOVES[part]) and p.requires_grad]
 
 
-def backward(loss: Tensor, parameters: Sequence[torch.nn.Parameter], ranks: Ranks) -> Tensor:
+def backward(
+    loss: Tensor, parameters: Sequence[torch.nn.Parameter], processes: Processes
+) -> Tensor:
     """Leave the gradients of the whole batch's loss in the parameters, and return that loss."""
     for parameter in parameters:
         parameter.grad = None
     loss.backward(inputs=parameters)  # type: ignore[no-untyped-call] # torch leaves it untyped
     whole = loss.detach()
-    ranks.sum_([whole, *(p.grad for p in parameters if p.grad is not None)])
+    processes.sum_([whole, *(p.grad for p in parameters if p.grad is not None)])
     return whole
 
 
@@ -119,7 +121,7 @@ class Lists(Batch):
         """Return some of the tasks."""
         return replace(self, **{k: t[part] for k, t in self.tensors().items() if t.ndim})
 
-    def losses(self, meta: MetaParameters, ranks: Ranks) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, meta: MetaParameters, processes: Processes) -> Iterator[tuple[str, Tensor]]:
         """Yield the listwise loss of the adapted users, and that for their actions' targets."""
         gradients = GradientSums(self.gradient_sums, self.gradient_counts)
         linear, hidden = meta.scorer_loop(gradients, self.shares)
@@ -133,7 +135,8 @@ class Lists(Batch):
 
         yield "scorer", loss_at(linear, hidden)
         if self.has_several_actions:  # else there is nothing to tell apart
-            ranks.broadcast_([p.data for p in moved(meta, "scorer")])  # which was stepped meanwhile
+            # The scorer was stepped meanwhile.
+            processes.broadcast_([p.data for p in moved(meta, "scorer")])
             towards = meta.targets(self.actions)
             yield "targets", loss_at(linear.detach() + towards[0], hidden.detach() + towards[1])
 
@@ -181,11 +184,11 @@ class Sequences(Batch):
             history_columns=self.history_columns[mine],
         )
 
-    def losses(self, meta: MetaParameters, ranks: Ranks) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, meta: MetaParameters, processes: Processes) -> Iterator[tuple[str, Tensor]]:
         """Yield the loss of predicting the events and what was before them."""
         encoder: Encoder = meta.encoder
         encoded: Encoded = encoder(self.items, self.actions, self.times_s, self.features)
-        user = encoded.latest + self._shift(meta, encoded, ranks)
+        user = encoded.latest + self._shift(meta, encoded, processes)
         known = self.event_columns >= 0
         losses = _item_loss(
             encoder, user[known], self.event_columns[known], self.event_items, self.event_logs
@@ -199,7 +202,7 @@ class Sequences(Batch):
             loss = loss + losses.sum() / self.n_history
         yield "encoder", loss
 
-    def _shift(self, meta: MetaParameters, encoded: Encoded, ranks: Ranks) -> Tensor:
+    def _shift(self, meta: MetaParameters, encoded: Encoded, processes: Processes) -> Tensor:
         """Return the (B, D) shifts of the user vectors, to be learned through."""
         kind, user_loop = meta.config.meta_learning, meta.user_loop
         with torch.set_grad_enabled(kind != "reptile"):
@@ -210,9 +213,9 @@ class Sequences(Batch):
             with torch.no_grad():
                 shares = user_loop.shares(encoded.latest)
                 total = shares.sum(0)
-                ranks.sum_([total])
+                processes.sum_([total])
                 moves = mean_moves(user_loop.start, shift, shares, total)
-                ranks.sum_([moves])
+                processes.sum_([moves])
                 user_loop.start.add_(moves, alpha=REPTILE_STEP)
         return shift
 

@@ -1,7 +1,6 @@
 """Online mix: four counted signals, weighed by a softmax regression that learns at every event.
 
-Nothing in it is specific to a user. It beats most neural recommenders on real streams, so it is
-the baseline that counts.
+All users share its four weights; only the signals are a user's own.
 """
 
 from typing import Any, NamedTuple

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from headrace.model.config import OuterLoopConfig
 from headrace.model.encoder import EMBEDDING_STD
-from headrace.model.losses import Batch, Ranks, backward, moved
+from headrace.model.losses import Batch, Processes, backward, moved
 from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.rehearsal import Rehearsal, Tasks
 from headrace.model.residual import Residual
@@ -54,13 +54,13 @@ class OuterLoop:
         config: OuterLoopConfig,
         *,
         seed: int,
-        ranks: Ranks | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.recommender = recommender
         self.published = recommender.copy()
         self.config = config
         self.n_tasks = 0
-        self._ranks = ranks or Ranks()
+        self._processes = processes or Processes()
         self._standardise_until = config.standardise_until
         self._n_due = 0  # new tasks that no step was taken for yet
         self._n_steps = 0
@@ -93,7 +93,7 @@ class OuterLoop:
         return self.recommender.meta
 
     @property
-    def n_replay(self) -> int:
+    def n_rehearsed(self) -> int:
         """Return how many tasks are kept for rehearsal."""
         return self._rehearsal.n_tasks
 
@@ -148,7 +148,7 @@ class OuterLoop:
         self._rehearsal.drop(owner)
 
     def start_anew(self, indexes: npt.NDArray[np.integer]) -> None:
-        """Let indexes that nobody took an item of be as new: other items are to have them."""
+        """Reset what was learned of items whose indexes are about to be given to others."""
         encoder = self.meta.encoder
         gone = torch.from_numpy(indexes[indexes < self.meta.capacity].astype(np.int64))
         with torch.no_grad():
@@ -289,10 +289,10 @@ class OuterLoop:
     def _descend(self, batch: Batch) -> float:
         """Step on each loss of a batch in turn; return the first in nats, before its step."""
         losses = []
-        mine = self._ranks.share(batch, self.meta).to(self.recommender.device)
-        for part, loss in mine.losses(self.meta, self._ranks):
+        mine = self._processes.share(batch, self.meta).to(self.recommender.device)
+        for part, loss in mine.losses(self.meta, self._processes):
             parameters = moved(self.meta, part)
-            losses.append(float(backward(loss, parameters, self._ranks)))
+            losses.append(float(backward(loss, parameters, self._processes)))
             if not math.isfinite(losses[-1]):  # an empty batch has no mean
                 continue
             norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)

@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch import distributed as dist
 
-from headrace.model.losses import Batch, Lists, Ranks, Sequences, backward, moved
+from headrace.model.losses import Batch, Lists, Processes, Sequences, backward, moved
 from headrace.model.recommender import MetaParameters
 
 FIRST = 0
@@ -27,7 +27,7 @@ class RankLostError(RuntimeError):
     """Another rank has ended, or does not answer. Operator action: see its log, start all again."""
 
 
-class SeveralRanks(Ranks):
+class SeveralProcesses(Processes):
     """The processes of torch's default group; all methods raise ``RankLostError``."""
 
     def share(self, batch: Batch, meta: MetaParameters) -> Batch:
@@ -90,7 +90,9 @@ def _call(call: Callable[..., object], *arguments: Any) -> None:
         ) from exc
 
 
-def compute_forever(meta: MetaParameters, ranks: SeveralRanks, device: torch.device) -> NoReturn:
+def compute_forever(
+    meta: MetaParameters, processes: SeveralProcesses, device: torch.device
+) -> NoReturn:
     """Compute the gradients of our parts of what the first rank shares.
 
     Raises:
@@ -98,6 +100,6 @@ def compute_forever(meta: MetaParameters, ranks: SeveralRanks, device: torch.dev
     """
     meta.to(device)
     while True:
-        batch = ranks.receive(meta).to(device)
-        for part, loss in batch.losses(meta, ranks):
-            backward(loss, moved(meta, part), ranks)
+        batch = processes.receive(meta).to(device)
+        for part, loss in batch.losses(meta, processes):
+            backward(loss, moved(meta, part), processes)

@@ -37,7 +37,7 @@ from headrace.model.speakers import speakers
 from headrace.model.targets import Targets
 
 MISS = 1_000_000  # rank of an item that was no candidate
-SMALL = ("scorer", "targets")  # what of the meta-parameters travels with every delta
+SMALL = ("scorer", "targets")  # how the names begin of what travels with every delta
 
 
 class MetaParameters(nn.Module):
@@ -159,9 +159,9 @@ class Recommender:
         self._held: fused.Weights | None = None
 
     def hold(self) -> None:
-        """Take what the fused passes need of the meta-parameters, for as long as none moves.
+        """Keep the weights in the form the fused passes take, until the meta-parameters change.
 
-        Else each pass does, which takes a small micro-batch a tenth of its time.
+        Else each pass converts them, which takes a small micro-batch a tenth of its time.
         """
         self._held = None
         self._held = self._weights() if self.is_fused else None
@@ -173,7 +173,7 @@ class Recommender:
         )
 
     def warm_up(self) -> None:
-        """Run every pass once: compiling the loops must not be what the first user waits for."""
+        """Run every pass once, so that the first user does not wait for the loops to compile."""
         nobody = from_columns([], [], [], [(0, 0)])
         with torch.no_grad():
             prepared = self.prepare(nobody)
@@ -311,7 +311,7 @@ class Recommender:
     def adapt(
         self, prepared: Prepared, gradients: GradientSums, *, support: Encoded | None = None
     ) -> Adapted:
-        """Run the inner loop for all users at once, each on their own history unless given."""
+        """Run the inner loop for all users at once, on their histories, or on ``support``."""
         encoder, loop, negatives = self.meta.encoder, self.meta.user_loop, self.meta.negatives
         if self.is_fused:
             shares = loop.shares(support.latest) if support else prepared.shares
@@ -404,7 +404,11 @@ def position_of(items: Ints, targets: Ints) -> Longs:
 
 
 def ranks_of(scores: Tensor, positions: Longs) -> Longs:
-    """Return the (B,) 1-based rank of each place: one more than those scored strictly higher."""
+    """Return the (B,) 1-based rank of each place: one more than those scored strictly higher.
+
+    ``MISS`` where the place is negative. NaN never looks like a first place: what is not at most
+    the item's score stands before it.
+    """
     place = torch.from_numpy(np.maximum(positions, 0)).to(scores.device)[:, None]
-    ranks = (scores > scores.gather(1, place)).sum(1) + 1
+    ranks = (~(scores <= scores.gather(1, place))).sum(1) + 1
     return np.where(positions >= 0, ranks.cpu().numpy(), MISS)

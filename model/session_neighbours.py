@@ -56,9 +56,9 @@ class Sequences(NamedTuple):
     length: Longs  # (n,) of each sequence
     time_s: Longs  # (n,) of each sequence's latest event
     own_log: Doubles  # (1,) log of the learned factor of own items
+    common: Longs  # (n,) the place of its most recently queried item, where ``found_by`` is set
     # Between events all of these are 0.
     similarity: Doubles  # (n,) of each sequence
-    common: Longs  # (n,) the place of its most recently queried item
     found_by: Longs  # (n,) the last step of the query that found it, from 1
     scores: Doubles  # (N,)
     is_own: npt.NDArray[np.bool_]  # (N,)

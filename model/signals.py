@@ -1,13 +1,13 @@
 """Item signals: what is counted about items, shared by all users.
 
-For each item a bounded row of neighbours with one weight per relation, and its popularity at
-several half-lives. The learn role counts; adapt workers hold replicas that follow by deltas of
+For each item a bounded row of neighbours with one weight per relation, and its popularity over
+several time constants. The learn role counts; adapt workers hold replicas that follow by deltas of
 absolute values, so that a delta applied twice changes nothing.
 
 Time is the event clock: one tick per counted event. A quiet night does not make a shop's items
 old, and a replayed stream gives the same signals as the live one.
 
-Letters: N items, K neighbours kept of an item, R relations, P popularity half-lives, S tenures.
+Letters: N items, K neighbours kept of an item, R relations, P popularities, S tenures.
 """
 
 from typing import NamedTuple
@@ -38,6 +38,7 @@ RECENT_LIFE = 10_000.0  # ticks after which what RECENT counted weighs 1/e
 POPULARITY_LIVES = np.array([np.inf, 20_000.0, 1_900.0, 225.0], np.float64)
 ALL_TIME, SLOW, MEDIUM, FAST = range(4)
 N_POPULARITIES = 4
+POPULAR_QUOTAS = (60, 0, 60, 40)  # how many of each are candidates for everybody
 
 _LANDMARK_LIMIT = 40.0  # e^40 keeps float32 far from overflow between two rebasings
 _EXPONENT_LIMIT = 60.0  # where no version comes for long, RECENT fades no further: e^88 is infinite
@@ -50,7 +51,7 @@ class ItemArrays(NamedTuple):
     ids: Ints  # (N, K) item index of each neighbour
     weights: Floats  # (N, K, R)
     filled: Ints  # (N,) neighbours in use
-    totals: Floats  # (N, R) sum of all weights ever counted from this item
+    totals: Floats  # (N, R) sum of the weights counted from this item, of replaced ones too
     popularity: Floats  # (N, P) decayed counts as of ``touched``
     touched: npt.NDArray[np.float64]  # (N,) tick of the item's last event
     first: npt.NDArray[np.float64]  # (N,) tick of its first event
@@ -85,6 +86,14 @@ _PER_ITEM = (
     "filled", "totals", "popularity", "touched", "first", "last_time_s", "repeats", "tenures",
     "category",
 )  # fmt: skip
+
+
+def most_popular(popularity: Floats, k: int) -> Longs:
+    """Return the indexes of the ``k`` highest of (N,) counts, best first, less those of zero."""
+    k = min(k, len(popularity))
+    top = np.argpartition(-popularity, k - 1)[:k] if k else np.zeros(0, np.int64)
+    top = top[np.argsort(-popularity[top], kind="stable")]
+    return top[popularity[top] > 0]
 
 
 class ItemSignals:
@@ -158,18 +167,10 @@ class ItemSignals:
         fade = np.exp(-age / POPULARITY_LIVES)
         return (self.arrays.popularity[:n_items] * fade).astype(np.float32)
 
-    def refresh_popular(self, n_items: int, *, quotas: tuple[int, ...] = (60, 0, 60, 40)) -> None:
+    def refresh_popular(self, n_items: int, *, quotas: tuple[int, ...] = POPULAR_QUOTAS) -> None:
         """Choose the candidates for everybody: the first of each popularity, without doubles."""
-        popularity = self.popularity_now(n_items)
-        chosen: list[npt.NDArray[np.int64]] = []
-        for life, quota in enumerate(quotas):
-            column = popularity[:, life]
-            k = min(quota, n_items)
-            if k:
-                top = np.argpartition(-column, k - 1)[:k]
-                top = top[np.argsort(-column[top], kind="stable")]
-                chosen.append(top[column[top] > 0])
-        flat = np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
+        columns = self.popularity_now(n_items).T
+        flat = np.concatenate([most_popular(c, k) for c, k in zip(columns, quotas, strict=True)])
         _, first_seen = np.unique(flat, return_index=True)
         self.popular = flat[np.sort(first_seen)].astype(np.int32)
         self.content.refresh(self.arrays.popularity[:, ALL_TIME])

@@ -47,7 +47,7 @@ class TenureWeights(nn.Module):
 
 @njit(cache=True, nogil=True)
 def tenure_of(n_earlier: int) -> int:
-    """Return the tenure of a user with so many interactions."""
+    """Return the tenure of a user with ``n_earlier`` interactions."""
     tenure = 0
     while n_earlier > 0 and tenure < N_TENURES - 1:
         n_earlier //= 2
@@ -57,7 +57,7 @@ def tenure_of(n_earlier: int) -> int:
 
 @njit(cache=True, nogil=True)
 def count_tenure(tenures: Floats, n_earlier: int) -> None:
-    """Count an event of a user with so many interactions in its item's (S,) tenures."""
+    """Count an event of a user with ``n_earlier`` interactions in its item's (S,) tenures."""
     tenure = tenure_of(n_earlier)
     tenures[tenure] += 1
     if tenure > 0:

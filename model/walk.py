@@ -107,7 +107,9 @@ def write_scales(
 
 @njit(cache=True, nogil=True)
 def walk_neighbours(a: ItemArrays, had: Ints, walk: Walk) -> int:
-    """Sum each relation's shares over the neighbours of the recent items.
+    """Sum each relation's shares over the neighbours of the recent items; return how many have any.
+
+    They are the first of ``walk.touched``. ``had`` is (H,), newest first, -1 padded.
 
     An item the user had several times is walked once, for all of them. Further back than most
     relations reach, only what all of them need is read.

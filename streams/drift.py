@@ -24,10 +24,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from headrace.model.baselines import UNSCORED
 from headrace.model.ranking_metrics import ndcg_at
 from headrace.model.signals import Longs
 from headrace.streams.errors import InputFileError
-from headrace.streams.report import UNSCORED, K
+from headrace.streams.report import K
 from headrace.streams.state import NOT_ENGAGED
 
 LEVEL = 5_000  # events

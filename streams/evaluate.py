@@ -14,7 +14,7 @@ import polars as pl
 import torch
 
 from headrace.model.ablation import remove
-from headrace.model.baselines import baseline_ranks
+from headrace.model.baselines import UNSCORED, baseline_ranks
 from headrace.model.candidates import Candidates, stack
 from headrace.model.recommender import Prepared, Recommender
 from headrace.model.rehearsal import Tasks
@@ -26,7 +26,7 @@ from headrace.streams.files import events_of
 from headrace.streams.learner import Learner
 from headrace.streams.list_statistics import ListStatistics, likeliest
 from headrace.streams.prequential import Folded, Judged, Served, judge, served
-from headrace.streams.report import UNSCORED, Bools, K, summarise
+from headrace.streams.report import Bools, K, summarise
 from headrace.streams.settings import Settings
 from headrace.streams.state import NOT_ENGAGED
 from headrace.streams.transfer import start_from

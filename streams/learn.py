@@ -27,7 +27,7 @@ from headrace.streams.faust_app import IntakeApp, make_app
 from headrace.streams.follower import Follower
 from headrace.streams.guards import EXIT_PAUSED, EXIT_WRONG, PauseGuard, Watchdog, end_process
 from headrace.streams.intake import IntakeOptions
-from headrace.streams.learn_ranks import ranks_of
+from headrace.streams.learn_processes import processes_of
 from headrace.streams.learner import Learned, Learner
 from headrace.streams.learner_state import Positions
 from headrace.streams.observe import observe_intake
@@ -231,7 +231,7 @@ class Learning:
         metrics.EVENTS.inc(learned.n_events)
         metrics.TASKS.inc(learned.n_tasks)
         metrics.FORGOTTEN.inc(learned.n_forgotten)
-        metrics.REPLAY_TASKS.set(self._learner.outer_loop.n_replay)
+        metrics.REPLAY_TASKS.set(self._learner.outer_loop.n_rehearsed)
         metrics.ITEMS.set(self._learner.vocabulary.n_items)
         if learned.n_tasks and learned.query_loss == learned.query_loss:  # not NaN
             metrics.QUERY_LOSS.set(learned.query_loss)
@@ -255,8 +255,11 @@ async def _run(settings: Settings, readiness: Readiness) -> None:
     )
     app = make_app(settings, "learn", options)
     positions = Positions()
-    with ThreadPoolExecutor(1, thread_name_prefix="compute") as thread, ranks_of(settings) as ranks:
-        learner = Learner(settings, ranks=ranks)
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="compute") as thread,
+        processes_of(settings) as processes,
+    ):
+        learner = Learner(settings, processes=processes)
         publisher = Publisher(settings, learner, thread, positions)
         publisher.restore()
         logger.info("compiling the counting loops; a first start takes up to a minute or two")

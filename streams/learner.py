@@ -14,7 +14,7 @@ from headrace.model.config import ModelConfig, OuterLoopConfig
 from headrace.model.content import MAX_COLD
 from headrace.model.histories import REMEMBERED
 from headrace.model.item_regression import FIT_EVENTS, Coefficients, PairCounts
-from headrace.model.losses import Ranks
+from headrace.model.losses import Processes
 from headrace.model.outer_loop import OuterLoop
 from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.rehearsal import Tasks
@@ -85,17 +85,17 @@ class Learner:
     """Learns from events in order; see ``learn``.
 
     ``with_repeats`` an event may repeat its user's previous item: it is judged and learned from
-    too, and that item competes. What is served leaves it out. ``ranks`` share the gradients.
+    too, and that item competes. What is served leaves it out. ``processes`` share the gradients.
     """
 
     def __init__(
-        self, settings: Settings, *, with_repeats: bool = False, ranks: Ranks | None = None
+        self, settings: Settings, *, with_repeats: bool = False, processes: Processes | None = None
     ) -> None:
         torch.manual_seed(settings.seed)
         torch.set_num_threads(settings.threads)
         self.settings = settings
         self.with_repeats = with_repeats
-        self._ranks = ranks
+        self._processes = processes
         self.vocabulary = Vocabulary(settings.max_items)
         self.recommender = Recommender(
             MetaParameters(model_config(settings)),
@@ -129,7 +129,7 @@ class Learner:
                 action_weights=weights_of(self.settings.action_weights),
             ),
             seed=self.settings.seed,
-            ranks=self._ranks,
+            processes=self._processes,
         )
 
     @property

@@ -16,7 +16,7 @@ from headrace.model.histories import Histories
 from headrace.model.recommender import MISS, Adapted, Prepared, Recommender
 from headrace.model.scorer import AFFINITY
 from headrace.model.shown import Shown, stack
-from headrace.model.signals import MEDIUM, Ints, Longs
+from headrace.model.signals import MEDIUM, Ints, Longs, most_popular
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import metrics
 from headrace.streams.engine import UserResult, UserWork
@@ -64,12 +64,8 @@ class Live:
     def follow(self) -> None:
         """Follow the meta-parameters and item signals after they changed."""
         self.recommender.hold()
-        n = len(self.vocabulary)
-        recent = self.recommender.signals.popularity_now(n)[:, MEDIUM]
-        k = min(N_POPULAR, n)
-        top = np.argpartition(-recent, k - 1)[:k] if k else np.zeros(0, np.int64)
-        top = top[recent[top] > 0]
-        self.popular = top[np.argsort(-recent[top], kind="stable")].astype(np.int32)
+        popularity = self.recommender.signals.popularity_now(len(self.vocabulary))
+        self.popular = most_popular(popularity[:, MEDIUM], N_POPULAR).astype(np.int32)
         metrics.ITEMS.set(self.vocabulary.n_items)
 
 

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from headrace.model.baselines import UNSCORED
 from headrace.model.content import FEW_EVENTS
 from headrace.model.ranking_metrics import f1_at, gains_at, hr_at, mrr_at, ndcg_at, precision_at
 from headrace.model.recommender import MISS
 from headrace.model.signals import Longs
 from headrace.model.significance import paired_difference
 
-UNSCORED = 0  # rank of an event that repeats its user's previous item
 K = 10
 WINDOWS = 20  # of the stream
 # Users by how many interactions they had before: from so many to fewer than so many.

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from headrace.model.config import ModelConfig
 from headrace.model.content import Content
-from headrace.model.item_regression import MAX_PAIRS
+from headrace.model.item_regression import MAX_PLACES
 from headrace.model.recommender import MetaParameters
 from headrace.model.signals import ItemSignals
 from headrace.streams.delta_check import check_content, check_regression, check_signals
@@ -129,7 +129,7 @@ def check_pairs(arrays: Arrays) -> None:
     ):
         if array.dtype != dtype or array.shape != (n,):
             raise ValueError(f"pairs {name} is {array.dtype} {array.shape}")
-    if len(keys) > MAX_PAIRS // 2 or len(np.unique(keys)) < len(keys):
+    if len(keys) > MAX_PLACES // 2 or len(np.unique(keys)) < len(keys):
         raise ValueError("there are too many pairs, or one twice")
     for name, array in (("counts", counts), ("takers", takers), ("new_takers", new_takers)):
         if not ((array >= 0) & (array < np.inf)).all():

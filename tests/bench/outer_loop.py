@@ -11,7 +11,7 @@ import json
 
 from headrace.streams.bench.measuring import Figure, Row, as_json, machine, seconds_of, show
 from headrace.streams.files import events_of, load_events
-from headrace.streams.learn_ranks import ranks_of
+from headrace.streams.learn_processes import processes_of
 from headrace.streams.learner import Learner, pick_device
 from headrace.streams.settings import Settings, load
 from headrace.streams.wire import Event
@@ -19,8 +19,8 @@ from headrace.streams.wire import Event
 
 def events_per_s(settings: Settings, events: list[Event], *, is_behind: bool) -> float:
     """Learn all events; return the rate over the second half."""
-    with ranks_of(settings) as ranks:
-        learner, half = Learner(settings, ranks=ranks), len(events) // 2
+    with processes_of(settings) as processes:
+        learner, half = Learner(settings, processes=processes), len(events) // 2
         learner.warm_up()
 
         def learn(first: int, end: int) -> None:

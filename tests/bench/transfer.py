@@ -19,12 +19,13 @@ from pathlib import Path
 import click
 import polars as pl
 
+from headrace.model.baselines import UNSCORED
 from headrace.model.ranking_metrics import ndcg_at
 from headrace.streams.evaluate import EVENTS_PER_DELTA, EVENTS_PER_VERSION, Evaluation
 from headrace.streams.files import completejourney, events_of, load_events, load_items
 from headrace.streams.learner import Learner
 from headrace.streams.publication import pack_model
-from headrace.streams.report import UNSCORED, K
+from headrace.streams.report import K
 from headrace.streams.settings import Settings
 from headrace.streams.state import NOT_ENGAGED
 from headrace.streams.wire import Item

@@ -20,11 +20,12 @@ import numpy as np
 import polars as pl
 
 from headrace.model.ablation import PARTS
+from headrace.model.baselines import UNSCORED
 from headrace.model.ranking_metrics import gains_at
 from headrace.model.significance import paired_difference
 from headrace.streams.evaluate import Evaluation
 from headrace.streams.files import load_events, load_items
-from headrace.streams.report import UNSCORED, K
+from headrace.streams.report import K
 from headrace.streams.settings import load
 from headrace.streams.state import NOT_ENGAGED
 from headrace.streams.wire import Item

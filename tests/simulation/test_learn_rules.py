@@ -58,7 +58,7 @@ class Now(Executor):
 class Counting:
     """Counts each event it learns."""
 
-    outer_loop = SimpleNamespace(n_replay=0)
+    outer_loop = SimpleNamespace(n_rehearsed=0)
     vocabulary = SimpleNamespace(n_items=0)
 
     def __init__(self, learned: Counter[tuple[int, int]]) -> None:

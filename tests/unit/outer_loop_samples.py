@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from headrace.model.candidate_signals import N_CONTEXTS
 from headrace.model.config import ModelConfig, OuterLoopConfig
 from headrace.model.inner_loop import N_DECAYS, GradientSums, n_scorer_weights
-from headrace.model.losses import Ranks
+from headrace.model.losses import Processes
 from headrace.model.outer_loop import OuterLoop
 from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.rehearsal import Tasks
@@ -33,7 +33,7 @@ def new_loop(
     *,
     seed: int = 0,
     model: ModelConfig = CONFIG,
-    ranks: Ranks | None = None,
+    processes: Processes | None = None,
 ) -> OuterLoop:
     """Return an outer loop over a stream drawn at random; equal seeds make equal loops."""
     torch.manual_seed(seed)
@@ -44,7 +44,7 @@ def new_loop(
     meta = MetaParameters(model, capacity=N_ITEMS)
     nn.init.normal_(meta.scorer_loop.write.weight, std=0.1)
     meta.negatives.copy_(torch.arange(model.negatives) % N_ITEMS)
-    return OuterLoop(Recommender(meta, signals), config, seed=seed, ranks=ranks)
+    return OuterLoop(Recommender(meta, signals), config, seed=seed, processes=processes)
 
 
 def new_tasks(loop: OuterLoop, users: Sequence[Sequence[int]] = USERS, *, place: int = 1) -> Tasks:

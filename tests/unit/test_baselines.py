@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from headrace.model.baselines import NOT_RANKED, baseline_ranks
+from headrace.model.baselines import UNSCORED, baseline_ranks
 from headrace.model.online_mix import MixState, learn
 from headrace.model.recommender import MISS
 
@@ -21,7 +21,7 @@ def ranks_of(events: list[tuple[int, int]]) -> Ranks:
 def test_event_that_repeats_the_previous_item_is_not_ranked() -> None:
     ranks = ranks_of([(0, 7), (0, 7), (0, 3), (0, 7)])
     for name, column in ranks.items():
-        assert (column == NOT_RANKED).tolist() == [False, True, False, False], name
+        assert (column == UNSCORED).tolist() == [False, True, False, False], name
 
 
 def test_item_never_seen_before_is_a_miss_everywhere() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from headrace.model.baselines import NOT_RANKED, baseline_ranks
+from headrace.model.baselines import UNSCORED, baseline_ranks
 from headrace.model.recommender import MISS
 
 Ranks = dict[str, npt.NDArray[np.int64]]
@@ -23,7 +23,7 @@ def slow_popularity(users: list[int], items: list[int], *, fade: float) -> list[
             order = sorted(counts, key=lambda y: -counts[y])
             counts = {y: count * fade for y, count in counts.items()}
         place = order.index(item) + 1 if item in order else MISS
-        ranks.append(NOT_RANKED if last.get(user) == item else place)
+        ranks.append(UNSCORED if last.get(user) == item else place)
         counts[item] = counts.get(item, 0) + 1
         last[user] = item
     return ranks
@@ -37,7 +37,7 @@ def slow_covisitation(users: list[int], items: list[int]) -> list[int]:
     for user, item, popular in zip(users, items, popularity, strict=True):
         before = last.get(user)
         if before == item:
-            ranks.append(NOT_RANKED)
+            ranks.append(UNSCORED)
             continue
         if before is None:
             ranks.append(popular)
@@ -55,7 +55,7 @@ def slow_repeat(users: list[int], items: list[int]) -> list[int]:
     for user, item in zip(users, items, strict=True):
         own = histories[user]
         if own and own[-1] == item:
-            ranks.append(NOT_RANKED)
+            ranks.append(UNSCORED)
         else:
             weights: defaultdict[int, float] = defaultdict(float)
             for step, other in enumerate(reversed(own[-50:])):
@@ -88,7 +88,7 @@ class SlowMix:
                 self.order = [y for y, _ in self.popularity.most_common()]
             own = self.histories[user]
             if own and own[-1] == item:
-                ranks.append(NOT_RANKED)
+                ranks.append(UNSCORED)
             else:
                 ranks.append(self.rank_and_learn(own, item))
                 if own:

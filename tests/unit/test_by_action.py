@@ -3,10 +3,10 @@
 import numpy as np
 import polars as pl
 
+from headrace.model.baselines import UNSCORED
 from headrace.model.recommender import MISS
 from headrace.streams.actions import index_of
 from headrace.streams.by_action import names, numbers_of, summarise
-from headrace.streams.report import UNSCORED
 
 VIEW, PURCHASE = index_of("view"), index_of("purchase")
 # Forty events of two users: in the second half twelve are views, of which two repeat, and eight

@@ -19,8 +19,9 @@ from outer_loop_samples import (
 from stream_samples import PlainLearner, drawn, learned, small
 from torch import nn
 
-from headrace.model.clusters import mean_moves, shares_of
+from headrace.model.clusters import mean_moves
 from headrace.model.config import MetaLearning, OuterLoopConfig
+from headrace.model.inner_loop import UserLoop
 from headrace.model.outer_loop import OuterLoop
 from headrace.streams.errors import CheckpointError
 from headrace.streams.learner_state import pack_learner, restore
@@ -53,11 +54,12 @@ def test_clusters_that_start_alike_adapt_as_one() -> None:
 
 
 def test_share_is_the_softmax_over_the_prototypes() -> None:
-    prototypes = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    loop = UserLoop(replace(TWO, width=2))
+    loop.prototypes = nn.Parameter(torch.eye(2))
     latest = torch.tensor([[2.0, 1.0], [0.0, 0.0]])
     p = 1 / (1 + np.exp(-1))  # logits 2 and 1; nobody's are 0 and 0
     expected = torch.tensor([[p, 1 - p], [0.5, 0.5]]).float()
-    torch.testing.assert_close(shares_of(prototypes, latest), expected)
+    torch.testing.assert_close(loop.shares(latest), expected)
 
 
 def test_mean_move_of_a_cluster_is_that_of_its_users_by_share() -> None:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from stream_samples import drawn, small
 
+from headrace.model.baselines import UNSCORED
 from headrace.model.ranking_metrics import ndcg_at
 from headrace.model.recommender import MISS
 from headrace.streams import drift
@@ -16,7 +17,6 @@ from headrace.streams.cli import main
 from headrace.streams.drift import Change, Drift, followed, permuted, tell
 from headrace.streams.errors import InputFileError
 from headrace.streams.evaluate import Evaluation, evaluate
-from headrace.streams.report import UNSCORED
 
 
 def stream(n: int, *, seed: int = 0) -> pl.DataFrame:

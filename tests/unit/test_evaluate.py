@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 from stream_samples import drawn, small
 
+from headrace.model.baselines import UNSCORED
 from headrace.model.recommender import MISS
 from headrace.streams.errors import InputFileError
 from headrace.streams.evaluate import Evaluation, evaluate
-from headrace.streams.report import UNSCORED
 from headrace.streams.wire import Item
 
 NAMES = ("adapted", "frozen", "twin", "placebo")

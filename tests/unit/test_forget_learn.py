@@ -72,15 +72,16 @@ def test_later_versions_hold_neither_the_user_nor_an_item_only_they_took() -> No
 def test_nothing_of_the_user_is_rehearsed_or_owed() -> None:
     learner = learned(with_ann(STREAM))
     assert owner_of("ann") in owners_of(learner.outer_loop)
-    n_tasks = learner.outer_loop.n_replay
+    n_tasks = learner.outer_loop.n_rehearsed
     learner.learn([asks("ann", 2_000)])
     assert owner_of("ann") not in owners_of(learner.outer_loop)
-    assert learner.outer_loop.n_replay == n_tasks - 5  # none of ann's visits repeats the last item
+    # None of ann's visits repeats the last item.
+    assert learner.outer_loop.n_rehearsed == n_tasks - 5
     assert {owner_of(f"user-{i}") for i in range(7)} <= owners_of(learner.outer_loop)
     gone = learner.vocabulary.index(ONLY)
     histories, *_, targets, _ = learner.outer_loop._rehearsal._sequences._columns
-    assert gone not in histories[: learner.outer_loop.n_replay]
-    assert gone not in targets[: learner.outer_loop.n_replay]
+    assert gone not in histories[: learner.outer_loop.n_rehearsed]
+    assert gone not in targets[: learner.outer_loop.n_rehearsed]
 
 
 def test_who_owed_all_that_was_due_can_be_forgotten_before_the_version() -> None:
@@ -88,7 +89,7 @@ def test_who_owed_all_that_was_due_can_be_forgotten_before_the_version() -> None
     learner.learn(visits("ann", "tea", "milk", "soap"))
     learner.learn([asks("ann", 3)])
     learner.publish_version()
-    assert learner.outer_loop.n_replay == 0
+    assert learner.outer_loop.n_rehearsed == 0
 
 
 def test_what_the_user_did_before_asking_in_the_same_batch_is_not_learned_from() -> None:
@@ -183,7 +184,7 @@ def test_many_who_ask_at_once_are_all_forgotten() -> None:
     learner = learned(STREAM)
     learner.learn([asks(f"user-{i}", 2_000 + i) for i in range(7)])
     assert not learner.users
-    assert learner.outer_loop.n_replay == 0
+    assert learner.outer_loop.n_rehearsed == 0
     next_version(learner)
     assert learner.vocabulary.n_items == 0  # nobody else took any
     learner.learn(visits("bob", "tea", "milk", first=3_000))  # and it goes on

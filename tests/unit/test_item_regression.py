@@ -88,7 +88,7 @@ def test_an_item_that_left_and_came_back_has_no_pairs_with_those_who_took_it_bef
 
 
 def test_full_table_forgets_the_pairs_of_fewest_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(item_regression, "MAX_PAIRS", 512)
+    monkeypatch.setattr(item_regression, "MAX_PLACES", 512)
     monkeypatch.setattr(item_regression, "_SMALLEST_TABLE", 256)
     pairs = count(PairCounts(), *[[A, B]] * 5)
     for other in range(10, 600):
@@ -101,7 +101,7 @@ def test_full_table_forgets_the_pairs_of_fewest_users(monkeypatch: pytest.Monkey
 def test_full_table_has_room_for_however_many_events_come_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(item_regression, "MAX_PAIRS", 512)
+    monkeypatch.setattr(item_regression, "MAX_PLACES", 512)
     monkeypatch.setattr(item_regression, "_SMALLEST_TABLE", 256)
     monkeypatch.setattr(item_regression, "_COUNT_EVENTS", 64, raising=False)
     pairs = count(PairCounts(), *[[A, B]] * 5, [C])

@@ -40,7 +40,7 @@ class FakeLearner:
     behind: list[bool] = field(default_factory=list)
     may_learn: threading.Event = field(default_factory=threading.Event)
     n_observed: int = 0
-    outer_loop: Any = field(default_factory=lambda: SimpleNamespace(n_replay=0))
+    outer_loop: Any = field(default_factory=lambda: SimpleNamespace(n_rehearsed=0))
 
     @property
     def vocabulary(self) -> Any:

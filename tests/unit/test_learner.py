@@ -172,7 +172,7 @@ def test_a_version_that_evicts_learns_first_what_it_is_about_to_forget() -> None
     assert learner.make_room()
     learner.publish_version()
     assert not learner.recommender.meta.encoder.positions.equal(before)
-    assert learner.outer_loop.n_replay == 0
+    assert learner.outer_loop.n_rehearsed == 0
 
 
 def test_items_evicted_before_a_delta_told_them_are_not_told() -> None:

@@ -37,7 +37,7 @@ def test_rehearsal_takes_as_many_steps_more_as_configured(rehearse: bool, steps:
     loop.learn(new_tasks(loop, [[1, 2]] * 8), n_items=N_ITEMS, rehearse=rehearse)
     state = loop.state()
     assert state["scorer.0.step"] == state["encoder.0.step"] == steps
-    assert (loop.n_tasks, loop.n_replay) == (8, 8)
+    assert (loop.n_tasks, loop.n_rehearsed) == (8, 8)
 
 
 def test_no_step_is_due_before_a_batch_is_new() -> None:
@@ -190,4 +190,4 @@ def test_forgotten_item_leaves_neither_embedding_nor_rehearsal_to_the_next() -> 
     changed = (loop.meta.encoder.items != before).any(1)
     assert changed.nonzero().flatten().tolist() == [2]
     assert (loop.meta.encoder.bias == 0).nonzero().flatten().tolist() == [2]
-    assert loop.n_replay == 0
+    assert loop.n_rehearsed == 0

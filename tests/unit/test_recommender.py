@@ -108,6 +108,12 @@ def test_item_that_is_no_candidate_is_a_miss() -> None:
     assert ranks_of(torch.zeros(2, 3), np.array([-1, 0])).tolist() == [MISS, 1]
 
 
+def test_scores_that_are_no_numbers_make_no_first_place() -> None:
+    nan = float("nan")
+    scores = torch.tensor([[nan, nan, nan], [nan, 1.0, 0.0], [nan, 1.0, 0.0]])
+    assert ranks_of(scores, np.array([1, 1, 0])).tolist() == [4, 2, 4]
+
+
 # ---------------------------------------------------------------------------------------- judging
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from headrace.model.baselines import UNSCORED
 from headrace.model.recommender import MISS
-from headrace.streams.report import UNSCORED, Judged, summarise
+from headrace.streams.report import Judged, summarise
 
 # Forty events of two users in turn; each fifth repeats its user's last item.
 N = 40

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from headrace.model.baselines import NOT_RANKED, baseline_ranks
+from headrace.model.baselines import UNSCORED, baseline_ranks
 from headrace.model.recommender import MISS
 
 DAY = 86_400
@@ -66,7 +66,7 @@ def test_a_direct_repeat_makes_its_sequence_younger() -> None:
 def test_a_direct_repeat_takes_no_place() -> None:
     # Without the repeats 2 lies one step after 1, as 3 does.
     history = [(0, 1), (0, 1), (0, 1), (0, 2), (1, 1), (1, 3)]
-    assert ranks_of(history)[1:3] == [NOT_RANKED, NOT_RANKED]
+    assert ranks_of(history)[1:3] == [UNSCORED, UNSCORED]
     assert ranks_of([*history, (9, 1), (9, 2)])[-1] == 1
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from headrace.model.baselines import NOT_RANKED, baseline_ranks
+from headrace.model.baselines import UNSCORED, baseline_ranks
 from headrace.model.recommender import MISS
 
 Sequence = tuple[int, int]  # (user, number of the sequence)
@@ -27,7 +27,7 @@ class SlowNeighbours:
         for user, item, time in zip(users, items, times, strict=True):
             had = self.had[user]
             if had and had[-1] == item:
-                ranks.append(NOT_RANKED)
+                ranks.append(UNSCORED)
                 self.times[user, (len(had) - 1) // 30] = time
                 continue
             # A user without history gets the recently popular: another baseline's rule.

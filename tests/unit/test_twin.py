@@ -53,11 +53,11 @@ def test_twin_forgets_evicted_items_and_what_is_rehearsed_of_them() -> None:
     evaluation.run(STREAM)
     twin, learner = evaluation._twin.outer_loop, evaluation.learner
     twin.meta.encoder.bias.data.fill_(1)
-    assert twin.n_replay
+    assert twin.n_rehearsed
     assert learner.make_room()
     gone = learner.vocabulary.ids.index("")
     assert twin.meta.encoder.bias[gone] == 0
-    assert not twin.n_replay
+    assert not twin.n_rehearsed
 
 
 def test_twin_starts_anew_where_a_newer_item_takes_an_index() -> None:

@@ -4,7 +4,7 @@ They are started by the role, end with it, and see no topic. All is on this mach
 loopback interface, by gloo: what travels is small beside what is computed. They find each other by
 a file in a private folder, for torch's own TCP store would listen on every address.
 
-    python -m headrace.streams.learn_ranks RANK FOLDER    with the settings in the environment
+    python -m headrace.streams.learn_processes RANK FOLDER    with the settings in the environment
 """
 
 import os
@@ -17,8 +17,8 @@ from datetime import timedelta
 import torch
 from torch import distributed as dist
 
-from headrace.model.losses import Ranks
-from headrace.model.parallel import FIRST, RankLostError, SeveralRanks, compute_forever
+from headrace.model.losses import Processes
+from headrace.model.parallel import FIRST, RankLostError, SeveralProcesses, compute_forever
 from headrace.model.recommender import MetaParameters
 from headrace.streams.child import Child
 from headrace.streams.learner import model_config, pick_device
@@ -31,7 +31,7 @@ STOP_LIMIT_S = 10.0
 
 
 @contextmanager
-def ranks_of(settings: Settings, *, lost_after_s: float = LOST_AFTER_S) -> Iterator[Ranks]:
+def processes_of(settings: Settings, *, lost_after_s: float = LOST_AFTER_S) -> Iterator[Processes]:
     """Start ``learn_processes`` less ours, and end them at the end of the ``with`` block.
 
     Raises:
@@ -39,7 +39,7 @@ def ranks_of(settings: Settings, *, lost_after_s: float = LOST_AFTER_S) -> Itera
     """
     n = settings.learn_processes
     if n == 1:
-        yield Ranks()
+        yield Processes()
         return
     with tempfile.TemporaryDirectory(prefix="headrace-") as folder, ExitStack() as stack:
         for rank in range(FIRST + 1, n):
@@ -48,7 +48,7 @@ def ranks_of(settings: Settings, *, lost_after_s: float = LOST_AFTER_S) -> Itera
             stack.callback(child.stop, limit_s=STOP_LIMIT_S)
         _join(FIRST, n, folder, limit_s=lost_after_s)
         stack.callback(dist.destroy_process_group)
-        yield SeveralRanks()
+        yield SeveralProcesses()
 
 
 def _join(rank: int, n: int, folder: str, *, limit_s: float) -> None:
@@ -80,7 +80,7 @@ def main() -> None:
     _join(rank, settings.learn_processes, folder, limit_s=NEVER_S)
     meta = MetaParameters(model_config(settings), capacity=1)  # grows to that of the first rank
     with suppress(RankLostError):  # the role has ended
-        compute_forever(meta, SeveralRanks(), device_of(settings, rank))
+        compute_forever(meta, SeveralProcesses(), device_of(settings, rank))
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ from outer_loop_samples import N_ITEMS, new_loop, new_tasks, with_gradients
 from stream_samples import small
 
 from headrace.model.config import MetaLearning, OuterLoopConfig
-from headrace.model.losses import Ranks
+from headrace.model.losses import Processes
 from headrace.model.outer_loop import OuterLoop
 from headrace.model.parallel import RankLostError
 from headrace.model.rehearsal import Tasks
-from headrace.streams.learn_ranks import ranks_of
+from headrace.streams.learn_processes import processes_of
 from headrace.streams.learner import model_config
 
 # Parts of unequal sizes, and everything that is sampled, weighed or drawn is so.
@@ -45,9 +45,11 @@ def drawn_tasks(loop: OuterLoop, n_batches: int) -> Iterator[Tasks]:
         )
 
 
-def learned(tasks: list[Tasks], ranks: Ranks, loop: OuterLoop) -> tuple[OuterLoop, list[float]]:
+def learned(
+    tasks: list[Tasks], processes: Processes, loop: OuterLoop
+) -> tuple[OuterLoop, list[float]]:
     """Return an outer loop after a short life, and its losses: items come, and are forgotten."""
-    loop = new_loop(CONFIG, model=loop.meta.config, ranks=ranks)
+    loop = new_loop(CONFIG, model=loop.meta.config, processes=processes)
     losses = []
     for at, some in enumerate(tasks):
         if at == 6:
@@ -67,9 +69,9 @@ def test_two_processes_learn_what_one_does(kind: MetaLearning, clusters: int) ->
     settings = small(learn_processes=2, meta_learning=kind, clusters=clusters)
     judging = new_loop(model=model_config(settings))
     tasks = list(drawn_tasks(judging, 16))
-    alone, losses = learned(tasks, Ranks(), judging)
-    with ranks_of(settings) as ranks:
-        together, losses_together = learned(tasks, ranks, judging)
+    alone, losses = learned(tasks, Processes(), judging)
+    with processes_of(settings) as processes:
+        together, losses_together = learned(tasks, processes, judging)
     assert losses_together == pytest.approx(losses, rel=1e-5, nan_ok=True)
     torch.testing.assert_close(together.state(), alone.state(), rtol=1e-4, atol=1e-6)
     # A twentieth of a step: where a gradient is nothing but rounding, as that of the keys' bias,
@@ -85,15 +87,15 @@ def test_failing_process_ends_the_step_with_an_error_that_says_so() -> None:
     settings = small(learn_processes=2)
     other = new_loop(model=replace(model_config(settings), width=4))  # of another shape
     tasks = new_tasks(other)
-    with ranks_of(settings) as ranks:
-        loop = new_loop(model=other.meta.config, ranks=ranks)
+    with processes_of(settings) as processes:
+        loop = new_loop(model=other.meta.config, processes=processes)
         with pytest.raises(RankLostError, match="has ended or does not answer"):
             loop.learn(tasks, n_items=N_ITEMS)
 
 
 def test_processes_listen_on_the_loopback_address_only() -> None:
     before = listening()
-    with ranks_of(small(learn_processes=2)):
+    with processes_of(small(learn_processes=2)):
         new = listening() - before
     assert new
     assert {address for address, _ in new} == {LOOPBACK}
