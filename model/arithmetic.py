@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from torch import Tensor
 
-from headrace.model.signals import Floats
+from headrace.model.arrays import Floats
 
 UNROLLED = 4  # inputs of a product taken at a time
 # Division by zero is infinity: to ask for it first would take numbers one by one.

@@ -16,15 +16,8 @@ import numpy as np
 from numba import int64, njit
 from numba.typed import Dict
 
-from headrace.model.online_mix import (
-    OWN_FADE,
-    OWN_ITEMS,
-    Doubles,
-    Followers,
-    MixState,
-    mix_rank,
-    new_mix,
-)
+from headrace.model.arrays import Doubles, Ints, Longs
+from headrace.model.online_mix import OWN_FADE, OWN_ITEMS, Followers, MixState, mix_rank, new_mix
 from headrace.model.recommender import MISS
 from headrace.model.session_neighbours import (
     Sequences,
@@ -32,7 +25,6 @@ from headrace.model.session_neighbours import (
     neighbour_rank,
     new_sequences,
 )
-from headrace.model.signals import Ints, Longs
 
 UNSCORED = 0  # the event repeats its user's previous item
 REFRESH_EVERY = 200  # events between two orderings by popularity

@@ -6,6 +6,7 @@ Letters: B tasks, H interactions, N items, R relations, F signals, X context.
 import numpy as np
 from numba import njit
 
+from headrace.model.arrays import Floats, Ints, Longs
 from headrace.model.signals import (
     ALL_TIME,
     ALSO,
@@ -18,10 +19,7 @@ from headrace.model.signals import (
     RECENT,
     SESSION,
     SLOW,
-    Floats,
-    Ints,
     ItemArrays,
-    Longs,
 )
 from headrace.model.tenure import FEW, TENURE_SIGNALS, USUAL_SHARE, tenure_of
 from headrace.model.walk import (
@@ -74,6 +72,7 @@ def describe(
     now_s: int,
     had: Ints,
     times_s: Longs,
+    n_known: int,
     n_session: int,
     walk: Walk,
     stamp: int,
@@ -92,6 +91,7 @@ def describe(
         now_s: latest event time counted.
         had: (H,) the user's items, newest first, -1 padded.
         times_s: (H,) their event times.
+        n_known: how many of the latest ``HISTORY`` are items that are known.
         n_session: how many of them belong to the newest session.
         walk: what was found from them, under ``stamp``.
         stamp: the task.
@@ -103,9 +103,6 @@ def describe(
     n = len(items)
     last = had[0]
     tenure = tenure_of(n_earlier)
-    n_had = 0
-    for y in had[:HISTORY]:
-        n_had += y >= 0
     for c in range(n):
         if walk.stamps[items[c], OWN] == stamp:
             _describe_own(walk.own[items[c]], times_s, n_session, signals[c])
@@ -141,7 +138,7 @@ def describe(
         f[AROUND_LIFT] = lift * f[F_AROUND]
         f[LINKS] = s[LINKED]
         f[F_ALSO] = 10 * s[ALSO]
-        f[ALSO_MEAN] = 100 * s[ALSO] / (n_had + 1)
+        f[ALSO_MEAN] = 100 * s[ALSO] / (n_known + 1)
     if last >= 0:
         places = walk.strong  # the walk is over
         for c in range(n):

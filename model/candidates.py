@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from headrace.model.arrays import Floats, Ints, Longs
 from headrace.model.candidate_signals import CONTENT, N_CONTEXTS, N_SIGNALS, describe, finish
 from headrace.model.histories import Histories
-from headrace.model.signals import N_RELATIONS, Floats, Ints, ItemArrays, ItemSignals, Longs
+from headrace.model.signals import N_RELATIONS, ItemArrays, ItemSignals
 from headrace.model.walk import (
     CHOSEN,
     HISTORY,
@@ -134,6 +135,9 @@ def _gather(
         had, times_s = histories.items[b], histories.times_s[b]
         n_session = session_length(times_s, had)
         n_own = count_own(had, walk, stamp, out.items[b])
+        n_known = 0
+        for y in had[:HISTORY]:
+            n_known += y >= 0
         write_scales(a, had[:HISTORY], n_session, recent_scale, walk.scales)
         n_touched = walk_neighbours(a, had[:HISTORY], walk)
         n = n_own
@@ -149,6 +153,7 @@ def _gather(
             now_s,
             had,
             times_s,
+            n_known,
             n_session,
             walk,
             stamp,
@@ -159,9 +164,6 @@ def _gather(
         )
         for z in walk.touched[:n_touched]:
             walk.sums[z] = 0.0
-        n_known = 0
-        for y in had[:HISTORY]:
-            n_known += y >= 0
         context = out.context[b]
         context[0] = np.log1p(histories.n_events[b])
         context[1] = (histories.n_repeats[b] + 1) / (histories.n_events[b] + 5.0)

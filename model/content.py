@@ -11,10 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int32]
-Longs = npt.NDArray[np.int64]
-Halves = npt.NDArray[np.float16]
+from headrace.model.arrays import Floats, Halves, Ints, Longs
 
 FEW_EVENTS = 3
 MAX_COLD = 4096  # newest first; bounds a micro-batch's product with their vectors

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headrace.model import fused_loop, fused_scorer
+from headrace.model.arrays import Floats, Longs
 from headrace.model.encoder import Encoded, Encoder
 from headrace.model.inner_loop import UserLoop
 from headrace.model.scorer import ADAPTED, N_INPUTS, Scorer
-from headrace.model.signals import Floats, Longs
 
 
 class Weights(NamedTuple):

@@ -13,10 +13,10 @@ import numpy as np
 from torch.nn import functional as F
 
 from headrace.model.arithmetic import exp, fused, multiply, padded
+from headrace.model.arrays import Floats, Longs
 from headrace.model.encoder import Encoder
 from headrace.model.inner_loop import LOGIT_LIMIT, UserLoop
 from headrace.model.scorer import AFFINITY_LIMITS
-from headrace.model.signals import Floats, Longs
 
 _LIMIT = np.float32(LOGIT_LIMIT)
 _LEAST, _MOST = np.float32(AFFINITY_LIMITS[0]), np.float32(AFFINITY_LIMITS[1])

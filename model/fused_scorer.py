@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from headrace.model.arithmetic import exp, fused, gelu, gelu_and_slope, multiply, padded
+from headrace.model.arrays import Floats, Longs
 from headrace.model.scorer import STANDARD_LIMITS, Scorer
-from headrace.model.signals import Floats, Longs
 
 _TILE = 64  # candidates
 _LOWEST, _HIGHEST = np.float32(STANDARD_LIMITS[0]), np.float32(STANDARD_LIMITS[1])

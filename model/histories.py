@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from headrace.model.arrays import Ints, Longs
 from headrace.model.features import MAX_FEATURES
-from headrace.model.signals import Ints, Longs
 
 REMEMBERED = 200  # H, interactions in which the own counts are taken
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from numba import njit
 
-from headrace.model.signals import Floats, Ints, Longs
+from headrace.model.arrays import Floats, Ints, Longs
 
 N_REGRESSORS = 128  # K
 RIDGE = 100.0  # users: what an item's neighbours must bring against chance

@@ -6,14 +6,11 @@ All users share its four weights; only the signals are a user's own.
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from numba import int64, njit
 from numba.typed import Dict
 
+from headrace.model.arrays import Doubles, Ints, Longs
 from headrace.model.recommender import MISS
-from headrace.model.signals import Ints, Longs
-
-Doubles = npt.NDArray[np.float64]
 
 OWN_ITEMS = 50  # latest own items that are candidates
 FOLLOWERS = 60  # most frequent followers of each of the last items that are candidates

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from headrace.model.arrays import Longs
 from headrace.model.config import OuterLoopConfig
 from headrace.model.encoder import EMBEDDING_STD
 from headrace.model.losses import Batch, Processes, backward, moved
@@ -32,7 +33,6 @@ from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.rehearsal import Rehearsal, Tasks
 from headrace.model.residual import Residual
 from headrace.model.scorer import ADAPTED
-from headrace.model.signals import Longs
 
 logger = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headrace.model import fused
+from headrace.model.arrays import Floats, Ints, Longs
 from headrace.model.candidates import Candidates, Gatherer
 from headrace.model.config import ModelConfig
 from headrace.model.diversity import diversify
@@ -32,7 +33,7 @@ from headrace.model.inner_loop import (
 from headrace.model.item_regression import Coefficients
 from headrace.model.scorer import AFFINITY_LIMITS, Scorer
 from headrace.model.shown import Shown
-from headrace.model.signals import Floats, Ints, ItemSignals, Longs
+from headrace.model.signals import ItemSignals
 from headrace.model.speakers import speakers
 from headrace.model.targets import Targets
 

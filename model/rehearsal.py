@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headrace.model.arrays import Floats, Ints, Longs
 from headrace.model.candidates import MAX_CANDIDATES
 from headrace.model.config import OuterLoopConfig
 from headrace.model.histories import Histories
 from headrace.model.losses import Lists, Sequences
 from headrace.model.replay import Array, Replay
-from headrace.model.signals import Floats, Ints, Longs
 
 
 @dataclass(frozen=True, slots=True)

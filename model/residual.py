@@ -8,7 +8,7 @@ Letters: B tasks, C candidates, N items.
 
 import numpy as np
 
-from headrace.model.signals import Floats, Ints
+from headrace.model.arrays import Floats, Ints
 
 FADE = 0.99998  # for each judged event: old surprises weigh 1/e after 50,000
 PRIOR = 0.5  # events taken and expected of an item nobody judged

@@ -26,9 +26,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from headrace.model.online_mix import Doubles
+from headrace.model.arrays import Doubles, Ints, Longs
 from headrace.model.recommender import MISS
-from headrace.model.signals import Ints, Longs
 
 SEQUENCE = 30  # interactions after which a user's next sequence begins
 QUERY = 20  # latest items of the user that look for neighbours

@@ -11,11 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from headrace.model.signals import Floats, Ints, Longs
-
-Halves = npt.NDArray[np.float16]
+from headrace.model.arrays import Floats, Halves, Ints, Longs
 
 
 class Shown(NamedTuple):

@@ -16,12 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from headrace.model.arrays import Floats, Ints, Longs
 from headrace.model.content import Content
 from headrace.model.tenure import N_TENURES, count_tenure
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int32]
-Longs = npt.NDArray[np.int64]
 
 # Relations between an earlier item of a user and a later one.
 NEXT, NEAR, SESSION, RECENT, ALSO, AROUND = range(6)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from headrace.model.signals import Longs
+from headrace.model.arrays import Longs
 
 DRAWS = 1000
 _DRAWS_AT_ONCE = 50  # bounds the working memory: so many times U counts

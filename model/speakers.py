@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from headrace.model.arrays import Floats, Ints, Longs
 from headrace.model.candidate_signals import (
     ALSO_MEAN,
     AROUND_LIFT,
@@ -35,11 +36,8 @@ from headrace.model.signals import (
     NEXT,
     RECENT,
     SESSION,
-    Floats,
-    Ints,
     ItemArrays,
     ItemSignals,
-    Longs,
 )
 from headrace.model.walk import HISTORY, N_COLUMNS, session_length, write_scales
 

@@ -10,13 +10,11 @@ weights do not shift their weights: so what either release writes is read by the
 Letters: N items, S tenures, W hidden width of the scorer.
 """
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from numba import njit
 from torch import Tensor, nn
 
-Floats = npt.NDArray[np.float32]
+from headrace.model.arrays import Floats
 
 N_TENURES = 10  # S, in doublings of interactions: none, 1, 2 to 3, 4 to 7, ..., 256 and more
 BESIDE = 0.5  # of an event counts for the tenures beside it too: few users are exactly as far

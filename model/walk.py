@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from headrace.model.arrays import Floats, Ints, Longs
 from headrace.model.signals import (
     ALL_TIME,
     ALSO,
@@ -20,10 +21,7 @@ from headrace.model.signals import (
     RECENT,
     SESSION,
     SESSION_GAP_S,
-    Floats,
-    Ints,
     ItemArrays,
-    Longs,
 )
 
 HISTORY = 50  # interactions whose items are candidates and whose neighbours are walked

@@ -3,9 +3,9 @@
 import numpy as np
 import polars as pl
 
+from headrace.model.arrays import Ints, Longs
 from headrace.model.recommender import MISS
 from headrace.model.session_neighbours import learn_stream, new_sequences, standing_ranks
-from headrace.model.signals import Ints, Longs
 
 
 class Baselines:

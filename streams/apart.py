@@ -1,7 +1,7 @@
-"""What 0.1.0 does not know stands apart in versions and deltas, so that it reads the rest of them.
+"""Parts of versions and deltas that release 0.1.0 does not know, under names of their own.
 
-Where it is missing, 0.1.0 was the writer: then it is as it starts. Once 0.1.0 is no longer read, it
-belongs among the others, with the next version of their schemas.
+So it can still read the rest. A file without them was written by 0.1.0: they start anew. Once 0.1.0
+is no longer read, they belong among the others, with the next version of their schemas.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from headrace.model.tenure import N_TENURES, TenureWeights
-from headrace.streams.store import Arrays
+from headrace.streams.blobs import Arrays
 
 _META = "meta.scorer.tenure."
 _APART = "tenure."

@@ -147,7 +147,7 @@ def free_port(port: int = 0) -> int:
             probe.bind((HOST, port))
         except OSError as exc:
             raise SettingsError(
-                f"port {port} of {HOST} cannot be had ({exc.strerror}): choose another with --port"
+                f"cannot listen on {HOST}:{port} ({exc.strerror}): choose another with --port"
             ) from exc
         chosen: int = probe.getsockname()[1]
     return chosen

@@ -7,10 +7,10 @@ import numpy as np
 import polars as pl
 import torch
 
+from headrace.model.arrays import Longs
 from headrace.model.baselines import UNSCORED
 from headrace.model.ranking_metrics import gains_at, hr_at, ndcg_at
 from headrace.model.recommender import Recommender, ranks_of
-from headrace.model.signals import Longs
 from headrace.model.significance import paired_difference
 from headrace.streams.actions import ACTIONS, index_of
 from headrace.streams.prequential import Judged

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from headrace.model.arrays import Floats, Halves
 from headrace.streams import metrics
-from headrace.streams.content import Embedder, Floats, Halves, given_vector, text_of, unit
+from headrace.streams.content import Embedder, given_vector, text_of, unit
 from headrace.streams.wire import Item
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 class Source(NamedTuple):
     """What an item's vector is made from."""
 
-    arrived: int  # order among all records that said something new: when, or the how manieth
+    arrived: int  # when its record was published, in ms, or a running count
     stamp: int  # differs with the content; never 0
     content: str | Floats
 
@@ -42,9 +43,9 @@ class Catalogue:
     def note(self, item: Item, *, time_ms: int | None = None) -> bool:
         """Keep what a record says of its item; return whether its vector may be another now.
 
-        Who reads all records again gives the times they were published at. None is newer by that,
-        even if its item was published anew since: those that were the newest are held.
-        An item that is withdrawn or refused has no content.
+        ``time_ms`` is when the record was published. After a restart the whole topic is read again:
+        what was published before the checkpoint counts as oldest, so that it displaces nothing that
+        the restored learner holds. An item that is withdrawn or refused has no content.
         """
         old = self._sources.pop(item.item, None)
         content = self._content_of(item) if item.active and self._is_on else None

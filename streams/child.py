@@ -4,7 +4,6 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 LOG_TAIL_BYTES = 4_000
 
@@ -21,7 +20,6 @@ class Child:
         self,
         command: Sequence[str],
         *,
-        cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         is_quiet: bool = True,
     ) -> None:
@@ -34,7 +32,6 @@ class Child:
             stdout=self._log if is_quiet else None,
             stderr=subprocess.STDOUT if is_quiet else None,
             start_new_session=True,  # Ctrl-C in the terminal is ours to pass on
-            cwd=cwd,
             env=env,
         )
 

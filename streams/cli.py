@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from headrace.streams import cli_bench, cli_roles, cli_tools
+from headrace.streams import cli_bench, cli_bench_kafka, cli_roles, cli_tools
 from headrace.streams.errors import StreamsError
 from headrace.streams.guards import EXIT_WRONG
 
@@ -90,3 +90,12 @@ for command in (
     cli_roles.demo,
 ):
     main.add_command(command)
+for command in (
+    cli_bench_kafka.pipeline,
+    cli_bench_kafka.latency,
+    cli_bench_kafka.soak,
+    cli_bench_kafka.overload,
+    cli_bench_kafka.recover,
+    cli_bench_kafka.scale,
+):
+    cli_bench.bench.add_command(command)

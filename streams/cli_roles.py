@@ -114,7 +114,12 @@ PREQUENTIAL_FLAGS = {
     show_default=True,
     help="Judge each event before it is learned, or each period.",
 )
-@click.option("--items", "catalogue", metavar="FILE", help="Catalogue, for categories.")
+@click.option(
+    "--items",
+    "catalogue",
+    metavar="FILE",
+    help="Catalogue: categories, titles and vectors help to rank.",
+)
 @click.option(
     "--events",
     "n_events",

@@ -85,7 +85,9 @@ def acls(settings: Settings, is_to_create: bool, principals: tuple[str, ...]) ->
     for text in principals:
         role, equals, principal = text.partition("=")
         if role not in chosen or not (equals and principal):
-            raise click.UsageError(f"--principal {text}: it is ROLE=PRINCIPAL, of {[*chosen]}")
+            raise click.UsageError(
+                f"--principal {text}: it must be ROLE=PRINCIPAL, ROLE one of {', '.join(chosen)}"
+            )
         chosen[role] = principal
     if is_to_create:
         click.echo(f"{access.grant(settings, chosen)} rights are given")
@@ -254,10 +256,10 @@ def forget(settings: Settings, users: tuple[str, ...]) -> None:
     click.echo(f"asked to forget {', '.join(users)} in {n_partitions} partitions")
     within_s = settings.versions_kept * settings.version_interval_s
     click.echo(
-        f"in no checkpoint that is kept: {within_s:.0f} s after learn has read it, or"
-        f" {settings.versions_kept} times twenty times as long as one takes, where that is longer"
+        f"gone from every checkpoint that is kept: {within_s:.0f} s after learn has read it, or"
+        f" {settings.versions_kept} times twenty times as long as writing one takes, if longer"
     )
-    click.echo("records of them, once adapt has read it, are on")
+    click.echo("once adapt has read it, records of them stay on these topics for at most")
     for topic, limit in how_long(settings).items():
         click.echo(f"  {topic:40} {limit}")
 
@@ -271,10 +273,10 @@ def dead_letters(settings: Settings) -> None:
     Example:  headrace dead-letters
     Next:     fix what produces them, and publish them again
     """
-    from headrace.streams import dead_letters as letters
+    from headrace.streams.set_aside import as_text, read_dead_letters
 
     n_letters = 0
-    for letter in letters.read_dead_letters(settings):
-        click.echo(letters.as_text(letter))
+    for letter in read_dead_letters(settings):
+        click.echo(as_text(letter))
         n_letters += 1
     click.echo(f"{n_letters} records set aside", err=True)

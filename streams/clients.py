@@ -1,4 +1,4 @@
-"""kafka-python clients with this package's limits and errors, for the tools (the roles use Faust).
+"""kafka-python clients with this package's limits and errors: for tools, and outside groups.
 
 Reading never joins a group: partitions are assigned by hand and nothing is committed, so that a
 tool can look at a topic without disturbing a role.
@@ -222,10 +222,7 @@ def broadcast_consumer(settings: Settings, topics: Sequence[str]) -> Iterator[An
         fetch_max_wait_ms=100,  # a delta is waited for by every list after it
     ) as consumer:
         for topic in topics:
-            if not consumer.partitions_for_topic(topic):
-                raise StreamsError(
-                    f"topic {topic} does not exist: create it with `headrace topics`"
-                )
+            _require_topic(topic, [topic] if consumer.partitions_for_topic(topic) else [])
         consumer.assign([TopicPartition(topic, 0) for topic in topics])
         consumer.seek_to_beginning()
         yield consumer

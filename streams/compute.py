@@ -27,8 +27,9 @@ TAPER = 0.9  # of a part, the next: it waits for Python's lock first, and begins
 class Computed:
     """What to write for one micro-batch, or a part of it, as bytes."""
 
-    lists: dict[StateKey, bytes | None] = field(default_factory=dict)  # None: the user asked to
-    states: dict[StateKey, bytes | None] = field(default_factory=dict)  # be forgotten
+    # None in either: the user asked to be forgotten.
+    lists: dict[StateKey, bytes | None] = field(default_factory=dict)
+    states: dict[StateKey, bytes | None] = field(default_factory=dict)
     fresh: dict[StateKey, UserState] = field(default_factory=dict)  # until they are overlaid
     n_applied: int = 0
     n_replayed: int = 0

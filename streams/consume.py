@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from headrace.streams.clients import Reader, reader
-from headrace.streams.dead_letters import printable
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.reasons import phrase
+from headrace.streams.set_aside import printable
 from headrace.streams.settings import Settings
 from headrace.streams.wire import Recommendation, decode_item, decode_recommendation
 

@@ -15,12 +15,9 @@ from functools import cache, cached_property
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from headrace.model.arrays import Floats, Halves
 from headrace.streams.wire import Item
-
-Floats = npt.NDArray[np.float32]
-Halves = npt.NDArray[np.float16]
 
 MAX_WIDTH = 512  # wider vectors are projected: their cosines stay within some 0.04
 MAX_TEXT = 1000  # characters; the sentence model reads no more than 256 tokens

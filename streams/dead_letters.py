@@ -1,64 +1,81 @@
-"""Records set aside because they can never be applied, with the reason for each."""
+"""Dead letters: records that can never be applied, as they came, with the reason for each."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from headrace.streams.clients import reader
-from headrace.streams.settings import Settings
+from headrace.streams.errors import LONGEST_DETAIL, Malformation, MalformedRecordError
+from headrace.streams.record_batches import VALUE_LIMIT_BYTES, Unreadable
 
-SHOWN_BYTES = 200
+Headers = list[tuple[str, bytes | None]]
+
+LARGEST_DEAD_LETTER_BYTES = VALUE_LIMIT_BYTES  # a record has room for its coordinates as well
+HEADER_BYTES = 10  # of two lengths
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, kw_only=True)
 class DeadLetter:
-    """One record as it came, where it came from, and why it was set aside."""
+    """A record that can never be applied, as it came, and why."""
 
-    reason: str
-    detail: str
-    source: str  # topic/partition@offset
+    reason: Malformation
     key: bytes | None
     value: bytes | None
+    headers: Headers
+    coordinates: Headers = field(default_factory=list)  # ours: why, and where it stood
 
 
-def read_dead_letters(settings: Settings) -> Iterator[DeadLetter]:
-    """Yield what lies on the dead-letter topic."""
-    with reader(settings, settings.topic("dead-letters")) as letters:
-        for record in letters.to_end():
-            yield _dead_letter(record)
-
-
-def as_text(letter: DeadLetter) -> str:
-    """Return a dead letter for people; bytes that are no text are shown escaped."""
-    return (
-        f"{letter.source}  {letter.reason}: {letter.detail}\n"
-        f"  key   {_readable(letter.key)}\n"
-        f"  value {_readable(letter.value)}"
+def dead_letter_of(record: Any, why: MalformedRecordError) -> DeadLetter:
+    """Return the dead letter of a record: its own key, value and headers, and where it stood."""
+    coordinates = dead_letter_headers(
+        reason=why.reason,
+        detail=why.detail.encode(errors="backslashreplace").decode(),
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
     )
-
-
-def _dead_letter(record: Any) -> DeadLetter:
-    headers = {
-        name.removeprefix("headrace."): value.decode(errors="replace")
-        for name, value in record.headers
-        if value is not None
-    }
     return DeadLetter(
-        reason=headers.get("reason", "unknown"),
-        detail=headers.get("detail", "it carries no reason, so it is not from Headrace"),
-        source=f"{headers.get('topic')}/{headers.get('partition')}@{headers.get('offset')}",
+        reason=why.reason,
         key=record.key,
         value=record.value,
+        headers=list(record.headers),
+        coordinates=list(coordinates.items()),
     )
 
 
-def _readable(data: bytes | None) -> str:
-    if data is None:
-        return "(none)"
-    shown = printable(data[:SHOWN_BYTES].decode(errors="backslashreplace"))
-    return shown + f" ... ({len(data)} bytes)" * (len(data) > SHOWN_BYTES)
+def dead_letter_headers(
+    *, reason: str, detail: str, topic: str, partition: int, offset: int
+) -> dict[str, bytes]:
+    """Return the headers of a dead letter; its key and value are the original's, untouched."""
+    return {
+        "headrace.reason": reason.encode(),
+        "headrace.detail": detail[:LONGEST_DETAIL].encode(),
+        "headrace.topic": topic.encode(),
+        "headrace.partition": str(partition).encode(),
+        "headrace.offset": str(offset).encode(),
+    }
 
 
-def printable(text: str) -> str:
-    """Return text that moves no cursor and changes no colour: others wrote it."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+def fitting(letter: DeadLetter) -> tuple[bytes | None, bytes | None, Headers]:
+    """Return a dead letter's key, value and headers, less its largest parts if it is too large.
+
+    What was compressed can be larger than any record the broker takes. The coordinates always fit;
+    the record with them would not, and the worker could never pass.
+    """
+    value = letter.value
+    sizes = {
+        "value": value.n_left_out if isinstance(value, Unreadable) else len(value or b""),
+        "key": len(letter.key or b""),
+        "headers": sum(len(k.encode()) + len(v or b"") + HEADER_BYTES for k, v in letter.headers),
+    }
+    omitted: list[str] = []
+    while sum(sizes.values()) > LARGEST_DEAD_LETTER_BYTES:
+        omitted.append(max(sizes, key=lambda part: sizes[part]))
+        del sizes[omitted[-1]]
+    return (
+        letter.key if "key" in sizes else None,
+        value if "value" in sizes else None,
+        [
+            *(letter.headers if "headers" in sizes else []),
+            *letter.coordinates,
+            *(("headrace.omitted", part.encode()) for part in omitted),
+        ],
+    )

@@ -14,7 +14,7 @@ from headrace.model.content import Content
 from headrace.model.item_regression import N_REGRESSORS, Coefficients
 from headrace.model.recommender import MetaParameters
 from headrace.model.signals import ItemSignals
-from headrace.streams.store import Arrays
+from headrace.streams.blobs import Arrays
 
 _OF_NEIGHBOURS = ("rows", "slots", "ids", "weights")  # one entry for each changed neighbour
 _CLOCKS = ("clock", "now_s")  # all other arrays have one entry for each changed item

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from headrace.model.arrays import Longs
 from headrace.model.baselines import UNSCORED
 from headrace.model.ranking_metrics import ndcg_at
-from headrace.model.signals import Longs
 from headrace.streams.errors import InputFileError
 from headrace.streams.report import K
 from headrace.streams.state import NOT_ENGAGED

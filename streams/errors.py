@@ -1,16 +1,17 @@
-"""Every error this package raises on purpose, as one tree.
+"""Every error that reaches an operator as one line, as one tree.
 
 StreamsError
 ├── SettingsError            a setting is wrong or unknown           stop, fix the setting
-├── BrokerUnreachableError   no broker answers at the address        retriable
+├── BrokerUnreachableError   no broker answers at the address        try again
 ├── BrokerRefusedError       it or we are not trusted, or no rights  stop, fix what the text names
 ├── TopicMismatchError       a topic exists and does not fit         stop, fix what the text names
 ├── MalformedRecordError     the record can never be applied         dead letter
 ├── InputFileError           a file lacks a column or has bad rows   stop, fix the file
+├── RoleFailedError          a role cannot run                       stop, fix what its log says
 └── CheckpointError          a checkpoint is damaged or does not fit keep the old version
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 Malformation = Literal[  # labels a counter
     "undecodable",
@@ -25,9 +26,7 @@ LONGEST_DETAIL = 500  # characters; what a record holds may be far longer
 
 
 class StreamsError(Exception):
-    """Base of the tree. ``retriable`` says whether trying again can help."""
-
-    retriable: ClassVar[bool] = False
+    """Base of the tree."""
 
 
 class SettingsError(StreamsError):
@@ -36,8 +35,6 @@ class SettingsError(StreamsError):
 
 class BrokerUnreachableError(StreamsError):
     """No broker answers. Operator action: start one at the named address."""
-
-    retriable = True
 
 
 class BrokerRefusedError(StreamsError):

@@ -14,11 +14,11 @@ import polars as pl
 import torch
 
 from headrace.model.ablation import remove
+from headrace.model.arrays import Bools, Ints, Longs
 from headrace.model.baselines import UNSCORED, baseline_ranks
 from headrace.model.candidates import Candidates, stack
 from headrace.model.recommender import Prepared, Recommender
 from headrace.model.rehearsal import Tasks
-from headrace.model.signals import Ints, Longs
 from headrace.streams import by_action, report
 from headrace.streams.drift import Drift, tell
 from headrace.streams.errors import InputFileError
@@ -26,7 +26,7 @@ from headrace.streams.files import events_of
 from headrace.streams.learner import Learner
 from headrace.streams.list_statistics import ListStatistics, likeliest
 from headrace.streams.prequential import Folded, Judged, Served, judge, served
-from headrace.streams.report import Bools, K, summarise
+from headrace.streams.report import K, summarise
 from headrace.streams.settings import Settings
 from headrace.streams.state import NOT_ENGAGED
 from headrace.streams.transfer import start_from

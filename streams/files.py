@@ -16,7 +16,14 @@ import polars as pl
 from headrace.streams.errors import InputFileError, MalformedRecordError
 from headrace.streams.purchases import completejourney
 from headrace.streams.tables import STDIN, collect, names_of, require, scan
-from headrace.streams.wire import MAX_ID_BYTES, MAX_TIME_MS, Event, Item, vectors_of
+from headrace.streams.wire import (
+    MAX_ACTION_LETTERS,
+    MAX_ID_BYTES,
+    MAX_TIME_MS,
+    Event,
+    Item,
+    vectors_of,
+)
 
 __all__ = ["completejourney", "load_events", "load_items", "read_events", "read_items"]
 
@@ -30,7 +37,6 @@ FLAGS = {"true": True, "1": True, "false": False, "0": False}  # as text in any 
 MS_FROM = 1e11  # as seconds this is the year 5138, as milliseconds March 1973: seconds lie below
 # Of whole numbers as floats; beyond, several ids would become one.
 LARGEST_EXACT = {"Float64": 2**53 - 1, "Float32": 2**24 - 1, "Float16": 2**11 - 1}
-MAX_ACTION_LETTERS = 64
 SHOWN_LETTERS = 300  # of a bad row
 
 

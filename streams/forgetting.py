@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headrace.model.signals import ALL_TIME, Longs
+from headrace.model.arrays import Longs
+from headrace.model.signals import ALL_TIME
 from headrace.streams.state import UserState
 from headrace.streams.wire import FORGET, Event
 

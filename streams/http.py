@@ -1,8 +1,8 @@
 """`/metrics` and `/health` of a role, from threads of their own: a busy event loop stays visible.
 
 `/health/live` says whether to restart the process, `/health/ready` whether it serves. Nothing else
-is there to be asked, and nothing is changed by asking. Beyond this machine only who knows the token
-is answered.
+is there to be asked, and nothing is changed by asking. From other machines, only requests that
+carry the token are answered.
 """
 
 import errno

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from headrace.model.arrays import Floats, Halves, Ints
 from headrace.model.content import FEW_EVENTS
 from headrace.model.outer_loop import OuterLoop
-from headrace.model.signals import ALL_TIME, Floats, Ints
-from headrace.streams.content import Halves
-from headrace.streams.store import Arrays
+from headrace.model.signals import ALL_TIME
+from headrace.streams.blobs import Arrays
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import Any
 
-from aiokafka.consumer import fetcher
 from aiokafka.errors import CommitFailedError, IllegalStateError
-from aiokafka.record import MemoryRecords
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
 
@@ -29,29 +27,11 @@ from headrace.streams.batches import (
     Watermarks,
 )
 from headrace.streams.errors import TopicMismatchError
-from headrace.streams.record_batches import checked
-
-# aiokafka's only seam between what was fetched and what is made of it.
-fetcher.MemoryRecords = checked(MemoryRecords)
+from headrace.streams.fetching import IntakeThread
 
 CHANGELOG_RECORDS = 512  # in one batch; one at a time, a million users recover in over a minute
 END_OFFSET_LIMIT_S = 15.0  # a fetch answers within its wait; the rest is for a slow broker
 END_OFFSET_POLL_S = 0.02
-
-
-class BrokerWait(NamedTuple):
-    """How long a fetch may wait in the broker, unless it brings so much."""
-
-    longest_ms: int
-    bytes: int
-
-
-# What comes after silence is fetched at once. The embedded broker lets it wait, whatever comes.
-AT_ONCE = BrokerWait(50, 1)
-# What comes in a stream waits for company: a fetch for each event keeps Python's lock from the
-# threads that compute, which the next events wait for.
-IN_COMPANY = BrokerWait(10, 65_536)
-COMPANY_S = 0.02  # events that come closer than this are a stream
 
 
 async def _nothing_to_settle() -> None:
@@ -65,34 +45,10 @@ class IntakeOptions:
     topics: frozenset[str]
     batch_records: int
     position_of: Callable[[TP], int | None] = lambda _: None
-    """Where to start reading at the latest, at every assignment: at the committed offset if that
-    is earlier, or if this is ``None``."""
+    """The latest offset to start from at an assignment. An earlier committed offset wins; with
+    ``None`` it alone decides."""
     settle: Callable[[], Awaitable[None]] = _nothing_to_settle
     """Awaited before partitions are given up: what is being written must have ended."""
-
-
-class IntakeThread(driver.AIOKafkaConsumerThread):
-    """Faust's consumer thread, with fetches that answer soon: Faust lets them wait for 1.5 s."""
-
-    _fetched_s = float("-inf")
-
-    def _create_consumer(self, loop: asyncio.AbstractEventLoop) -> Any:
-        consumer = super()._create_consumer(loop)
-        consumer._fetch_max_wait_ms, consumer._fetch_min_bytes = AT_ONCE
-        return consumer
-
-    async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:
-        records = await super()._fetch_records(consumer, *args, **kwargs)
-        kept = consumer._fetcher._records
-        for tp in records.keys() & kept.keys():  # there is more than may be taken at once:
-            kept.move_to_end(tp)  # its neighbours are next
-        now_s = asyncio.get_running_loop().time()
-        is_stream = records and now_s - self._fetched_s < COMPANY_S
-        if records:
-            self._fetched_s = now_s
-        wait = IN_COMPANY if is_stream else AT_ONCE
-        consumer._fetcher._fetch_max_wait_ms, consumer._fetcher._fetch_min_bytes = wait
-        return records
 
 
 class IntakeConsumer(driver.Consumer):
@@ -152,7 +108,7 @@ class IntakeConsumer(driver.Consumer):
     def lag(self) -> dict[int, int]:
         """Return end offset less committed offset by partition, where the end is known.
 
-        Without a committed offset, less where reading starts: retention may have removed much.
+        Before the first commit, counted from where reading began: retention may have removed much.
         """
         return {
             tp.partition: max(end - (self._committed_offset[tp] or 0), 0)

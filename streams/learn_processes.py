@@ -21,7 +21,7 @@ from headrace.model.losses import Processes
 from headrace.model.parallel import FIRST, RankLostError, SeveralProcesses, compute_forever
 from headrace.model.recommender import MetaParameters
 from headrace.streams.child import Child
-from headrace.streams.learner import model_config, pick_device
+from headrace.streams.model_settings import model_config, pick_device
 from headrace.streams.settings import Settings, load
 from headrace.streams.up import child_environment
 

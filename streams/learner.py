@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from headrace.model.config import ModelConfig, OuterLoopConfig
+from headrace.model.arrays import Ints, Longs
+from headrace.model.config import OuterLoopConfig
 from headrace.model.content import MAX_COLD
 from headrace.model.histories import REMEMBERED
 from headrace.model.item_regression import FIT_EVENTS, Coefficients, PairCounts
@@ -18,15 +19,15 @@ from headrace.model.losses import Processes
 from headrace.model.outer_loop import OuterLoop
 from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.rehearsal import Tasks
-from headrace.model.signals import ALL_TIME, Ints, ItemSignals, Longs
+from headrace.model.signals import ALL_TIME, ItemSignals
 from headrace.model.vocabulary import ItemIndex, Vocabulary
 from headrace.streams.actions import weights_of
 from headrace.streams.catalogue import Catalogue
 from headrace.streams.categories import Categories
 from headrace.streams.content import HashedWords, pick_embedder
-from headrace.streams.errors import SettingsError
 from headrace.streams.forgetting import Forgetting, owner_of
 from headrace.streams.inheritance import Inheritance
+from headrace.streams.model_settings import model_config, pick_device
 from headrace.streams.prequential import Folded, fold, judge
 from headrace.streams.settings import Settings
 from headrace.streams.state import NOT_ENGAGED, UserState
@@ -44,41 +45,6 @@ class Learned(NamedTuple):
     n_tasks: int
     query_loss: float  # nats, NaN without tasks
     n_forgotten: int = 0  # users
-
-
-def model_config(settings: Settings) -> ModelConfig:
-    """Return the shape of the model that the settings ask for."""
-    return ModelConfig(
-        width=settings.encoder_width,
-        blocks=settings.encoder_blocks,
-        heads=settings.encoder_heads,
-        length=settings.encoder_length,
-        inner_steps=settings.inner_steps,
-        meta_learning=settings.meta_learning,
-        clusters=settings.clusters,
-    )
-
-
-def pick_device(settings: Settings) -> str:
-    """Return the device to compute on.
-
-    Raises:
-        SettingsError: there is no such device here.
-    """
-    if settings.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    n_gpus = torch.cuda.device_count()  # not tried: one that is full now is worth another start
-    try:
-        named = torch.device(settings.device)
-        is_here = named.type == "cpu" or (named.type == "cuda" and (named.index or 0) < n_gpus)
-    except RuntimeError:  # no device of that name
-        is_here = False
-    if not is_here:
-        raise SettingsError(
-            f"device={settings.device}: there is none here, of {n_gpus} GPUs:"
-            " set it to auto, cpu, cuda or cuda:N"
-        )
-    return settings.device
 
 
 class Learner:
@@ -117,7 +83,8 @@ class Learner:
             pick_embedder() if is_on else HashedWords(), max_items=settings.max_items, is_on=is_on
         )
         self.inheritance: Inheritance | None = None  # of another shop's items
-        self._unplaced: dict[str, None] = {}  # items whose content is not in the model yet
+        # Items whose content is not in the model yet, at most ``max_items``, newest last.
+        self._unplaced: OrderedDict[str, None] = OrderedDict()
 
     def new_outer_loop(self) -> OuterLoop:
         """Return an outer loop over the recommender's meta-parameters."""
@@ -285,8 +252,10 @@ class Learner:
         """Take a catalogue record over: its category now, its content when it is placed."""
         self.categorise(item.item, item.categories)
         if self.catalogue.note(item, time_ms=time_ms) or self.vocabulary.index(item.item) < 0:
-            self._unplaced.pop(item.item, None)  # the newest stands last
             self._unplaced[item.item] = None
+            self._unplaced.move_to_end(item.item)
+            if len(self._unplaced) > self.settings.max_items:
+                self._unplaced.popitem(last=False)
 
     def place(self, limit: int = PLACED_AT_ONCE) -> bool:
         """Bring content that was noted into the model, newest first; True if some is left.

@@ -14,11 +14,11 @@ from headrace.model.item_regression import PairCounts
 from headrace.model.recommender import Recommender
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import schema
+from headrace.streams.blobs import Blob, pack, under, unpack
 from headrace.streams.errors import CheckpointError
 from headrace.streams.learner import Learner
 from headrace.streams.publication import unpack_model
 from headrace.streams.state import UserState
-from headrace.streams.store import Blob, pack, under, unpack
 from headrace.streams.version_check import check_pairs, checked_fields
 
 Positions = dict[int, int]  # partition to the offset of its first event not yet learned

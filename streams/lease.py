@@ -9,8 +9,8 @@ lists behind its successor's newer ones, and compaction would keep the old. Two 
 2. Nothing is stamped later than a session, less both times, after the coordinator was last asked;
    and it gives the partitions to nobody else before a session has passed since.
 
-Nobody else but who comes back under the same name, a static member: it goes on at once, and first
-waits until what its predecessor may have sent has arrived or is refused.
+The exception is a static member that comes back under its name. It gets its partitions at once, so
+it first waits until whatever its predecessor sent has arrived or been refused.
 """
 
 import asyncio

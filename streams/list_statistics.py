@@ -6,8 +6,9 @@ Letters: B lists, K list length, C candidates, D width.
 import numpy as np
 import torch
 
+from headrace.model.arrays import Floats, Ints
 from headrace.model.recommender import Recommender
-from headrace.model.signals import ALL_TIME, Floats, Ints
+from headrace.model.signals import ALL_TIME
 
 
 class ListStatistics:

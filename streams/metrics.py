@@ -37,9 +37,9 @@ def _counter(name: str, text: str, *labels: str) -> Counter:
     return Counter(name, text, labels, namespace=_NAMESPACE)
 
 
-def _counter_by(name: str, text: str, label: str, values: Any) -> Counter:
+def _counter_by_reason(name: str, text: str, values: Any) -> Counter:
     """Return a counter that has each value of a ``Literal`` from the start: a rate needs a zero."""
-    counter = _counter(name, text, label)
+    counter = _counter(name, text, "reason")
     for value in get_args(values):
         counter.labels(value)
     return counter
@@ -65,11 +65,10 @@ def observe_all(histogram: Histogram, values: Sequence[float]) -> None:
 
 # ------------------------------------------------------------------------------------ both roles
 EVENTS = _counter("events_total", "Events applied to state.")
-REPLAYED = _counter("replayed_events_total", "Events skipped because the state held them already.")
 FORGOTTEN = _counter(
     "forgotten_total", "Users forgotten, once in each partition where an event asked for it."
 )
-DEAD_LETTERS = _counter_by("dead_letters_total", "Records set aside.", "reason", Malformation)
+CHECKPOINTS_REFUSED = _counter("checkpoints_refused_total", "Versions that failed a check.")
 LAG = _gauge("consumer_lag_events", "End offset less committed offset.", "partition")
 USERS = _gauge("users", "Users held in state.")
 ITEMS = _gauge("items", "Items in the vocabulary.")
@@ -81,6 +80,8 @@ MODEL_PUBLISHED = _gauge(
 
 # ----------------------------------------------------------------------------------------- adapt
 LISTS = _counter("lists_total", "Lists written.")
+REPLAYED = _counter("replayed_events_total", "Events skipped because the state held them already.")
+DEAD_LETTERS = _counter_by_reason("dead_letters_total", "Records set aside.", Malformation)
 MICRO_BATCH_EVENTS = _histogram(
     "micro_batch_events", "Events in a micro-batch.", buckets=_SIZE_BUCKETS
 )
@@ -103,7 +104,6 @@ CPU_SECONDS = _counter(
 )
 DELTAS_APPLIED = _counter("deltas_applied_total", "Deltas of item signals applied.")
 DELTA_AGE = _gauge("delta_age_seconds", "Age of the newest delta when it was applied.")
-CHECKPOINTS_REFUSED = _counter("checkpoints_refused_total", "Versions that failed a check.")
 STATES_REFUSED = _counter("states_refused_total", "Damaged states whose users start over.")
 HIT_RATIO = _gauge(
     "prequential_hit_ratio",
@@ -129,10 +129,9 @@ DELTAS_PUBLISHED = _counter("deltas_published_total", "Deltas of item signals pu
 DELTA_BYTES = _counter("delta_bytes_total", "Bytes of deltas published.")
 VERSIONS_PUBLISHED = _counter("versions_published_total", "Model versions published.")
 ContentRefusal = Literal["width", "kind"]
-CONTENT_REFUSED = _counter_by(
+CONTENT_REFUSED = _counter_by_reason(
     "content_refused_total",
     "Catalogue records whose vector does not compare with the others'.",
-    "reason",
     ContentRefusal,
 )
 CHECKPOINT_SECONDS = _histogram("checkpoint_duration_seconds", "Wall time to write a checkpoint.")

@@ -5,31 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.streams.batches import RecordBatch
-from headrace.streams.errors import Malformation, MalformedRecordError
-from headrace.streams.wire import (
-    Event,
-    Source,
-    dead_letter_headers,
-    decode_event,
-    record_time_ms,
-)
+from headrace.streams.dead_letters import DeadLetter, dead_letter_of
+from headrace.streams.errors import MalformedRecordError
+from headrace.streams.wire import Event, Source, decode_event, record_time_ms
 
 StateKey = tuple[int, bytes]
 """Partition of the events and key of the user: clients that hash keys differently can put one
 user into two partitions, and offsets of two partitions must never be compared."""
-
-Headers = list[tuple[str, bytes | None]]
-
-
-@dataclass(slots=True, kw_only=True)
-class DeadLetter:
-    """A record that can never be applied, as it came, and why."""
-
-    reason: Malformation
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    coordinates: Headers = field(default_factory=list)  # ours: why, and where it stood
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,7 +43,7 @@ class MicroBatch:
         for record in batch.records:
             record_ms = record_time_ms(record.timestamp, now_ms=now_ms)
             try:
-                event, key = _decode(record, record_ms)
+                event, key = decoded(record, record_ms)
             except MalformedRecordError as exc:
                 self.dead_letters.append(dead_letter_of(record, exc))
             else:
@@ -87,7 +69,7 @@ class MicroBatch:
             arrivals.source = source
 
 
-def _decode(record: Any, record_ms: int) -> tuple[Event, bytes]:
+def decoded(record: Any, record_ms: int) -> tuple[Event, bytes]:
     """Return the event and its user's key.
 
     Raises:
@@ -102,24 +84,6 @@ def _decode(record: Any, record_ms: int) -> tuple[Event, bytes]:
         # Decoding depends on the record alone: whatever it raises, it would raise at every replay,
         # and one record must never stop a partition for good.
         raise MalformedRecordError("undecodable", f"{type(exc).__name__}: {exc}") from exc
-
-
-def dead_letter_of(record: Any, why: MalformedRecordError) -> DeadLetter:
-    """Return the dead letter of a record: its own key, value and headers, and where it stood."""
-    coordinates = dead_letter_headers(
-        reason=why.reason,
-        detail=why.detail.encode(errors="backslashreplace").decode(),
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-    )
-    return DeadLetter(
-        reason=why.reason,
-        key=record.key,
-        value=record.value,
-        headers=list(record.headers),
-        coordinates=list(coordinates.items()),
-    )
 
 
 def in_rounds(keys: Iterable[StateKey]) -> list[list[StateKey]]:

@@ -1,4 +1,4 @@
-"""Files that a command writes at its end: told before anything long begins that they cannot be."""
+"""Output files of long commands: refused before the work begins if they cannot be written."""
 
 from pathlib import Path
 

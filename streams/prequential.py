@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from headrace.model.arrays import Floats, Ints, Longs
 from headrace.model.histories import REMEMBERED, Histories, from_columns
 from headrace.model.inner_loop import GRADIENT_DECAYS, N_DECAYS, GradientSums, n_scorer_weights
 from headrace.model.recommender import (
@@ -23,7 +24,6 @@ from headrace.model.recommender import (
     ranks_of,
 )
 from headrace.model.rehearsal import Tasks
-from headrace.model.signals import Floats, Ints, Longs
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams.actions import index_of, indexes_of, target_of
 from headrace.streams.state import NOT_ENGAGED, UserState

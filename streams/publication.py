@@ -24,6 +24,7 @@ from headrace.model.signals import ItemSignals
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import schema
 from headrace.streams.apart import arrays_of, complete
+from headrace.streams.blobs import Arrays, Blob, pack, under, unpack
 from headrace.streams.delta_check import (
     check_content,
     check_regression,
@@ -32,15 +33,13 @@ from headrace.streams.delta_check import (
     checked_items,
 )
 from headrace.streams.errors import CheckpointError, MalformedRecordError
-from headrace.streams.state import MOST_EVENTS
-from headrace.streams.store import Arrays, Blob, StoredFile, pack, under, unpack
-from headrace.streams.version_check import check_meta, check_model
+from headrace.streams.store import StoredFile
+from headrace.streams.version_check import Count, check_meta, check_model
 
 ANNOUNCEMENT_KEY = b"announced"  # one key: the compacted topic keeps the latest announcement
 FRAGMENT_BYTES = 500_000  # half the broker's default limit of a record
 DELTA_LIMIT_BYTES = 2**28  # every neighbour of 60,000 items; the changes of a second are some MB
 
-Count = Annotated[int, Field(ge=0, le=MOST_EVENTS)]  # a larger one could be read and not written
 T = TypeVar("T")
 
 
@@ -148,7 +147,7 @@ def unpack_weights(blob: Blob) -> MetaParameters:
 
 def _meta_of(arrays: Arrays, config: ModelConfig) -> MetaParameters:
     meta = MetaParameters(config, capacity=len(arrays["meta.encoder.bias"]))
-    meta.load_state_dict(_tensors_of(arrays, "meta."))
+    meta.load_state_dict(_meta_tensors(arrays))
     return meta
 
 
@@ -177,7 +176,7 @@ def apply_delta(blob: bytes, recommender: Recommender, vocabulary: Vocabulary) -
     try:  # 1
         arrays, fields = unpack(_decompress(blob), schema.DELTA)
         complete(arrays)
-        small, changed = _tensors_of(arrays, "meta."), under(arrays, "signals.")
+        small, changed = _meta_tensors(arrays), under(arrays, "signals.")
         content, fitted = under(arrays, "content."), under(arrays, "regression.")
         room = max(vocabulary.max_items, len(vocabulary))
         new_items = checked_items(fields["new_items"], max_items=room)
@@ -296,5 +295,5 @@ class Assembler:
         return (first.epoch, first.sequence) == (fragment.epoch, fragment.sequence)
 
 
-def _tensors_of(arrays: Arrays, prefix: str) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(np.array(a)) for name, a in under(arrays, prefix).items()}
+def _meta_tensors(arrays: Arrays) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.array(a)) for name, a in under(arrays, "meta.").items()}

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 CHECKPOINT_SHARE = 0.05
 
 # Between two versions, even if nothing came. A worker that begins needs all deltas since the newest
-# checkpoint: they are kept for six hours, and what only the catalogue changed is in none but them.
+# checkpoint: they are kept for six hours, and what the catalogue alone changed is nowhere else.
 LONGEST_S = 3_600.0
 
 # Topic, key, value: sends to partition 0, waits for the broker, returns the record's offset.

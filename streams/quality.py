@@ -3,9 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
+from headrace.model.arrays import Longs
 from headrace.model.ranking_metrics import gains_at
 from headrace.model.recommender import MISS
-from headrace.model.signals import Longs
 from headrace.streams import metrics
 
 WINDOW_EVENTS = 5_000  # at 200 events a second, the last 25 seconds

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from headrace.model.arrays import Ints, Longs
 from headrace.model.histories import Histories
 from headrace.model.recommender import MISS, Adapted, Prepared, Recommender
 from headrace.model.scorer import AFFINITY
 from headrace.model.shown import Shown, stack
-from headrace.model.signals import MEDIUM, Ints, Longs, most_popular
+from headrace.model.signals import MEDIUM, most_popular
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import metrics
 from headrace.streams.engine import UserResult, UserWork

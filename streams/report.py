@@ -5,13 +5,12 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from headrace.model.arrays import Bools, Doubles, Longs
 from headrace.model.baselines import UNSCORED
 from headrace.model.content import FEW_EVENTS
 from headrace.model.ranking_metrics import f1_at, gains_at, hr_at, mrr_at, ndcg_at, precision_at
 from headrace.model.recommender import MISS
-from headrace.model.signals import Longs
 from headrace.model.significance import paired_difference
 
 K = 10
@@ -26,8 +25,6 @@ EARLIER = {
 RIVALS = ("twin", "placebo", "frozen")  # of the adapted users
 
 Span = tuple[int, int | None]
-Bools = npt.NDArray[np.bool_]
-Doubles = npt.NDArray[np.float64]
 
 
 class Judged(NamedTuple):

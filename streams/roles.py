@@ -10,8 +10,8 @@ from headrace.streams.access import require_access
 from headrace.streams.broadcast import Broadcast
 from headrace.streams.errors import BrokerRefusedError, BrokerUnreachableError
 from headrace.streams.guards import EXIT_REFUSED, EXIT_UNAVAILABLE
-from headrace.streams.learner import pick_device
 from headrace.streams.logs import start_logging
+from headrace.streams.model_settings import pick_device
 from headrace.streams.process import Readiness
 from headrace.streams.serving import Serving
 from headrace.streams.settings import Settings

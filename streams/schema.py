@@ -1,8 +1,9 @@
 """Schema versions of all that outlives the process that wrote it, and who reads which.
 
 A reader takes its release's version and the one before it: the next release goes on from what this
-one wrote. A newer one is refused, in words that say what to do. What both of two neighbouring
-releases write to the other, in a rolling restart, is raised a release after it can be read.
+one wrote. A newer one is refused, in words that say what to do. In a rolling restart, two
+neighbouring releases read what the other writes: a new version is written only one release after it
+can first be read.
 
 ``tests/fixtures`` keeps a file of each version; a test compares the layouts.
 """

@@ -83,7 +83,7 @@ class Settings(BaseSettings):
 
     # ------------------------------------------------------------------------- security of Kafka
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        "PLAINTEXT", description="How brokers are spoken to: TLS is SSL, passwords are SASL."
+        "PLAINTEXT", description="Connection to the brokers: SSL is TLS, SASL is user and password."
     )
     ssl_ca_file: str = Field(
         "", description="PEM file of who signed the brokers' certificates; the system's if empty."
@@ -95,7 +95,7 @@ class Settings(BaseSettings):
         "", description="PEM file of its key, not encrypted; empty if it is in the same file."
     )
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        "SCRAM-SHA-512", description="How a password is shown; PLAIN sends it as it is."
+        "SCRAM-SHA-512", description="How the password is shown; PLAIN sends the password itself."
     )
     sasl_username: str = Field("", description="User, for SASL.")
     sasl_password: SecretStr = Field(
@@ -141,7 +141,7 @@ class Settings(BaseSettings):
     # ---------------------------------------------------------------------------------- lists
     list_length: int = Field(20, ge=1, le=200, description="Items in a list.")
     diversity: float = Field(
-        0.0, ge=0, le=1, description="How much an item unlike those above it is worth, of 1."
+        0.0, ge=0, le=1, description="Weight of being unlike the items above it, from 0 to 1."
     )
     leave_out: dict[str, Annotated[int, Field(ge=-1)]] = Field(
         default_factory=dict,
@@ -150,7 +150,8 @@ class Settings(BaseSettings):
     )
 
     target_action: str = Field(
-        "", description="List what the user is likely to do this to next; whatever if empty."
+        "",
+        description="Rank by how likely the user does this next; any action if empty.",
     )
 
     # ---------------------------------------------------------------------------------- model
@@ -160,7 +161,8 @@ class Settings(BaseSettings):
     encoder_length: int = Field(32, ge=2, le=2048, description="Interactions T the encoder sees.")
     inner_steps: int = Field(2, ge=0, le=16, description="Steps of the inner loop.")
     meta_learning: MetaLearning = Field(
-        "fomaml", description="How they are learned: fomaml, maml, meta_sgd, anil or reptile."
+        "fomaml",
+        description="How the inner loop is learned: fomaml, maml, meta_sgd, anil or reptile.",
     )
     clusters: int = Field(
         1, ge=1, le=64, description="Kinds of users, each with initial fast weights of its own."
@@ -211,8 +213,8 @@ class Settings(BaseSettings):
         0.25,
         ge=0,
         le=1,
-        description="Share of users whose events are learned from, without rehearsal, while more"
-        " come than can be; all are counted.",
+        description="While learn cannot keep up, the share of users whose events are learned from,"
+        " without rehearsal; all events are still counted.",
     )
     learn_processes: int = Field(
         1, ge=1, le=64, description="Processes that share the learn role's gradients."
@@ -225,13 +227,15 @@ class Settings(BaseSettings):
     )
     http_token: SecretStr = Field(
         SecretStr(""),
-        description="Who asks there must send it (Authorization: Bearer ...); not taken from the"
-        " command line.",
+        description="Requests to http_host must carry it (Authorization: Bearer ...); not taken"
+        " from the command line.",
     )
     http_token_file: str = Field("", description="Or a file that holds the token.")
     adapt_port: int = Field(8601, ge=0, le=65_535, description="Port of the adapt role's metrics.")
     learn_port: int = Field(8602, ge=0, le=65_535, description="Port of the learn role's metrics.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Logging.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level that is logged."
+    )
 
     @field_validator("target_action", "action_weights")
     @classmethod

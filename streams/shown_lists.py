@@ -22,9 +22,9 @@ class ShownLists:
         return len(self._lists)
 
     def take(self, user: UserKey, offset: int) -> Shown | None:
-        """Return what was shown after the event at an offset, if it is kept, and keep it no more.
+        """Take out the list that was made after the event at an offset, if it is kept.
 
-        Whoever's latest event is another one has another history than the list was made from.
+        One made after another event is of another history, and is dropped.
         """
         with self._lock:
             made_at, shown = self._lists.pop(user, (-1, None))

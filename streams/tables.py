@@ -77,7 +77,7 @@ def scan(path: str | Path) -> pl.LazyFrame:
     if len(data) > INFLATED_LIMIT_BYTES:
         raise InputFileError(
             f"{path}: over {INFLATED_LIMIT_BYTES:,} bytes when decompressed: decompress it first,"
-            " and name what comes of it"
+            " and name the decompressed file"
         )
     return _SCANNERS[kind](io.BytesIO(data))
 

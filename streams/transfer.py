@@ -13,11 +13,12 @@ import torch
 from headrace.model.config import ModelConfig
 from headrace.streams import schema
 from headrace.streams.apart import complete
+from headrace.streams.blobs import under, unpack
 from headrace.streams.errors import CheckpointError
 from headrace.streams.inheritance import Inheritance
 from headrace.streams.learner import Learner
 from headrace.streams.publication import pack_model
-from headrace.streams.store import kind_of, under, unpack
+from headrace.streams.store import kind_of
 
 TIED_TO_ITEMS = ("encoder.items", "encoder.bias", "negatives", "n_items", "residual")
 

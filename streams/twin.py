@@ -10,11 +10,11 @@ import dataclasses
 import numpy as np
 import torch
 
+from headrace.model.arrays import Longs
 from headrace.model.encoder import Encoded
 from headrace.model.outer_loop import OuterLoop
 from headrace.model.recommender import MetaParameters, Recommender, ranks_of
 from headrace.model.rehearsal import Tasks
-from headrace.model.signals import Longs
 from headrace.streams.learner import Learner
 from headrace.streams.prequential import Judged, to_tensors
 

@@ -71,7 +71,7 @@ class UserStates:
     def overflow(self, incoming: Mapping[StateKey, bytes | None]) -> list[StateKey]:
         """Return the least recently written users to evict so that ``incoming`` fit."""
         if len(self._table) + len(incoming) <= self._max_users:
-            return []  # whoever of them is new
+            return []  # even if all of them are new
         n_new = sum(value is not None and key not in self._table for key, value in incoming.items())
         excess = len(self._table) + n_new - self._max_users
         at_most = max(min(excess, n_new + EVICTED_AT_ONCE), 0)

@@ -18,15 +18,15 @@ from headrace.model.content import Content
 from headrace.model.item_regression import MAX_PLACES
 from headrace.model.recommender import MetaParameters
 from headrace.model.signals import ItemSignals
+from headrace.streams.blobs import Arrays, under
 from headrace.streams.delta_check import check_content, check_regression, check_signals
 from headrace.streams.settings import Settings
 from headrace.streams.state import MOST_EVENTS
-from headrace.streams.store import Arrays, under
 from headrace.streams.wire import MAX_TIME_MS
 
 _MAX_HIDDEN = _MAX_NEGATIVES = 65_536  # no setting; far above what pays
 _INTS = TypeAdapter(dict[str, int | str], config=ConfigDict(strict=True))
-Count = Annotated[int, Field(ge=0, le=MOST_EVENTS)]
+Count = Annotated[int, Field(ge=0, le=MOST_EVENTS)]  # a larger one could be read and not written
 _IDS = TypeAdapter(list[str], config=ConfigDict(strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Bytes to events and back: the one place that knows the wire forms.
+"""Events, items and lists as bytes, and back.
 
 Values are msgpack maps; JSON is read too, so that a person can type one. Every map carries its
 schema version under ``v``; readers ignore keys they do not know, so that a newer writer does not
@@ -28,6 +28,7 @@ MAX_EVENT_BYTES = 65_536  # 64 kB of empty lists are 4 MB when read, and a micro
 MAX_CONTEXT = 256  # entries
 MAX_TIME_MS = 253_402_300_799_999  # 9999-12-31, the last instant most clients can print
 MAX_AHEAD_MS = 86_400_000  # beyond a day, a clock is not a little wrong
+MAX_ACTION_LETTERS = 64
 MAX_CATEGORIES = 16
 MAX_VECTOR_WIDTH = 8192  # of all vectors of an item together
 _FIRST_MAP_BYTE = 0x80  # of msgpack; text starts below
@@ -256,8 +257,10 @@ def _time_of(value: object, latest_ms: int) -> int:
 
 
 def _action_of(value: object) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= 64:
-        raise MalformedRecordError("wrong_type", "action must be a word of at most 64 letters")
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ACTION_LETTERS:
+        raise MalformedRecordError(
+            "wrong_type", f"action must be a word of at most {MAX_ACTION_LETTERS} letters"
+        )
     return value
 
 
@@ -307,10 +310,12 @@ def vectors_of(value: object) -> dict[str, tuple[float, ...]]:
     if not isinstance(value, dict):
         raise MalformedRecordError("wrong_type", "vectors must map a name to numbers")
     vectors: dict[str, tuple[float, ...]] = {}
+    n_numbers = 0
     for name, numbers in value.items():
         if not isinstance(numbers, list | tuple):
             raise MalformedRecordError("wrong_type", f"vector {name!r} must be a list of numbers")
-        if len(numbers) + sum(map(len, vectors.values())) > MAX_VECTOR_WIDTH:
+        n_numbers += len(numbers)
+        if n_numbers > MAX_VECTOR_WIDTH:
             raise MalformedRecordError(
                 "too_large", f"the vectors have over {MAX_VECTOR_WIDTH} numbers"
             )
@@ -345,16 +350,3 @@ def _version_of(record: Event | Item | Recommendation) -> int:
 def _fields(record: Source) -> dict[str, Any]:
     """Return a record's fields as they are; ``dataclasses.asdict`` would copy all below them."""
     return {name: getattr(record, name) for name in record.__slots__}
-
-
-def dead_letter_headers(
-    *, reason: str, detail: str, topic: str, partition: int, offset: int
-) -> dict[str, bytes]:
-    """Return the headers of a dead letter; its key and value are the original's, untouched."""
-    return {
-        "headrace.reason": reason.encode(),
-        "headrace.detail": detail[:500].encode(),
-        "headrace.topic": topic.encode(),
-        "headrace.partition": str(partition).encode(),
-        "headrace.offset": str(offset).encode(),
-    }

@@ -6,13 +6,10 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from headrace.streams.compute import Computed
-from headrace.streams.micro_batch import DeadLetter, Headers, MicroBatch, StateKey
-from headrace.streams.record_batches import VALUE_LIMIT_BYTES, Unreadable
+from headrace.streams.dead_letters import DeadLetter, fitting
+from headrace.streams.micro_batch import MicroBatch, StateKey
 
 Record = tuple[bytes, bytes | None]
-
-LARGEST_DEAD_LETTER_BYTES = VALUE_LIMIT_BYTES  # a record has room for its coordinates as well
-HEADER_BYTES = 10  # of two lengths
 
 
 class Writer:
@@ -86,30 +83,3 @@ class Writer:
             self._dead_letters, key=key, value=value, headers=headers
         )
         return sent
-
-
-def fitting(letter: DeadLetter) -> tuple[bytes | None, bytes | None, Headers]:
-    """Return a dead letter's key, value and headers, less its largest parts if it is too large.
-
-    What was compressed can be larger than any record the broker takes. The coordinates always fit;
-    the record with them would not, and the worker could never pass.
-    """
-    value = letter.value
-    sizes = {
-        "value": value.n_left_out if isinstance(value, Unreadable) else len(value or b""),
-        "key": len(letter.key or b""),
-        "headers": sum(len(k.encode()) + len(v or b"") + HEADER_BYTES for k, v in letter.headers),
-    }
-    omitted: list[str] = []
-    while sum(sizes.values()) > LARGEST_DEAD_LETTER_BYTES:
-        omitted.append(max(sizes, key=lambda part: sizes[part]))
-        del sizes[omitted[-1]]
-    return (
-        letter.key if "key" in sizes else None,
-        value if "value" in sizes else None,
-        [
-            *(letter.headers if "headers" in sizes else []),
-            *letter.coordinates,
-            *(("headrace.omitted", part.encode()) for part in omitted),
-        ],
-    )

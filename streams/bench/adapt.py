@@ -22,13 +22,13 @@ from numba import njit
 from torch import Tensor
 from torch.nn import functional as F
 
+from headrace.model.arrays import Floats, Ints
 from headrace.model.candidates import Candidates
 from headrace.model.config import ModelConfig
 from headrace.model.histories import Histories
 from headrace.model.inner_loop import GradientSums, Support
 from headrace.model.recommender import Adapted, MetaParameters, Prepared, Recommender
 from headrace.model.scorer import N_INPUTS
-from headrace.model.signals import Floats, Ints
 from headrace.model.walk import HISTORY
 from headrace.streams.bench.measuring import Figure, Row, seconds_of
 from headrace.streams.bench.shop import open_shop, states_of

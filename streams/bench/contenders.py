@@ -22,7 +22,7 @@ from headrace.streams import adapt, http
 from headrace.streams.engine import UserResult, UserWork
 from headrace.streams.faust_app import broker_options
 from headrace.streams.guards import end_process
-from headrace.streams.learner import pick_device
+from headrace.streams.model_settings import pick_device
 from headrace.streams.process import Readiness
 from headrace.streams.publisher import announcements
 from headrace.streams.security import client_options

@@ -30,8 +30,9 @@ from headrace.streams.bench.shop import COUNTED, Shop, open_shop, states_of, sto
 from headrace.streams.column import Column
 from headrace.streams.compute import compute
 from headrace.streams.guards import PauseGuard
-from headrace.streams.learner import Learner, pick_device
+from headrace.streams.learner import Learner
 from headrace.streams.micro_batch import Arrivals, MicroBatch, StateKey
+from headrace.streams.model_settings import pick_device
 from headrace.streams.process import collect_rarely
 from headrace.streams.publication import Announcement
 from headrace.streams.publisher import Publisher

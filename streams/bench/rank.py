@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from headrace.streams.bench.measuring import Figure, Row, fitting, seconds_of, sizes_up_to
 from headrace.streams.errors import StreamsError
-from headrace.streams.learner import pick_device
+from headrace.streams.model_settings import pick_device
 from headrace.streams.settings import Settings
 
 T = TypeVar("T")

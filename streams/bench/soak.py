@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from headrace.model.arrays import Bools, Doubles
 from headrace.streams.bench import stage
 from headrace.streams.bench.measuring import Row, resident_bytes
 from headrace.streams.broker import free_port
@@ -36,8 +36,6 @@ BOUNDED_AFTER = 1 / 6  # of the events, new users and new items have reached the
 AT_BOUND = 0.95  # of a bound: a version makes room for so many new items
 VERSIONS = 180
 
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 Samples = dict[str, list[float]]  # what was sampled to its values, one for each time
 
 
@@ -193,7 +191,7 @@ def summed_up(samples: Samples, *, bound: int) -> Soak:
     return Soak(rows, float(seconds[is_bounded][0]), samples)
 
 
-def _an_hour(seconds: Floats, values: list[float], which: Bools) -> float:
+def _an_hour(seconds: Doubles, values: list[float], which: Bools) -> float:
     """Return the least-squares slope of some samples."""
     slope = np.polyfit(seconds[which], np.array(values)[which], 1)[0]
     return round(float(slope) * 3600, 1) + 0.0  # no -0.0

@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 from numba import njit
 
+from headrace.model.arrays import Floats, Ints, Longs
 from headrace.model.baselines import baseline_ranks
 from headrace.model.ranking_metrics import gains_at
 from headrace.model.recommender import MISS
@@ -34,7 +35,6 @@ from headrace.model.session_neighbours import (
     learn_stream,
     new_sequences,
 )
-from headrace.model.signals import Floats, Ints, Longs
 from headrace.streams.evaluate import EVENTS_PER_DELTA, EVENTS_PER_VERSION, blocks_of
 from headrace.streams.files import load_events, load_items
 from headrace.streams.learner import Learner

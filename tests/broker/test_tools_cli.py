@@ -10,6 +10,7 @@ from kafka import KafkaProducer
 from headrace.streams.cli import main
 from headrace.streams.clients import admin, outbox, reader
 from headrace.streams.consume import all_lists, current_lists, follow_lists
+from headrace.streams.dead_letters import dead_letter_headers
 from headrace.streams.errors import StreamsError
 from headrace.streams.settings import Settings
 from headrace.streams.topics import create_topics
@@ -18,7 +19,6 @@ from headrace.streams.wire import (
     Item,
     Recommendation,
     Source,
-    dead_letter_headers,
     decode_event,
     decode_item,
     encode,

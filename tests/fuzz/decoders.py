@@ -21,7 +21,8 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record import MemoryRecords as KafkaRecords
 
 from headrace.model.features import N_FEATURES, features_of
-from headrace.streams import dead_letters, files, schema, settings, wire
+from headrace.streams import files, schema, set_aside, settings, wire
+from headrace.streams.blobs import pack, unpack
 from headrace.streams.errors import (
     CheckpointError,
     InputFileError,
@@ -31,7 +32,7 @@ from headrace.streams.errors import (
 from headrace.streams.publication import Announcement, Fragment
 from headrace.streams.record_batches import CheckedRecords, inflate
 from headrace.streams.state import UserState, offset_of
-from headrace.streams.store import StoredFile, pack, unpack
+from headrace.streams.store import StoredFile
 
 NOW_MS = 1_700_000_000_000
 EVENT = wire.Event(user="u", item="i", time_ms=5, action="view", context={"device": "phone"})
@@ -139,8 +140,8 @@ def _settings(path: Path) -> None:
 
 
 def _dead_letter(data: bytes) -> None:
-    letter = dead_letters.DeadLetter("reason", "detail", "t/0@0", data, data[::-1])
-    assert all(line.isprintable() for line in dead_letters.as_text(letter).splitlines())
+    letter = set_aside.SetAside("reason", "detail", "t/0@0", data, data[::-1])
+    assert all(line.isprintable() for line in set_aside.as_text(letter).splitlines())
 
 
 def _batch(codec: int = 0) -> bytes:

@@ -8,7 +8,8 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP
 from simulated_client import Producer
 
-from headrace.streams.intake import IntakeConsumer, IntakeThread, IntakeTransport
+from headrace.streams.fetching import IntakeThread
+from headrace.streams.intake import IntakeConsumer, IntakeTransport
 
 
 class SimulatedThread(IntakeThread):

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from headrace.model.arrays import Longs
 from headrace.model.candidate_signals import SIGNALS
 from headrace.model.candidates import Candidates, Gatherer
 from headrace.model.features import MAX_FEATURES
 from headrace.model.histories import Histories
-from headrace.model.signals import ItemSignals, Longs
+from headrace.model.signals import ItemSignals
 
 NOW_S = 1_000_000
 

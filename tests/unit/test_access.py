@@ -47,7 +47,7 @@ def test_all_roles_are_printed_each_with_its_own_user() -> None:
 def test_a_principal_of_no_role_is_refused(text: str) -> None:
     refusal = CliRunner().invoke(main, ["acls", "--principal", text])
     assert refusal.exit_code == 2
-    assert "it is ROLE=PRINCIPAL, of" in refusal.output
+    assert "it must be ROLE=PRINCIPAL" in refusal.output
 
 
 def test_the_embedded_broker_is_told_no_password_of_another() -> None:

@@ -130,6 +130,6 @@ def test_command_tells_json_with_the_machine() -> None:
     result = CliRunner().invoke(main, ["bench", "rank", "--up-to", "1000", "--repeats", "1"])
     assert result.exit_code == 0, result.stderr
     told = json.loads(result.stdout)
-    assert (told["bench"], told["asked"]) == ("rank", {"up_to": 1000})
+    assert (told["bench"], told["asked"]) == ("rank", {"up_to": 1000, "repeats": 1})
     assert {row["items"] for row in told["rows"]} == {"1,000"}
     assert told["machine"]["faiss-cpu"]

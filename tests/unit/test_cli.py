@@ -12,12 +12,13 @@ from click.testing import CliRunner
 
 from headrace.streams.broker import free_port
 from headrace.streams.cli import main
-from headrace.streams.cli_bench import bench, with_broker_and_settings
+from headrace.streams.cli_bench import bench
+from headrace.streams.cli_bench_kafka import with_broker_and_settings
 from headrace.streams.consume import as_json, as_text
-from headrace.streams.dead_letters import DeadLetter
-from headrace.streams.dead_letters import as_text as letter_text
 from headrace.streams.errors import SettingsError
 from headrace.streams.options import is_given, with_settings
+from headrace.streams.set_aside import SetAside
+from headrace.streams.set_aside import as_text as letter_text
 from headrace.streams.settings import Settings
 from headrace.streams.wire import Reason, Recommendation, Source
 
@@ -349,7 +350,7 @@ def test_list_for_programs_is_one_line_of_json() -> None:
 
 
 def test_dead_letter_shows_bytes_that_are_no_text_escaped() -> None:
-    letter = DeadLetter(
+    letter = SetAside(
         reason="undecodable",
         detail="neither msgpack nor JSON",
         source="headrace.events/1@7",

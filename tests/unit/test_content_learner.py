@@ -12,13 +12,13 @@ from stream_samples import drawn, event, folded, learned, small
 
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import schema
+from headrace.streams.blobs import pack, unpack
 from headrace.streams.errors import CheckpointError
 from headrace.streams.learn import WAITING_ITEMS, CatalogueReader
 from headrace.streams.learner import Learner
 from headrace.streams.learner_state import pack_learner, restore
 from headrace.streams.publication import apply_delta, pack_delta, pack_model, unpack_model
 from headrace.streams.state import UserState
-from headrace.streams.store import pack, unpack
 from headrace.streams.wire import Item, encode
 
 

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from headrace.model.arrays import Floats
 from headrace.streams import metrics
 from headrace.streams.catalogue import Catalogue
 from headrace.streams.content import (
     MAX_WIDTH,
     SENTENCE_PACKAGE,
-    Floats,
     HashedWords,
     SentenceModel,
     given_vector,

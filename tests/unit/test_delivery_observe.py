@@ -7,7 +7,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from headrace.streams.compute import Computed
-from headrace.streams.micro_batch import Arrivals, DeadLetter, MicroBatch
+from headrace.streams.dead_letters import DeadLetter
+from headrace.streams.micro_batch import Arrivals, MicroBatch
 from headrace.streams.observe import observe, observe_intake
 from headrace.streams.wire import Source
 

@@ -7,9 +7,15 @@ from typing import Any
 import pytest
 
 from headrace.streams.compute import Computed
-from headrace.streams.micro_batch import DeadLetter, MicroBatch
+from headrace.streams.dead_letters import (
+    HEADER_BYTES,
+    LARGEST_DEAD_LETTER_BYTES,
+    DeadLetter,
+    fitting,
+)
+from headrace.streams.micro_batch import MicroBatch
 from headrace.streams.record_batches import Unreadable
-from headrace.streams.writer import HEADER_BYTES, LARGEST_DEAD_LETTER_BYTES, Writer, fitting
+from headrace.streams.writer import Writer
 
 STAMP_MS = 1_700_000_000_123
 

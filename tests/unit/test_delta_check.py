@@ -14,10 +14,10 @@ from headrace.model.recommender import Recommender
 from headrace.model.signals import RECENT_LIFE, ItemSignals
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import publication, schema
+from headrace.streams.blobs import Arrays, pack, unpack
 from headrace.streams.delta_check import check_signals
 from headrace.streams.errors import CheckpointError
 from headrace.streams.publication import apply_delta, pack_delta, pack_model, unpack_model
-from headrace.streams.store import Arrays, pack, unpack
 
 MAX_ITEMS = 100
 Worker = tuple[Recommender, Vocabulary]

@@ -12,7 +12,8 @@ from headrace.model.recommender import MetaParameters, Recommender
 from headrace.model.signals import ALL_TIME, ItemSignals
 from headrace.streams.evaluate import Evaluation
 from headrace.streams.inheritance import Inheritance
-from headrace.streams.learner import Learner, model_config
+from headrace.streams.learner import Learner
+from headrace.streams.model_settings import model_config
 from headrace.streams.publication import pack_model
 from headrace.streams.transfer import start_from
 from headrace.streams.wire import Item

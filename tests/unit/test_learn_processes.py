@@ -17,7 +17,7 @@ from headrace.model.outer_loop import OuterLoop
 from headrace.model.parallel import RankLostError
 from headrace.model.rehearsal import Tasks
 from headrace.streams.learn_processes import processes_of
-from headrace.streams.learner import model_config
+from headrace.streams.model_settings import model_config
 
 # Parts of unequal sizes, and everything that is sampled, weighed or drawn is so.
 CONFIG = OuterLoopConfig(

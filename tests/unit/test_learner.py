@@ -9,7 +9,8 @@ from stream_samples import MINUTE_MS, START_MS, Triple, batches, drawn, event, l
 
 from headrace.model.signals import ALL_TIME
 from headrace.streams.errors import SettingsError
-from headrace.streams.learner import Learner, model_config, pick_device
+from headrace.streams.learner import Learner
+from headrace.streams.model_settings import model_config, pick_device
 
 
 def counts_of(learner: Learner) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from headrace import streams
 from headrace.model.recommender import Recommender
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import schema
+from headrace.streams.blobs import pack, unpack
 from headrace.streams.errors import CheckpointError, MalformedRecordError
 from headrace.streams.learner import Learner
 from headrace.streams.prequential import gradient_sums
@@ -24,7 +25,7 @@ from headrace.streams.publication import (
     split,
     unpack_model,
 )
-from headrace.streams.store import StoredFile, pack, unpack
+from headrace.streams.store import StoredFile
 
 STREAM = drawn(300, n_items=60)
 BLOB = bytes(range(256)) * (FRAGMENT_BYTES // 100)  # two whole fragments and a half

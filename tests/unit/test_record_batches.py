@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kafka.consumer import fetcher as kafka_fetcher
 from kafka.record import MemoryRecords as KafkaRecords
 
-from headrace.streams import clients, intake, wire
+from headrace.streams import clients, fetching, wire
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.record_batches import (
     BATCH_LIMIT_BYTES,
@@ -65,7 +65,7 @@ def read(client_records: Any, data: bytes) -> list[Any]:
 
 
 def test_both_clients_read_through_it() -> None:
-    assert clients.checked is intake.checked
+    assert clients.checked is fetching.checked
     for fetcher in (aiokafka_fetcher, kafka_fetcher):
         assert isinstance(fetcher.MemoryRecords(b""), CheckedRecords)
 

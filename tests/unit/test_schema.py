@@ -19,6 +19,7 @@ from headrace.model.scorer import ADAPTED, INPUTS
 from headrace.model.signals import ALL_TIME
 from headrace.streams import schema
 from headrace.streams.actions import ACTIONS
+from headrace.streams.blobs import pack, unpack
 from headrace.streams.errors import CheckpointError, MalformedRecordError
 from headrace.streams.learner import Learner
 from headrace.streams.learner_state import restore
@@ -31,7 +32,6 @@ from headrace.streams.publication import (
 )
 from headrace.streams.schema import Schema
 from headrace.streams.state import UserState
-from headrace.streams.store import pack, unpack
 from headrace.streams.transfer import start_from
 from headrace.streams.wire import decode_event, decode_item, decode_recommendation, encode
 

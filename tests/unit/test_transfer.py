@@ -11,12 +11,12 @@ from click.testing import CliRunner
 from stream_samples import drawn, learned, small
 
 from headrace.streams import schema
+from headrace.streams.blobs import pack, unpack
 from headrace.streams.cli import main
 from headrace.streams.errors import CheckpointError
 from headrace.streams.evaluate import evaluate
 from headrace.streams.learner import Learner
 from headrace.streams.publication import pack_model, pack_weights
-from headrace.streams.store import pack, unpack
 from headrace.streams.transfer import TIED_TO_ITEMS, start_from, write_model
 
 STREAM = drawn(200)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.streams.dead_letters import dead_letter_headers
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.wire import (
     MAX_AHEAD_MS,
@@ -25,7 +26,6 @@ from headrace.streams.wire import (
     Reason,
     Recommendation,
     Source,
-    dead_letter_headers,
     decode_event,
     decode_item,
     decode_recommendation,

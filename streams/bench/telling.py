@@ -1,0 +1,43 @@
+"""What a bench command prints: tables for people, and JSON for programs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from headrace.streams.bench.measuring import Row, as_json, machine, show
+from headrace.streams.model_settings import pick_device
+from headrace.streams.settings import Settings
+
+
+def tell(
+    settings: Settings,
+    name: str,
+    title: str,
+    rows: Sequence[Row],
+    **asked: Any,
+) -> dict[str, Any]:
+    """Print the table for people and the JSON for programs; return what the JSON says."""
+    show(f"{name}: {title}", rows)
+    return tell_programs(settings, name, asked, rows=as_json(rows))
+
+
+def tell_tables(
+    settings: Settings, name: str, tables: Mapping[str, Sequence[Row]], **asked: Any
+) -> dict[str, Any]:
+    """Do the same with several tables by name."""
+    for title, rows in tables.items():
+        show(f"{name}: {title}", rows)
+    as_told = {title: as_json(rows) for title, rows in tables.items()}
+    return tell_programs(settings, name, asked, tables=as_told)
+
+
+def tell_programs(
+    settings: Settings, name: str, asked: dict[str, Any], **found: Any
+) -> dict[str, Any]:
+    """Print what was found as JSON, with what was asked and the machine; return it."""
+    on = machine(device=pick_device(settings), threads=settings.threads)
+    told = {"bench": name, "asked": asked, "machine": on} | found
+    click.echo(json.dumps(told))
+    return told
