@@ -14,24 +14,28 @@ from typing import Any
 from kafka import TopicPartition
 
 from headrace.streams import clients
+from headrace.streams.errors import CheckpointError, MalformedRecordError
 from headrace.streams.guards import end_process, tell_failure
 from headrace.streams.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Handler = Callable[[Any], bool | None]  # takes a kafka-python ConsumerRecord; False: of no use
+Handler = Callable[[Any], None]  # takes a kafka-python ConsumerRecord
 LATEST_HELD = 100  # to go back to: many versions may name one checkpoint
 RETRY_S = 30.0  # until the newest that was of no use is handed over again: the store may be back
 STOP_LIMIT_S = 2.0  # for what is being loaded; nothing of it has to be finished
 
 
 class Follower(threading.Thread):
-    """Follows single-partition topics; a handler that raises ends the process.
+    """Follows single-partition topics.
+
+    A handler that raises ``MalformedRecordError`` or ``CheckpointError`` refuses the record, which
+    is logged and passed over; any other exception ends the process.
 
     Of a topic in ``latest_only`` a record is handed over only if there is no later one: a broker
-    compacts a topic late, and who comes new must not go through all that was overwritten. If the
-    handler returns False, the record before it is handed over, as far as the broker has kept it,
-    and after a while the newest again. Topics in ``first`` are read to their end before the rest.
+    compacts a topic late, and who comes new must not go through all that was overwritten. If it is
+    refused, the record before it is handed over, as far as the broker has kept it, and after a
+    while the newest again. Topics in ``first`` are read to their end before the rest.
     """
 
     def __init__(
@@ -87,19 +91,28 @@ class Follower(threading.Thread):
     def _poll(self, consumer: Any) -> None:
         polled = consumer.poll(timeout_ms=int(clients.POLL_WAIT_S * 1000))
         # In the order of the handlers: a version before the deltas that come on top of it.
-        for topic, handle in self._handlers.items():
+        for topic in self._handlers:
             tp = TopicPartition(topic, 0)
             records = polled.get(tp, [])
             if topic in self._latest_only:
                 self._hand_over_latest(consumer, tp, records)
                 continue
             for record in records:
-                if topic in self._seeks:
-                    break  # what follows will be read again from the new place
-                handle(record)
+                if topic in self._seeks or self._stopping.is_set():
+                    break  # what follows is read again, from the new place or at the next start
+                self._take(record)
         for topic, offset in self._seeks.items():
             consumer.seek(TopicPartition(topic, 0), offset)
         self._seeks.clear()
+
+    def _take(self, record: Any) -> bool:
+        """Hand a record over; log it and return False if it is of no use."""
+        try:
+            self._handlers[record.topic](record)
+        except (MalformedRecordError, CheckpointError) as exc:
+            logger.error("passed over %s offset=%d: %s", record.topic, record.offset, exc)
+            return False
+        return True
 
     def _hand_over_latest(self, consumer: Any, tp: TopicPartition, records: Sequence[Any]) -> None:
         """Hold records until the end is read; then hand over, newest first, until one is of use."""
@@ -112,7 +125,7 @@ class Follower(threading.Thread):
         # Those before the newest only once: each may take long, and other topics wait meanwhile.
         n = 1 if tp.topic in self._retry_at_s else len(held)
         for record in list(held)[: -n - 1 : -1]:
-            if self._handlers[tp.topic](record) is not False:
+            if self._take(record):
                 held.clear()
                 self._retry_at_s.pop(tp.topic, None)
                 return

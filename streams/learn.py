@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,16 +25,24 @@ from headrace.streams.batches import Receipt, RecordBatch, Sequences
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.faust_app import IntakeApp, make_app
 from headrace.streams.follower import Follower
-from headrace.streams.guards import EXIT_PAUSED, EXIT_WRONG, PauseGuard, Watchdog, end_process
+from headrace.streams.guards import (
+    EXIT_PAUSED,
+    EXIT_WRONG,
+    PauseGuard,
+    Watchdog,
+    end_process,
+    tell_failure,
+)
 from headrace.streams.intake import IntakeOptions
 from headrace.streams.learn_processes import processes_of
 from headrace.streams.learner import Learned, Learner
 from headrace.streams.learner_state import Positions
+from headrace.streams.micro_batch import decoded
 from headrace.streams.observe import observe_intake
 from headrace.streams.process import Readiness, Role, run_role
 from headrace.streams.publisher import Publisher, Send
 from headrace.streams.settings import Settings
-from headrace.streams.wire import Event, Item, decode_event, decode_item, record_time_ms
+from headrace.streams.wire import Event, Item, decode_item, record_time_ms
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +72,10 @@ class Chunk:
 
 
 class Backlog:
-    """Whether more comes than is learned; a backlog that only waits is learned from whole.
+    """Says whether to learn from less because events come faster than they are learned from.
 
-    Once it has grown it is to shrink to half of what it was before.
+    A backlog that does not grow is learned from whole. Once it has grown, it is to shrink to half
+    of what it was before.
     """
 
     def __init__(self) -> None:
@@ -139,7 +148,7 @@ class Learning:
         for record in records:
             record_ms = record_time_ms(record.timestamp, now_ms=now_ms)
             try:
-                event = decode_event(record.value, key=record.key, record_time_ms=record_ms)
+                event, _ = decoded(record, record_ms)
             except MalformedRecordError:
                 continue  # the adapt role sets it aside
             # A user's offsets count within a partition: one who is in two is learned as two.
@@ -268,7 +277,8 @@ async def _run(settings: Settings, readiness: Readiness) -> None:
         options.position_of = learning.position_of
         app.take_batches(settings.topic("events"), learning.take)
         readiness.is_model_ready = lambda: publisher.is_announced
-        follower = Follower(settings, {settings.topic("items"): CatalogueReader(learner, thread)})
+        catalogue = CatalogueReader(learner, thread)
+        follower = Follower(settings, {settings.topic("items"): catalogue})
         follower.start()
 
         guard = PauseGuard(settings.pause_limit_s)  # only now: restoring is no pause
@@ -285,6 +295,7 @@ async def _run(settings: Settings, readiness: Readiness) -> None:
                 drain_limit_s=LAST_VERSION_LIMIT_S,
             )
         )
+        catalogue.close()
         follower.close()
 
 
@@ -297,29 +308,40 @@ def _sender(app: IntakeApp) -> Send:
 
 
 class CatalogueReader:
-    """Takes catalogue records over on the thread that owns the learner."""
+    """Takes catalogue records over on the thread that owns the learner.
+
+    A failure there ends the process.
+    """
 
     def __init__(self, learner: Learner, thread: Executor) -> None:
         self._learner = learner
         self._thread = thread
-        self._is_placing = False
+        self._is_placing = self._is_closed = False
         self._waiting: deque[Future[None]] = deque()
 
     def __call__(self, record: Any) -> None:
-        """Note what a record says of its item; one that cannot be decoded is logged.
+        """Note what a record says of its item.
 
         Waits while many wait: a catalogue is read faster than it is taken over.
+
+        Raises:
+            MalformedRecordError: it cannot be decoded.
         """
-        try:
-            item = decode_item(record.value, key=record.key)
-        except MalformedRecordError as exc:
-            logger.warning("skipped catalogue record offset=%d: %s", record.offset, exc)
-            return
+        item = decode_item(record.value, key=record.key)
         time_ms = record_time_ms(record.timestamp, now_ms=int(time.time() * 1000))
         waiting = self._waiting
-        waiting.append(self._thread.submit(self._note, item, time_ms))
+        waiting.append(self._submit(self._note, item, time_ms))
         while waiting and (len(waiting) > WAITING_ITEMS or waiting[0].done()):
-            waiting.popleft().result()
+            waiting.popleft().exception()  # waits; what failed has ended the process
+
+    def close(self) -> None:
+        """Place nothing more: the thread is about to end, and a restart reads all again."""
+        self._is_closed = True
+
+    def _submit(self, work: Callable[..., None], *given: Any) -> Future[None]:
+        submitted = self._thread.submit(work, *given)
+        submitted.add_done_callback(_end_if_failed)
+        return submitted
 
     def _note(self, item: Item, time_ms: int) -> None:
         self._learner.note(item, time_ms=time_ms)
@@ -327,11 +349,16 @@ class CatalogueReader:
 
     def _place_later(self) -> None:
         """Place what is noted once the records that wait now are, several of them together."""
-        if not self._is_placing:
+        if not (self._is_placing or self._is_closed):
             self._is_placing = True
-            self._thread.submit(self._place)
+            self._submit(self._place)
 
     def _place(self) -> None:
         self._is_placing = False
         if self._learner.place():
             self._place_later()
+
+
+def _end_if_failed(submitted: Future[None]) -> None:
+    if not submitted.cancelled() and (exc := submitted.exception()) is not None:
+        end_process(tell_failure(exc, "taking the catalogue over failed"))

@@ -1,6 +1,6 @@
 """Read a role's own metrics over HTTP: what the demo shows is what Prometheus would see."""
 
-import urllib.error
+import http.client
 import urllib.request
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -68,7 +68,7 @@ def scrape(port: int) -> Scrape:
             f"http://127.0.0.1:{port}/metrics", timeout=SCRAPE_LIMIT_S
         ) as answer:
             text = answer.read().decode()
-    except (urllib.error.URLError, OSError):
+    except (OSError, http.client.HTTPException):  # the latter where it ends in mid-answer
         return Scrape()
     return Scrape(
         {

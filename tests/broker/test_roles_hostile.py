@@ -49,7 +49,7 @@ def test_a_hostile_catalogue_leaves_both_roles_at_work_within_their_memory(
         publish(settings, shoppers(N_EVENTS, seed=1))
         watcher.until_answered(n_events + N_EVENTS)
         learn.until(lambda m: m.get("events_total") == n_events + N_EVENTS, "the rest learned")
-        assert "skipped catalogue record offset=3" in learn.child.log_tail()
+        assert f"passed over {settings.topic('items')} offset=3" in learn.child.log_tail()
         for role in (learn, adapt):
             assert resident_bytes(role.child.pid, "VmHWM") - at_rest[role] < ROOM_BYTES
             assert role.stop() == 0

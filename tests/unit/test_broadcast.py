@@ -32,7 +32,11 @@ class FakeConsumer:
     def __init__(self, *polls: list[bytes]) -> None:
         offsets = iter(range(sum(map(len, polls))))
         self._polls = [
-            [SimpleNamespace(value=value, offset=next(offsets)) for value in poll] for poll in polls
+            [
+                SimpleNamespace(topic=MODELS.topic, value=value, offset=next(offsets))
+                for value in poll
+            ]
+            for poll in polls
         ]
         self._ends = Counter({MODELS: sum(map(len, polls))})
         self._positions: Counter[TopicPartition] = Counter()
@@ -112,6 +116,28 @@ def test_a_handler_that_hangs_is_not_waited_for_without_end(
     following.join(LIMIT_S)
     assert has_closed
     assert f"stopped without waiting for the reader of {MODELS.topic} any longer" in caplog.text
+
+
+def test_a_follower_that_is_closed_hands_nothing_more_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[bytes] = []
+    begun, hangs = threading.Event(), threading.Event()
+
+    def take(record: Any) -> None:
+        taken.append(record.value)
+        begun.set()
+        hangs.wait(LIMIT_S)
+
+    consumer = FakeConsumer([b"first", b"second"])
+    consumer.is_left.set()
+    monkeypatch.setattr(clients, "broadcast_consumer", lambda *_: nullcontext(consumer))
+    monkeypatch.setattr(follower, "STOP_LIMIT_S", 0.1)
+    following = follower.Follower(Settings(), {MODELS.topic: take})
+    following.start()
+    assert begun.wait(LIMIT_S)
+    following.close()
+    hangs.set()
+    following.join(LIMIT_S)
+    assert taken == [b"first"]
 
 
 def damaged(announcement: Announcement) -> bytes:

@@ -11,9 +11,10 @@ import torch
 from stream_samples import drawn, event, folded, learned, small
 
 from headrace.model.vocabulary import Vocabulary
-from headrace.streams import schema
+from headrace.streams import learn, schema
 from headrace.streams.blobs import pack, unpack
-from headrace.streams.errors import CheckpointError
+from headrace.streams.errors import CheckpointError, MalformedRecordError
+from headrace.streams.guards import EXIT_FAILED
 from headrace.streams.learn import WAITING_ITEMS, CatalogueReader
 from headrace.streams.learner import Learner
 from headrace.streams.learner_state import pack_learner, restore
@@ -207,13 +208,13 @@ def test_records_that_come_fast_are_placed_together_on_the_learners_thread() -> 
         thread.submit(released.wait, 10)
         for item in shop(20):
             reader(SimpleNamespace(value=encode(item), key=None, offset=0, timestamp=1))
-        reader(
-            SimpleNamespace(value=b"none", key=None, offset=20, timestamp=1)
-        )  # logged, not taken
+        with pytest.raises(MalformedRecordError):
+            reader(SimpleNamespace(value=b"none", key=None, offset=20, timestamp=1))
         assert learner.n_calls == 0
         released.set()
         for _ in range(50):  # longer than it takes
             thread.submit(lambda: None).result(10)
+        reader.close()
     assert len(cold(learner)) == 20
     assert learner.n_calls <= 5
 
@@ -237,22 +238,51 @@ def test_a_catalogue_read_faster_than_it_is_taken_over_waits() -> None:
             n_read.result(0.5)
         released.set()
         assert n_read.result(60) == WAITING_ITEMS + 1
+        reader.close()
 
 
-def test_a_record_that_the_learner_fails_at_ends_the_follower() -> None:
-    class Failing(Learner):
-        def note(self, item: Item, **_: object) -> None:
-            raise ZeroDivisionError(item.item)
+@pytest.mark.parametrize("step", ["note", "place"])
+def test_a_record_that_the_learner_fails_at_ends_the_process(
+    step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> bool:
+        raise ZeroDivisionError(step)
 
-    released = threading.Event()
+    statuses: list[int] = []
+    monkeypatch.setattr(learn, "end_process", statuses.append)
+    monkeypatch.setattr(Learner, step, fail)
     with ThreadPoolExecutor(1) as thread:
-        reader = CatalogueReader(Failing(small()), thread)
+        reader = CatalogueReader(Learner(small()), thread)
+        reader(SimpleNamespace(value=encode(shop(1)[0]), key=None, offset=0, timestamp=1))
+        for _ in range(5):  # longer than it takes
+            thread.submit(lambda: None).result(10)
+    assert statuses == [EXIT_FAILED]
+    assert "taking the catalogue over failed" in caplog.text
+    assert f"ZeroDivisionError: {step}" in caplog.text
+
+
+def test_a_catalogue_that_is_closed_places_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    statuses: list[int] = []
+    monkeypatch.setattr(learn, "end_process", statuses.append)
+    learner, released = Learner(small()), threading.Event()
+    with ThreadPoolExecutor(1) as thread:
+        reader = CatalogueReader(learner, thread)
         thread.submit(released.wait, 10)
         reader(SimpleNamespace(value=encode(shop(1)[0]), key=None, offset=0, timestamp=1))
+        reader.close()
+        thread.shutdown(wait=False)  # as at a stop: what waits runs, and nothing new may come
         released.set()
-        thread.submit(lambda: None).result(10)
-        with pytest.raises(ZeroDivisionError):
-            reader(SimpleNamespace(value=encode(shop(1)[0]), key=None, offset=1, timestamp=1))
+    assert not statuses
+    assert not cold(learner)
+
+
+def test_what_waits_to_be_placed_is_bounded_as_the_catalogue_is() -> None:
+    learner = Learner(small(max_items=32))
+    for item in shop(100):
+        learner.note(item)
+    assert len(learner._unplaced) == 32
+    assert learner.place(limit=1)
+    assert cold(learner) == ["new-99"]
 
 
 # ---------------------------------------------------------------------------------- it travels

@@ -1,6 +1,7 @@
 """Reading a role's metrics back: samples by name, quantiles by Prometheus' arithmetic."""
 
 import socket
+import threading
 from contextlib import closing
 
 import pytest
@@ -67,6 +68,20 @@ def test_samples_are_read_from_a_role_by_name_and_label() -> None:
     grown = after.get("dead_letters_total", "empty") - before.get("dead_letters_total", "empty")
     assert grown == 3
     assert after.quantile("micro_batch_users", 1.0, since=before) == 4  # the bucket of 3 and 4
+
+
+def test_a_role_that_ends_while_it_answers_reads_as_one_that_does_not() -> None:
+    def answer() -> None:
+        asking, _ = listener.accept()
+        with asking:
+            asking.recv(1_000)
+            asking.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\nheadrace_ready 1\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        role = threading.Thread(target=answer)
+        role.start()
+        assert scrape(listener.getsockname()[1]) == NOTHING
+        role.join()
 
 
 @pytest.mark.parametrize("label", ["action", "stage"])  # on either side of "le"
