@@ -15,7 +15,7 @@ import polars as pl
 
 from headrace.streams.errors import InputFileError, MalformedRecordError
 from headrace.streams.purchases import completejourney
-from headrace.streams.tables import STDIN, collect, names_of, require, scan
+from headrace.streams.tables import STDIN, collect, converting, names_of, require, scan
 from headrace.streams.wire import (
     MAX_ACTION_LETTERS,
     MAX_ID_BYTES,
@@ -84,13 +84,14 @@ def read_events(
     as_written = {columns[name]: table[name] for name in expected if name in columns}
     nested = [name for name in expected if table[name].dtype.is_nested()]
     _refuse_nested([columns[name] for name in nested], path)
-    times = _times_ms(table["time_ms"], is_ms=is_ms)
-    if now_ms is not None:
-        times = times.zip_with(table["time_ms"].is_not_null(), pl.Series([now_ms]))
-        table = table.with_columns(pl.col("action").fill_null("click"))
-    ids = (_ids(table[name]) for name in ("user", "item"))
-    action = pl.col("action").cast(pl.String)
-    table = table.select(*ids, action, times.alias("time_ms"), *also)
+    with converting(path):
+        times = _times_ms(table["time_ms"], is_ms=is_ms)
+        if now_ms is not None:
+            times = times.zip_with(table["time_ms"].is_not_null(), pl.Series([now_ms]))
+            table = table.with_columns(pl.col("action").fill_null("click"))
+        ids = (_ids(table[name]) for name in ("user", "item"))
+        action = pl.col("action").cast(pl.String)
+        table = table.select(*ids, action, times.alias("time_ms"), *also)
     _refuse_bad_rows(table, as_written, path)
     return table.sort("time_ms", maintain_order=True)
 
@@ -191,12 +192,13 @@ def read_items(path: str | Path) -> list[Item]:
     wanted = [name for name in (*ITEM_COLUMNS, *CATEGORY_COLUMNS) if name in names]
     table = collect(frame.select(wanted), path)
     _refuse_misfits(table.schema, path)
-    items = _ids(table["item"])
+    with converting(path):
+        items = _ids(table["item"])
+        texts = (pl.col(name).cast(pl.String) for name in ("title", "text") if name in wanted)
+        table = table.with_columns(_categories(table), *texts)
     is_good = items.str.len_bytes().is_between(1, MAX_ID_BYTES).fill_null(value=False)
     _refuse_bad_value(table["item"], ~is_good, path)
-    table = table.with_columns(items, _categories(table))
-    casts = {"title": pl.String, "text": pl.String}
-    table = table.cast({n: t for n, t in casts.items() if n in table.columns}, strict=False)
+    table = table.with_columns(items)
     for name, read in (("price", _numbers), ("active", _flags)):
         if name in wanted:
             given = _without_blanks(table[name])

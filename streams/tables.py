@@ -125,6 +125,20 @@ def _in_our_words(path: str | Path) -> Iterator[None]:
         raise InputFileError(f"{path}: cannot be read; it must be {form}") from exc
 
 
+@contextmanager
+def converting(path: str | Path) -> Iterator[None]:
+    """Say of which file it is that a column's values cannot be made what they are asked to be.
+
+    Raises:
+        InputFileError: they cannot, such as bytes that are no text.
+    """
+    try:
+        yield
+    except PolarsError as exc:
+        why = str(exc).partition("\n")[0]
+        raise InputFileError(f"{path}: a column holds what cannot be used: {why}") from exc
+
+
 def require(missing: list[str], found: list[str], path: str | Path) -> None:
     """Refuse a file with missing columns, naming them and those found.
 

@@ -195,6 +195,37 @@ def test_a_number_that_a_narrow_fraction_cannot_tell_from_the_next_is_no_id(tmp_
         read_events(path)
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("user", b"\xff"),
+        ("item", timedelta(1)),
+        ("event", b"\xff"),
+        ("timestamp", b"1"),
+        ("timestamp", pl.Series([1]).cast(pl.String).cast(pl.Categorical)),
+    ],
+)
+def test_events_of_a_kind_that_cannot_be_made_text_or_time_are_refused_by_file(
+    column: str, value: object, tmp_path: Path
+) -> None:
+    path = tmp_path / "e.parquet"
+    values = value if isinstance(value, pl.Series) else pl.Series([value])
+    table = pl.DataFrame({"user": ["u"], "item": ["i"], "event": ["view"], "timestamp": [1]})
+    table.with_columns(values.alias(column)).write_parquet(path)
+    with pytest.raises(InputFileError, match=r"e\.parquet: a column holds what cannot be used: "):
+        read_events(path)
+
+
+@pytest.mark.parametrize("column", ["item", "title", "text", "categories"])
+def test_a_catalogue_of_bytes_that_are_no_text_is_refused_by_file(
+    column: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "i.parquet"
+    pl.DataFrame({"item": ["i"]} | {column: [b"\xff"]}).write_parquet(path)
+    with pytest.raises(InputFileError, match=r"i\.parquet: a column holds what cannot be used: "):
+        read_items(path)
+
+
 def test_missing_columns_are_named_beside_those_found(tmp_path: Path) -> None:
     path = write(tmp_path, "e.csv", "user,product,when\nu,i,1\n")
     with pytest.raises(
