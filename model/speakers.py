@@ -25,6 +25,7 @@ from headrace.model.candidate_signals import (
     NEXT_LIFT,
     NEXT_OF_LAST,
     NEXT_OF_LAST_LIFT,
+    place_of,
 )
 from headrace.model.histories import Histories
 from headrace.model.signals import (
@@ -123,7 +124,9 @@ def _find(
             if top[c] >= 0:
                 places[top[c]] = 0
                 if _IS_OF_LAST[strongest[b, c]]:
-                    out[b, c] = 0 if had[0] >= 0 else -1
+                    is_back = strongest[b, c] == BACK
+                    one, other = (top[c], had[0]) if is_back else (had[0], top[c])
+                    out[b, c] = 0 if had[0] >= 0 and _leads_to(a, one, other) else -1
 
 
 @njit(cache=True, nogil=True)
@@ -134,3 +137,10 @@ def _heard(ids: Ints, n: int, places: npt.NDArray[np.uint8], heard: Ints) -> int
         heard[n_heard] = j
         n_heard += np.uint32(places[np.uint32(ids[j])] > 0)
     return int(n_heard)
+
+
+@njit(cache=True, nogil=True)
+def _leads_to(a: ItemArrays, item: int, other: int) -> bool:
+    """Return whether anybody took the other right after the item."""
+    j = place_of(other, a.ids[item], a.filled[item])
+    return bool(j >= 0 and a.weights[item, j, NEXT] > 0)

@@ -90,12 +90,22 @@ def test_what_is_liked_together_is_held_against_how_often_the_item_is_taken() ->
     assert speakers(signals, users, [[C]], by="also") == [[0]]
 
 
-@pytest.mark.parametrize("signal", ["next_of_last", "next_of_last_lift", "back"])
-def test_what_is_said_of_the_last_item_names_it_and_no_other(signal: str) -> None:
+@pytest.mark.parametrize("signal", ["next_of_last", "next_of_last_lift"])
+def test_what_is_next_after_the_last_item_names_it_and_no_other(signal: str) -> None:
     signals = new_signals()
-    link(signals, B, [C], NEXT, [9])
-    assert speakers(signals, histories([A, B]), [[C, B]], by=signal) == [[0, 0]]
+    link(signals, A, [C], NEXT, [1])
+    link(signals, B, [C, D], NEXT, [9, 9])
+    assert speakers(signals, histories([A, B]), [[C, D, B]], by=signal) == [[0, -1, -1]]
     assert speakers(signals, histories([]), [[C]], by=signal) == [[-1]]
+
+
+def test_what_is_just_before_the_last_item_names_it_if_it_is() -> None:
+    signals = new_signals()
+    link(signals, A, [D], NEXT, [9])
+    link(signals, C, [A], NEXT, [1])
+    link(signals, D, [A], NEAR, [1])
+    users = histories([A, B])
+    assert speakers(signals, users, [[C, D, E]], by="back") == [[0, -1, -1]]
 
 
 def test_own_item_is_next_after_another_not_after_itself() -> None:
