@@ -8,7 +8,8 @@ from headrace.streams.settings import Settings
 # Their info lines are about every join, fetch and future; what matters to us we log ourselves.
 NOISY = (
     *("aiokafka", "faust", "kafka", "mode", "numba"),
-    *("headrace.streams.faust_app", "headrace.streams.intake"),  # Faust logs under our names here
+    # Faust logs under our names here.
+    *("headrace.streams.faust_app", "headrace.streams.fetching", "headrace.streams.intake"),
 )
 SELDOM_S = 10.0
 MOST_MESSAGES, SHOWN_LETTERS = 1_000, 200  # by which they are told apart

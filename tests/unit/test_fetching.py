@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,12 @@ from aiokafka.record import MemoryRecords
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types.tuples import TP
+from mode import Service
 
 from headrace.streams.faust_app import FETCHED_RECORDS, make_app
 from headrace.streams.fetching import AT_ONCE, COMPANY_S, IN_COMPANY, BrokerWait, IntakeThread
-from headrace.streams.intake import IntakeOptions
+from headrace.streams.intake import IntakeConsumer, IntakeOptions
+from headrace.streams.logs import NOISY
 from headrace.streams.settings import Settings
 
 EVENTS = "headrace.events"
@@ -121,3 +123,12 @@ def test_a_long_fetch_is_taken_in_parts_and_its_neighbours_in_between(tmp_path: 
         assert taken == [{0: [0, 1, 2, 3]}, {1: [0, 1], 0: [4, 5]}, {0: [6, 7, 8, 9]}, {0: [10]}]
 
     asyncio.run(run())
+
+
+def test_what_faust_logs_under_our_names_is_held_back_as_what_it_logs_under_its_own() -> None:
+    def below(service: type) -> Iterator[type]:
+        for one in service.__subclasses__():
+            yield from (one, *below(one))
+
+    ours = {one.logger.name for one in below(Service) if one.__module__.startswith("headrace.")}
+    assert {IntakeThread.logger.name, IntakeConsumer.logger.name} <= ours <= set(NOISY)
