@@ -251,11 +251,16 @@ class Learner:
     def note(self, item: Item, *, time_ms: int | None = None) -> None:
         """Take a catalogue record over: its category now, its content when it is placed."""
         self.categorise(item.item, item.categories)
-        if self.catalogue.note(item, time_ms=time_ms) or self.vocabulary.index(item.item) < 0:
-            self._unplaced[item.item] = None
-            self._unplaced.move_to_end(item.item)
-            if len(self._unplaced) > self.settings.max_items:
-                self._unplaced.popitem(last=False)
+        is_another = self.catalogue.note(item, time_ms=time_ms)
+        is_known = self.vocabulary.index(item.item) >= 0
+        if is_another if is_known else self.catalogue.source_of(item.item):
+            self._place_later(item.item)
+
+    def _place_later(self, item: str) -> None:
+        self._unplaced[item] = None
+        self._unplaced.move_to_end(item)
+        if len(self._unplaced) > self.settings.max_items:
+            self._unplaced.popitem(last=False)
 
     def place(self, limit: int = PLACED_AT_ONCE) -> bool:
         """Bring content that was noted into the model, newest first; True if some is left.
@@ -368,7 +373,8 @@ class Learner:
         items = [self.vocabulary.ids[index] for index in gone]
         self.outer_loop.start_anew(gone)  # nothing that is rehearsed names them
         self._evict(gone)
-        self._unplaced.update((item, None) for item in items if self.catalogue.source_of(item))
+        for item in filter(self.catalogue.source_of, items):
+            self._place_later(item)
         self.place()
         return True
 

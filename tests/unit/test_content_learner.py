@@ -3,6 +3,7 @@
 import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -274,6 +275,21 @@ def test_a_catalogue_that_is_closed_places_nothing_more(monkeypatch: pytest.Monk
         released.set()
     assert not statuses
     assert not cold(learner)
+
+
+def test_records_without_content_take_no_place_of_what_waits() -> None:
+    learner = Learner(small(max_items=32))
+    (old,) = shop(1)
+    learner.note(old)
+    learner.place()
+    learner.note(replace(old, title="another"))
+    for item in shop(40, first=1):
+        learner.note(replace(item, active=False))
+    learner.place()
+    index = learner.vocabulary.index(old.item)
+    source = learner.catalogue.source_of(old.item)
+    assert source
+    assert learner.signals.content.stamp_of(index) == source.stamp
 
 
 def test_what_waits_to_be_placed_is_bounded_as_the_catalogue_is() -> None:
