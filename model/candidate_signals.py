@@ -92,7 +92,7 @@ def describe(
         had: (H,) the user's items, newest first, -1 padded.
         times_s: (H,) their event times.
         n_known: how many of the latest ``HISTORY`` are items that are known.
-        n_session: how many of them belong to the newest session.
+        n_session: how many of ``had`` belong to the newest session.
         walk: what was found from them, under ``stamp``.
         stamp: the task.
         items: (C,) the candidates.
@@ -140,7 +140,7 @@ def describe(
         f[F_ALSO] = 10 * s[ALSO]
         f[ALSO_MEAN] = 100 * s[ALSO] / (n_known + 1)
     if last >= 0:
-        places = walk.strong  # the walk is over
+        places = walk.strong  # free for use now
         for c in range(n):
             places[c] = place_of(last, a.ids[items[c]], a.filled[items[c]])
         for c in range(n):

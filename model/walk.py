@@ -46,7 +46,7 @@ class Walk(NamedTuple):
     own: Floats  # (N, 5) own counts, by the columns below; they count only if stamped
     stamps: Longs  # (N, 2) latest task that chose, owns the item
     touched: Ints  # (N,) the items that have sums
-    strong: Ints  # (N,) places in ``touched`` of the strongest by one relation
+    strong: Ints  # (N,) places in ``touched`` of the strongest by one relation; later free for use
     strengths: Floats  # (R, N) their shares of each relation, in the order they were touched
     scales: Floats  # (H, 8) what a weight of each interaction's item is worth
 
