@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from headrace.model.arrays import Floats, Halves, Ints, Longs
+from headrace.model.arrays import Bools, Floats, Halves, Ints, Longs
 
 FEW_EVENTS = 3
 MAX_COLD = 4096  # newest first; bounds a micro-batch's product with their vectors
@@ -98,7 +98,7 @@ class Content:
             return np.zeros((len(profiles), 0), np.int32)
         likeness = profiles @ self._cold_vectors.T  # (B, n)
         top = np.argpartition(-likeness, k - 1, axis=1)[:, :k]
-        has_profile: npt.NDArray[np.bool_] = np.any(profiles != 0, axis=1, keepdims=True)
+        has_profile: Bools = np.any(profiles != 0, axis=1, keepdims=True)
         return np.where(has_profile, self.cold[top], np.int32(-1))
 
     def likeness(self, profiles: Floats, items: Ints) -> Floats:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from numba import njit
 
-from headrace.model.arrays import Floats, Ints, Longs
+from headrace.model.arrays import Bools, Floats, Ints, Longs
 
 N_REGRESSORS = 128  # K
 RIDGE = 100.0  # users: what an item's neighbours must bring against chance
@@ -160,7 +160,7 @@ class PairCounts:
         size = max(needed, 2 * len(self.table.counts))
         self._rebuild(self.table.counts > least, min(MAX_PLACES, 1 << (size - 1).bit_length()))
 
-    def _rebuild(self, keep: npt.NDArray[np.bool_], size: int) -> None:
+    def _rebuild(self, keep: Bools, size: int) -> None:
         self._n_pairs = int(keep.sum())
         old, self.table = self.table, _new_table(size)
         _insert(self.table, old.keys[keep], old.counts[keep])

@@ -3,6 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from headrace.model.arrays import Doubles
+
 Ranks = npt.NDArray[np.integer]  # (n,) 1-based; a large number for an item that was not ranked
 
 
@@ -11,7 +13,7 @@ def hr_at(ranks: Ranks, k: int) -> float:
     return float(np.mean(ranks <= k)) if len(ranks) else 0.0
 
 
-def gains_at(ranks: Ranks, k: int) -> npt.NDArray[np.float64]:
+def gains_at(ranks: Ranks, k: int) -> Doubles:
     """Return each event's (n,) NDCG: ``1 / log2(rank + 1)`` within the first ``k``, else 0."""
     return np.where(ranks <= k, 1 / np.log2(ranks + 1.0), 0.0)
 

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headrace.model.arrays import Longs
+
 Array = npt.NDArray[Any]
 
 
@@ -19,7 +21,7 @@ class Replay:
         self._columns: list[Array] = []
         self._owners = np.zeros(size, np.int64)
 
-    def add(self, columns: Sequence[Array], owners: npt.NDArray[np.int64]) -> None:
+    def add(self, columns: Sequence[Array], owners: Longs) -> None:
         """Keep rows, in place of the oldest. The first call fixes each column's shape and type.
 
         ``owners`` are numbers to drop them by.
@@ -60,6 +62,6 @@ class Replay:
         rows = self._draw(n, random)
         return [column[rows] for column in self._columns]
 
-    def _draw(self, n: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    def _draw(self, n: int, random: np.random.Generator) -> Longs:
         first = 0 if self.filled == self.size else self._next - self.filled
         return (first + random.integers(0, self.filled, n)) % self.size

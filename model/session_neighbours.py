@@ -23,10 +23,9 @@ goes by its first place.
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
-from headrace.model.arrays import Doubles, Ints, Longs
+from headrace.model.arrays import Bools, Doubles, Ints, Longs
 from headrace.model.recommender import MISS
 
 SEQUENCE = 30  # interactions after which a user's next sequence begins
@@ -60,7 +59,7 @@ class Sequences(NamedTuple):
     similarity: Doubles  # (n,) of each sequence
     found_by: Longs  # (n,) the last step of the query that found it, from 1
     scores: Doubles  # (N,)
-    is_own: npt.NDArray[np.bool_]  # (N,)
+    is_own: Bools  # (N,)
 
 
 def new_sequences(history_start: Longs, n_items: int) -> Sequences:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from headrace.model.arrays import Floats, Ints, Longs
+from headrace.model.arrays import Bools, Doubles, Floats, Ints, Longs
 from headrace.model.content import Content
 from headrace.model.tenure import N_TENURES, count_tenure
 
@@ -50,14 +50,14 @@ class ItemArrays(NamedTuple):
     filled: Ints  # (N,) neighbours in use
     totals: Floats  # (N, R) sum of the weights counted from this item, of replaced ones too
     popularity: Floats  # (N, P) decayed counts as of ``touched``
-    touched: npt.NDArray[np.float64]  # (N,) tick of the item's last event
-    first: npt.NDArray[np.float64]  # (N,) tick of its first event
+    touched: Doubles  # (N,) tick of the item's last event
+    first: Doubles  # (N,) tick of its first event
     last_time_s: Longs  # (N,) event time of its last event
     repeats: Floats  # (N,) events of users who already had it
     tenures: Floats  # (N, S) events by their users' tenure (``tenure``)
     category: Ints  # (N,) finest category, -1 if unknown
-    dirty: npt.NDArray[np.bool_]  # (N, K) neighbours changed since the last delta
-    dirty_items: npt.NDArray[np.bool_]  # (N,) items changed since the last delta
+    dirty: Bools  # (N, K) neighbours changed since the last delta
+    dirty_items: Bools  # (N,) items changed since the last delta
 
 
 def _empty(n: int, k: int) -> ItemArrays:
@@ -353,7 +353,7 @@ def _count_neighbours(
 
 
 @njit(cache=True, nogil=True)
-def _forget_neighbours(a: ItemArrays, is_gone: npt.NDArray[np.bool_]) -> None:
+def _forget_neighbours(a: ItemArrays, is_gone: Bools) -> None:
     """Close the gaps that forgotten items leave in the rows of others."""
     for item in range(len(a.filled)):
         kept = 0

@@ -10,9 +10,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from headrace.model.arrays import Longs
+from headrace.model.arrays import Doubles, Longs
 
 DRAWS = 1000
 _DRAWS_AT_ONCE = 50  # bounds the working memory: so many times U counts
@@ -35,9 +34,7 @@ class Difference(NamedTuple):
         }
 
 
-def paired_difference(
-    first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], users: Longs
-) -> Difference:
+def paired_difference(first: Doubles, second: Doubles, users: Longs) -> Difference:
     """Return the mean of ``first`` less ``second`` over (n,) events of the given users."""
     if not len(users):
         return Difference(0, 0, float("nan"), float("nan"), float("nan"))

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from headrace.model.arrays import Bools, Ints
 from headrace.model.histories import Histories
 from headrace.model.recommender import Adapted, Prepared, Recommender
 from headrace.model.scorer import INPUTS
@@ -95,9 +95,7 @@ class ListMaker:
         rows = zip(states, *(column.tolist() for column in columns), strict=True)
         return MadeLists([_ranked(vocabulary, *row) for row in rows], scores, top)
 
-    def _left_out(
-        self, vocabulary: Vocabulary, items: npt.NDArray[np.int32], states: Sequence[UserState]
-    ) -> npt.NDArray[np.bool_]:
+    def _left_out(self, vocabulary: Vocabulary, items: Ints, states: Sequence[UserState]) -> Bools:
         """Return which of the (B, C) candidates stay out of the lists.
 
         Only candidates are looked up: far more may have been withdrawn in the life of a shop.

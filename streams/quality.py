@@ -1,9 +1,8 @@
 """Prequential truth: how good the lists were, judged by what users did next, over a window."""
 
 import numpy as np
-import numpy.typing as npt
 
-from headrace.model.arrays import Longs
+from headrace.model.arrays import Doubles, Longs
 from headrace.model.ranking_metrics import gains_at
 from headrace.model.recommender import MISS
 from headrace.streams import metrics
@@ -17,7 +16,7 @@ class Window:
 
     def __init__(self, size: int = WINDOW_EVENTS) -> None:
         self._size = size
-        self._values: npt.NDArray[np.float64] | None = None  # (n, hits, gains and recall)
+        self._values: Doubles | None = None  # (n, hits, gains and recall)
 
     def __len__(self) -> int:
         """Return how many events are in the window."""

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from headrace.model.arrays import Ints, Longs
+from headrace.model.arrays import Bools, Ints, Longs
 from headrace.model.histories import Histories
 from headrace.model.recommender import MISS, Adapted, Prepared, Recommender
 from headrace.model.scorer import AFFINITY
@@ -133,7 +132,7 @@ class Refresher:
         self,
         live: Live,
         folded: Folded,
-        by_shown: npt.NDArray[np.bool_],
+        by_shown: Bools,
         kept: Sequence[Shown | None],
         states: Sequence[UserState],
     ) -> tuple[Longs, Ranks]:

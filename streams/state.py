@@ -10,8 +10,8 @@ from typing import Any
 
 import msgpack
 import numpy as np
-import numpy.typing as npt
 
+from headrace.model.arrays import Floats
 from headrace.model.features import MAX_FEATURES, N_FEATURES, features_of
 from headrace.streams import schema
 from headrace.streams.column import Column
@@ -44,8 +44,8 @@ class UserState:
     items: Column[str] = field(default_factory=Column)  # oldest first, at most history_length
     actions: Column[str] = field(default_factory=Column)
     times_ms: Column[int] = field(default_factory=Column)
-    gradients: npt.NDArray[np.float32] | None = None  # (decays, fast weights), decayed sums
-    n_judged: npt.NDArray[np.float32] | None = None  # (decays,), decayed counts of the same
+    gradients: Floats | None = None  # (decays, fast weights), decayed sums
+    n_judged: Floats | None = None  # (decays,), decayed counts of the same
     features: list[int] = field(default_factory=list)  # of the latest interaction
 
     def __post_init__(self) -> None:
