@@ -55,7 +55,7 @@ class Encoder(nn.Module):
             items: (B, H) int64 item index, -1 padded.
             actions: (B, H) int64.
             times_s: (B, H) int64.
-            features: (B, J) int64 of the latest interaction, -1 padded.
+            features: (B, J) int64 of the latest context, -1 padded.
         """
         items, actions, times_s = (
             column[:, : self.length].flip(1) for column in (items, actions, times_s)
@@ -74,7 +74,7 @@ class Encoder(nn.Module):
             x = block(x, mask[:, None])
         hidden = self.out(self.norm(x)) * EMBEDDING_STD * 4  # logits of order one at the start
         told = self.features[features.clamp(min=0)] * (features >= 0)[..., None]  # (B, J, D)
-        latest = (hidden[:, -1] + told.sum(1)) * valid[:, -1:]
+        latest = hidden[:, -1] * valid[:, -1:] + told.sum(1)
         return Encoded(hidden, items, latest)
 
 

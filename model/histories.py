@@ -24,7 +24,7 @@ class Histories(NamedTuple):
     actions: Ints  # (B, H) action index
     n_events: Longs  # (B,) ever, beyond what is remembered
     n_repeats: Longs  # (B,) of them, items the user already had
-    features: Ints  # (B, J) of the latest interaction, -1 padded
+    features: Ints  # (B, J) of the latest context, -1 padded
 
     def rows(self, index: npt.NDArray[np.generic] | slice) -> "Histories":
         """Return the histories of some of the users."""

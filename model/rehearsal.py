@@ -131,7 +131,8 @@ class Rehearsal:
         columns = self._sequences.sample(self._config.batch_tasks, self._random)
         items, actions, times_s, features, targets, kinds = columns
         items = np.where(items < n_items, items, -1)  # too new to have an embedding
-        known = (targets >= 0) & (targets < n_items) & (items[:, 0] >= 0)
+        is_told = (items[:, 0] >= 0) | (features[:, 0] >= 0)  # something to predict from
+        known = (targets >= 0) & (targets < n_items) & is_told
         event = self._softmax(targets[known], n_items)
         event_columns = np.full(len(targets), -1)
         event_columns[known] = event.columns

@@ -40,7 +40,7 @@ class Schema:
         return ""
 
 
-EVENT = Schema("event", 2)  # 2 added what asks to forget a user, without an item
+EVENT = Schema("event", 2)  # 2 added what needs no item
 ITEM = Schema("item", 1)
 LIST = Schema("list", 1)
 STATE = Schema("state", 2)  # 2 added the features

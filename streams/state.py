@@ -15,15 +15,15 @@ from headrace.model.arrays import Floats
 from headrace.model.features import MAX_FEATURES, N_FEATURES, features_of
 from headrace.streams import schema
 from headrace.streams.column import Column
-from headrace.streams.wire import FORGET, MAX_TIME_MS, Event
+from headrace.streams.wire import FORGET, MAX_TIME_MS, REFRESH, Event
 
 N_FIELDS_1 = 9  # of version 1
 _HEADER = msgpack.Packer().pack_array_header(N_FIELDS_1 + 1)  # 2 added the features
 LARGEST_STATE_BYTES = 900_000  # fits a record; 1,700 interactions whose items have the longest ids
 MOST_EVENTS = 2**53  # a count that no user reaches
 
-# Shown or undone, not engaged with: the event is applied, but it is no interaction.
-NOT_ENGAGED = frozenset({"impression", "return", FORGET})
+# Shown, undone or asked for, not engaged with: the event is applied, but it is no interaction.
+NOT_ENGAGED = frozenset({"impression", "return", FORGET, REFRESH})
 
 
 class StateVersionError(ValueError):
@@ -46,7 +46,7 @@ class UserState:
     times_ms: Column[int] = field(default_factory=Column)
     gradients: Floats | None = None  # (decays, fast weights), decayed sums
     n_judged: Floats | None = None  # (decays,), decayed counts of the same
-    features: list[int] = field(default_factory=list)  # of the latest interaction
+    features: list[int] = field(default_factory=list)  # of the latest context
 
     def __post_init__(self) -> None:
         """Take lists too."""
@@ -59,6 +59,8 @@ class UserState:
         if offset <= self.last_offset:
             return False
         self.last_offset = offset
+        if event.action == REFRESH and event.context:  # where the user is now
+            self.features = features_of(event.context)
         if event.action in NOT_ENGAGED:
             return True
         self.n_events += 1

@@ -20,7 +20,8 @@ from headrace.streams import schema
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.record_batches import VALUE_LIMIT_BYTES, Unreadable
 
-FORGET = "forget"  # the action of an event that asks to forget its user; it needs no item
+# Actions that need no item: an event asks to forget its user, or to make their list anew.
+FORGET, REFRESH = "forget", "refresh"
 MAX_ID_BYTES = 256  # longer ids are almost always a whole payload in the wrong field
 SHORT_ID = MAX_ID_BYTES // 4  # so many characters always fit: in UTF-8 one takes at most 4 bytes
 MAX_VALUE_BYTES = VALUE_LIMIT_BYTES  # the broker's own default limit (message.max.bytes)
@@ -36,10 +37,10 @@ _FIRST_MAP_BYTE = 0x80  # of msgpack; text starts below
 
 @dataclass(slots=True, kw_only=True, unsafe_hash=True)
 class Event:
-    """One interaction: a user did something to an item. Or one asks to be forgotten."""
+    """One interaction: a user did something to an item. Or one asks for something of the user's."""
 
     user: str
-    item: str  # empty with ``FORGET``
+    item: str  # empty with ``FORGET`` and ``REFRESH``
     time_ms: int
     action: str = "click"
     event_id: str | None = None
@@ -126,7 +127,7 @@ def decode_event(value: bytes | None, *, key: bytes | None, record_time_ms: int)
     action = _action_of(fields.get("action", "click"))
     return Event(
         user=_id_of(fields, "user"),
-        item="" if action == FORGET else _id_of(fields, "item"),
+        item="" if action in (FORGET, REFRESH) else _id_of(fields, "item"),
         time_ms=_time_of(fields.get("time_ms", record_time_ms), record_time_ms),
         action=action,
         event_id=_optional_text(fields, "event_id") if "event_id" in fields else None,
@@ -342,7 +343,7 @@ def encode(record: Event | Item | Recommendation) -> bytes:
 
 def _version_of(record: Event | Item | Recommendation) -> int:
     """Return the first version that has all of the record: the release before may read it too."""
-    if isinstance(record, Event) and record.action != FORGET:
+    if isinstance(record, Event) and record.item:
         return 1
     return _SCHEMAS[type(record)].version
 

@@ -16,7 +16,7 @@ from roles_harness import (
 
 from headrace.streams.produce import publish_items
 from headrace.streams.settings import Settings
-from headrace.streams.wire import Event, Item, Recommendation, rec_id_of
+from headrace.streams.wire import REFRESH, Event, Item, Recommendation, rec_id_of
 
 LATER_MS = 1_700_009_000_000
 N_ITEMS = 40  # of the ring that shoppers go round
@@ -34,10 +34,12 @@ def running(settings: Settings) -> Iterator[Running]:
         yield settings, processes, watcher
 
 
-def act(running: Running, user: str, item: str, number: int) -> Recommendation:
+def act(
+    running: Running, user: str, item: str, number: int, action: str = "click"
+) -> Recommendation:
     """Let a user act, and return the list that answers."""
     settings, _, watcher = running
-    publish(settings, [Event(user=user, item=item, time_ms=LATER_MS + number)])
+    publish(settings, [Event(user=user, item=item, action=action, time_ms=LATER_MS + number)])
     n_events = len(watcher.events) + 1
     watcher.until_answered(n_events)
     return next(found for found in watcher.last_lists().values() if found.user == user)
@@ -99,6 +101,10 @@ def test_lists_follow_events_deltas_and_the_catalogue_between_versions(running: 
     watcher.until_answered(len(watcher.events) + 72)
     hot = act_until(running, "newcomer", lambda a: "hot" in a.items, "the hot item")
     assert hot.model_version == 1
+    # It is in that of a user who never did anything and asks for one.
+    asked = act(running, "visitor", "", 0, action=REFRESH)
+    assert "hot" in asked.items
+    assert asked.judged == {}
 
     # Withdrawn, it is gone from the next lists; active again, it comes back.
     publish_items(settings, [Item(item="hot", active=False)])

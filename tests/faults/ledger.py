@@ -68,7 +68,7 @@ class Ledger:
             event = Event(
                 user=f"user-{user}",
                 item=f"item-{self._at[user]}",
-                action=self._chance.choice(["click", "purchase", "impression"]),
+                action=self._chance.choice(["click", "purchase", "impression", "refresh"]),
                 time_ms=now_ms,
             )
             value: bytes | None = encode(event)

@@ -2,12 +2,14 @@
 
 import numpy as np
 import polars as pl
+import pytest
 from stream_samples import event, folded, learned, small, state_of
 
 from headrace.model.features import MAX_FEATURES, N_FEATURES, features_of
 from headrace.model.ranking_metrics import ndcg_at
 from headrace.streams.evaluate import Evaluation
 from headrace.streams.state import UserState
+from headrace.streams.wire import REFRESH
 
 
 def test_names_and_values_make_numbers_that_do_not_change() -> None:
@@ -38,6 +40,15 @@ def test_state_keeps_those_of_the_latest_interaction() -> None:
     assert UserState.decode(state.encode()).features == state.features
 
 
+def test_state_keeps_where_a_refresh_was_asked_for_if_it_says() -> None:
+    bought = event("ann", "tea", 0, context={"country": "FR"})
+    silent = event("ann", "", 1, action=REFRESH)
+    told = event("ann", "", 2, action=REFRESH, context={"country": "DE"})
+    assert state_of(bought, silent).features == features_of({"country": "FR"})
+    assert state_of(bought, silent, told).features == features_of({"country": "DE"})
+    assert state_of(told).features == features_of({"country": "DE"})
+
+
 def test_history_before_an_event_has_the_features_before_it() -> None:
     first, second = ({"country": name} for name in ("FR", "DE"))
     events = [
@@ -50,16 +61,19 @@ def test_history_before_an_event_has_the_features_before_it() -> None:
     assert result.after.features.tolist() == [features_of(second) + none[1:]]
 
 
-def test_first_list_of_a_new_user_knows_where_they_come_from() -> None:
-    # Everyone takes tea, and then what those of their country do; nobody is ever seen again.
+@pytest.mark.parametrize(("item", "action"), [("tea", "click"), ("", REFRESH)])
+def test_first_list_of_a_new_user_knows_where_they_come_from(item: str, action: str) -> None:
+    # Everyone takes tea, or asks for a list, and then takes what those of their country do; nobody
+    # is ever seen again.
     random = np.random.default_rng(0)
     rows = []
     for user in range(1_500):
         country = int(random.integers(2))
-        rows.append((f"user-{user}", "tea", country))
-        rows.append((f"user-{user}", f"item-{8 * country + random.integers(8)}", country))
-    events = pl.DataFrame(rows, schema=["user", "item", "country"], orient="row").with_columns(
-        pl.lit("click").alias("action"),
+        rows.append((f"user-{user}", item, action, country))
+        theirs = f"item-{8 * country + random.integers(8)}"
+        rows.append((f"user-{user}", theirs, "click", country))
+    columns = ["user", "item", "action", "country"]
+    events = pl.DataFrame(rows, schema=columns, orient="row").with_columns(
         (pl.int_range(pl.len()) * 60_000).alias("time_ms"),
         pl.struct("country").alias("context"),
     )

@@ -65,7 +65,7 @@ def test_each_event_of_a_micro_batch_has_the_history_before_it() -> None:
     assert [state.last_offset for state in states] == [8, 6]
 
 
-@pytest.mark.parametrize("action", ["impression", "return"])
+@pytest.mark.parametrize("action", ["impression", "return", "refresh"])
 def test_what_was_shown_or_undone_is_no_interaction(action: str) -> None:
     state = state_of(event("ann", "a"))
     events = [(0, 5, event("ann", "b", 1, action=action)), (0, 6, event("ann", "c", 2))]

@@ -150,7 +150,7 @@ def test_every_kept_record_is_read_as_it_was_meant(
 
 
 def test_what_the_release_before_knows_is_written_as_it_reads_it() -> None:
-    # In a rolling restart it reads the same topic. Only asking to forget a user is new to it.
+    # In a rolling restart it reads the same topic. Only what needs no item is new to it.
     assert encode(samples.EVENT) == kept("event", 1)
 
 

@@ -15,7 +15,7 @@ from stream_samples import event
 from headrace.streams import prequential, refresh
 from headrace.streams.engine import UserResult
 from headrace.streams.prequential import Judged
-from headrace.streams.wire import Item
+from headrace.streams.wire import REFRESH, Item
 
 
 def test_an_event_gives_a_state_and_a_list_that_answers_it(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_list_says_where_the_last_item_had_stood(tmp_path: Path) -> None:
     assert judged["popularity"] <= 10
 
 
-@pytest.mark.parametrize("action", ["impression", "return"])
+@pytest.mark.parametrize("action", ["impression", "return", "refresh"])
 def test_what_was_shown_or_undone_changes_the_offset_and_not_the_list(
     tmp_path: Path, action: str
 ) -> None:
@@ -135,6 +135,27 @@ def test_a_user_without_a_history_gets_what_is_popular(tmp_path: Path) -> None:
     made = Shop(tmp_path).at_work().answer(event("ann", "item-0", action="impression"))
     assert "item-0" in made.items[:5]
     assert all(reason["because"] is None for reason in made.reasons)
+
+
+def test_a_refresh_makes_a_list_of_what_all_share_by_now_and_the_next_event_is_judged_by_it(
+    tmp_path: Path,
+) -> None:
+    shop = Shop(tmp_path).at_work()
+    (old,) = shop.serving.process([work("ann", *CLICKS)])
+    shop.popularise("hot")
+    shop.delta()
+    asks = event("ann", "", 9, action=REFRESH)
+    (new,) = shop.serving.process([work("ann", asks, state=old.state)])
+    assert "hot" not in list_of(old).items
+    stood = list_of(new).items.index("hot") + 1
+    took = shop.answer(event("ann", "hot", 10), state=new.state)
+    assert took.judged["adapted"] == stood
+
+
+def test_a_refresh_is_all_that_a_new_user_need_do_for_a_list(tmp_path: Path) -> None:
+    made = Shop(tmp_path).at_work().answer(event("ann", "", action=REFRESH))
+    assert "item-0" in made.items[:5]
+    assert made.judged == {}
 
 
 def test_an_event_of_an_unknown_item_is_a_miss_and_still_answered(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_item_the_user_had_counts_as_a_repeat_while_it_is_remembered() -> None:
     assert state.n_repeats == 1
 
 
-@pytest.mark.parametrize("action", ["impression", "return"])
+@pytest.mark.parametrize("action", ["impression", "return", "refresh"])
 def test_what_is_no_engagement_moves_the_offset_only(action: str) -> None:
     state = UserState()
     assert fold(state, [interaction("a"), interaction("b", action=action)]) == [True, True]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from headrace.streams.dead_letters import dead_letter_headers
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.wire import (
+    FORGET,
     MAX_AHEAD_MS,
     MAX_CATEGORIES,
     MAX_CONTEXT,
@@ -21,6 +22,7 @@ from headrace.streams.wire import (
     MAX_TIME_MS,
     MAX_VALUE_BYTES,
     MAX_VECTOR_WIDTH,
+    REFRESH,
     Event,
     Item,
     Reason,
@@ -152,6 +154,15 @@ def test_record_is_as_old_as_it_says_unless_that_is_to_come(
     timestamp_ms: int | None, written_ms: int
 ) -> None:
     assert record_time_ms(timestamp_ms, now_ms=500) == written_ms
+
+
+@pytest.mark.parametrize("action", [FORGET, REFRESH])
+def test_what_asks_for_something_needs_no_item_and_has_none(action: str) -> None:
+    asks = Event(user="u", item="", action=action, time_ms=5)
+    assert decode(as_json({"user": "u", "action": action, "time_ms": 5})) == asks
+    assert decode(as_json(VALID | {"action": action})) == asks
+    assert decode(encode(asks)) == asks
+    assert msgpack.unpackb(encode(asks))["v"] == 2  # the release before has not heard of it
 
 
 def test_of_a_key_named_twice_the_last_counts() -> None:
