@@ -16,7 +16,7 @@ from headrace.streams.errors import TopicMismatchError
 logger = logging.getLogger(__name__)
 
 EXIT_WRONG: Final = 2  # as click's own usage errors: settings, topics or files are wrong
-EXIT_UNAVAILABLE: Final = 69  # EX_UNAVAILABLE: no broker answers at the start
+EXIT_UNAVAILABLE: Final = 69  # EX_UNAVAILABLE: no broker answers
 EXIT_FAILED: Final = 70  # EX_SOFTWARE: an exception that is not a bad record
 EXIT_PAUSED: Final = 75  # EX_TEMPFAIL: stood still or was cut off, and may have been replaced
 EXIT_STUCK: Final = 76  # a rebalance or recovery did not end
@@ -42,8 +42,23 @@ def tell_failure(exc: BaseException, what: str) -> int:
     if isinstance(exc, TopicMismatchError):
         logger.error("ended: %s", exc)
         return EXIT_WRONG
+    if isinstance(exc, _no_answer()):
+        logger.error("ended: no broker answers any more: %r", exc)
+        return EXIT_UNAVAILABLE
     logger.error("ended: %s", what, exc_info=exc)
     return EXIT_FAILED
+
+
+def _no_answer() -> tuple[type[Exception], ...]:
+    """Return what the client raises while brokers are away; the command line does without it."""
+    from aiokafka import errors
+
+    return (
+        errors.KafkaConnectionError,
+        errors.KafkaTimeoutError,
+        errors.NodeNotReadyError,
+        errors.RequestTimedOutError,
+    )
 
 
 class PauseGuard:

@@ -76,6 +76,11 @@ class IntakeConsumer(driver.Consumer):
         """Say that the batch is done; harmless for a stale one."""
         receipt.acknowledged = True
 
+    def is_connected(self) -> bool:
+        """Return whether a coordinator of our group is known: without any broker none is."""
+        consumer = self._thread._consumer
+        return consumer is not None and consumer._coordinator.coordinator_id is not None
+
     async def is_member(self, oldest: RecordBatch) -> bool:
         """Ask the coordinator whether it still counts us in: it takes commits from members only.
 

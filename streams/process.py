@@ -25,15 +25,16 @@ STOP_LIMIT_S = 10.0  # for Faust; everything that matters is committed by then
 
 @dataclass(slots=True)
 class Readiness:
-    """Whether the role works, and whether it can serve: model there, every state recovered."""
+    """Whether the role works, and can serve: a model, every state and a broker are there."""
 
     ticked_at_s: float = -math.inf  # a start may take long: a probe of its own waits for that
     is_model_ready: Callable[[], bool] = lambda: True
     is_recovered: Callable[[], bool] = lambda: False  # set by the role when it starts
+    is_connected: Callable[[], bool] = lambda: True  # likewise
 
     def __call__(self) -> bool:
         """Return the answer of ``/health/ready``."""
-        return self.is_recovered() and self.is_model_ready()
+        return self.is_recovered() and self.is_model_ready() and self.is_connected()
 
     def is_live(self) -> bool:
         """Return the answer of ``/health/live``: the event loop turns."""
@@ -62,6 +63,7 @@ async def run_role(role: Role) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     role.readiness.is_recovered = role.app.serving.is_set
+    role.readiness.is_connected = lambda: role.app.intake.is_connected()
     start = asyncio.create_task(role.app.start())
     stopping = asyncio.create_task(stop.wait())
     running = {asyncio.create_task(work) for work in (*role.work, _tick_forever(role))}

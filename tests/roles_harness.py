@@ -60,6 +60,11 @@ class RoleProcess:
     def kill_and_restart(self) -> None:
         """End it as a power failure would, and start it again."""
         self.kill()
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Start it once it has ended."""
+        self.child.stop(limit_s=STOP_LIMIT_S)
         self.child = self._start()
 
     def metrics(self) -> Scrape:

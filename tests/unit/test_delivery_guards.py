@@ -90,10 +90,11 @@ class FakeApp:
     crashed: bool = False
     crash_reason: Exception | None = None
     start_error: Exception | None = None
+    is_connected: bool = True
 
     @property
     def intake(self) -> Any:
-        return SimpleNamespace(commit=self._commit)
+        return SimpleNamespace(commit=self._commit, is_connected=lambda: self.is_connected)
 
     async def _commit(self) -> None:
         self.log.append("committed")
@@ -282,7 +283,7 @@ def test_an_app_that_cannot_start_ends_the_process(monkeypatch: pytest.MonkeyPat
     assert live(app, asyncio.Event().wait, monkeypatch=monkeypatch) == [EXIT_FAILED]
 
 
-def test_a_role_is_live_from_its_first_tick_and_ready_once_recovered_and_with_a_model(
+def test_a_role_is_live_from_its_first_tick_and_ready_with_states_a_model_and_a_broker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     app, has_model, answers = FakeApp(), [False], list[bool]()
@@ -295,6 +296,9 @@ def test_a_role_is_live_from_its_first_tick_and_ready_once_recovered_and_with_a_
         answers.append(readiness())
         has_model[0] = True
         answers.append(readiness())
+        app.is_connected = False
+        answers.append(readiness())
+        app.is_connected = True
         app.serving.clear()
         answers.append(readiness())
         assert readiness.is_live()
@@ -302,4 +306,4 @@ def test_a_role_is_live_from_its_first_tick_and_ready_once_recovered_and_with_a_
         await asyncio.Event().wait()
 
     live(app, work, monkeypatch=monkeypatch, readiness=readiness)
-    assert answers == [False, True, False]
+    assert answers == [False, True, False, False]
