@@ -43,6 +43,7 @@ class Broadcast:
                 delta,
                 sequence=fragment.sequence,
                 published_ms=fragment.published_ms,
+                learned_to=fragment.learned_to,
             )
 
     def _item(self, record: Any) -> None:

@@ -48,7 +48,8 @@ class Announcement:
     """A version to serve from now on. Rolling back is announcing an older one.
 
     Its checkpoint is ``model``, for workers that begin, and ``learner``. ``weights`` and
-    ``delta_sequence`` are None where 0.1.0 was the writer: each version was a checkpoint.
+    ``delta_sequence`` are None where 0.1.0 was the writer: each version was a checkpoint. Events
+    below ``learned_to`` may be in it, by partition.
     """
 
     version: Count
@@ -59,6 +60,7 @@ class Announcement:
     published_ms: Count
     weights: StoredFile | None = None
     delta_sequence: Count | None = None  # of the last delta that the checkpoint has in it
+    learned_to: tuple[Count, ...] = ()
 
     def encode(self) -> bytes:
         """Write the announcement."""
@@ -210,7 +212,7 @@ def _decompress(blob: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fragment:
-    """A piece of a delta, small enough for a record."""
+    """A piece of a delta, small enough for a record; ``learned_to`` as of an announcement."""
 
     epoch: Count
     sequence: Count
@@ -218,6 +220,7 @@ class Fragment:
     parts: Annotated[int, Field(ge=1, le=DELTA_LIMIT_BYTES // FRAGMENT_BYTES)]
     published_ms: Count
     data: Annotated[bytes, Field(max_length=FRAGMENT_BYTES)]
+    learned_to: tuple[Count, ...] = ()
 
     def encode(self) -> bytes:
         """Write the fragment."""
@@ -253,7 +256,9 @@ def _read(value: bytes, kind: TypeAdapter[T], of: schema.Schema) -> T:
         raise MalformedRecordError("undecodable", f"no {of.name}: {exc}") from exc
 
 
-def split(blob: bytes, *, epoch: int, sequence: int, published_ms: int) -> Iterator[Fragment]:
+def split(
+    blob: bytes, *, epoch: int, sequence: int, published_ms: int, learned_to: tuple[int, ...] = ()
+) -> Iterator[Fragment]:
     """Cut a delta into fragments."""
     parts = max(1, -(-len(blob) // FRAGMENT_BYTES))
     for part in range(parts):
@@ -265,6 +270,7 @@ def split(blob: bytes, *, epoch: int, sequence: int, published_ms: int) -> Itera
             parts=parts,
             published_ms=published_ms,
             data=piece,
+            learned_to=learned_to,
         )
 
 

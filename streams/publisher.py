@@ -198,7 +198,7 @@ class Publisher:
         weights = await asyncio.to_thread(write, version, "weights", packed.weights)
         assert self._checkpoint is not None  # the first version of an epoch has one
         guard.check()
-        await self._announce(send, version, weights, self._checkpoint)  # 4
+        await self._announce(send, version, weights, self._checkpoint, packed.positions)  # 4
         self.version, self.is_announced = version, True
         self._published_events, self._published_positions = packed.n_events, packed.positions
         self._published_at_s = time.monotonic()
@@ -248,7 +248,12 @@ class Publisher:
         )
 
     async def _announce(
-        self, send: Send, version: int, weights: StoredFile, checkpoint: _Checkpoint
+        self,
+        send: Send,
+        version: int,
+        weights: StoredFile,
+        checkpoint: _Checkpoint,
+        positions: Positions,
     ) -> None:
         published_ms = int(time.time() * 1000)
         announcement = Announcement(
@@ -260,6 +265,7 @@ class Publisher:
             published_ms=published_ms,
             weights=weights,
             delta_sequence=checkpoint.delta_sequence,
+            learned_to=_by_partition(positions),
         )
         await send(self._settings.topic("models"), ANNOUNCEMENT_KEY, announcement.encode())
         metrics.VERSIONS_PUBLISHED.inc()
@@ -275,7 +281,7 @@ class Publisher:
     async def _publish_delta(self, send: Send, guard: PauseGuard) -> int:
         """Publish what changed since the last delta; return the offset of its last record."""
         loop = asyncio.get_running_loop()
-        blob = await loop.run_in_executor(self._thread, self._pack_delta)
+        blob, learned_to = await loop.run_in_executor(self._thread, self._pack_delta)
         guard.check()
         self._sequence += 1
         offset = -1
@@ -284,16 +290,23 @@ class Publisher:
             epoch=self._epoch,
             sequence=self._sequence,
             published_ms=int(time.time() * 1000),
+            learned_to=learned_to,
         ):
             offset = await send(self._settings.topic("deltas"), None, fragment.encode())
         metrics.DELTAS_PUBLISHED.inc()
         metrics.DELTA_BYTES.inc(len(blob))
         return offset
 
-    def _pack_delta(self) -> bytes:
+    def _pack_delta(self) -> tuple[bytes, tuple[int, ...]]:
         self._learner.publish_delta()
         new_items, self._learner.new_items = self._learner.new_items, []
-        return pack_delta(self._learner.recommender, new_items)
+        delta = pack_delta(self._learner.recommender, new_items)
+        return delta, _by_partition(self._positions)
+
+
+def _by_partition(positions: Positions) -> tuple[int, ...]:
+    """Return the position in each partition, 0 where nothing was read."""
+    return tuple(positions.get(p, 0) for p in range(max(positions, default=-1) + 1))
 
 
 def announcements(settings: Settings) -> list[Announcement]:

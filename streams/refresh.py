@@ -54,12 +54,17 @@ class Live:
     vocabulary: Vocabulary
     sequence: int | None  # of the last delta in them
     is_behind: bool = False  # a delta is missing: what it carried comes only with a checkpoint
+    learned_to: Sequence[int] = ()  # by partition: events below may be in it
     popular: Ints = field(default_factory=lambda: np.zeros(0, np.int32))  # recent, best first
 
     def lacks(self, announcement: Announcement) -> bool:
         """Return whether a delta is missing here that is in an announced checkpoint."""
         theirs, own = announcement.delta_sequence, self.sequence
         return self.is_behind and (theirs is None or own is None or theirs > own)
+
+    def knows(self, partition: int, offset: int) -> bool:
+        """Return whether an event may have been learned from, so that it says nothing of lists."""
+        return partition < len(self.learned_to) and offset < self.learned_to[partition]
 
     def follow(self) -> None:
         """Follow the meta-parameters and item signals after they changed."""
@@ -73,7 +78,7 @@ class Refreshed(NamedTuple):
     """What a refresh led to."""
 
     results: list[UserResult]
-    judged: list[Ranks]  # of events judged together
+    judged: list[Ranks]  # of events judged together, that the model does not know yet
 
 
 class Refresher:
@@ -96,6 +101,9 @@ class Refresher:
         1. Fold the events into the states. 2. Judge those whose user's list is kept by what it
         showed. 3. Prepare the histories before the other events, and those after all. 4. Judge the
         others by what would have been shown. 5. Adapt and rank each user as they are now.
+
+        All that are judged adapt their users. Of those that the model knows already, for this
+        worker is behind the learn role, it is not told where their items stood.
         """
         started_s = time.thread_time()
         kept = [  # of several events, the later ones were shown nothing yet
@@ -119,14 +127,22 @@ class Refresher:
         folded = folded._replace(is_task=folded.is_task & ~by_shown)
         before, after = prepare(live.recommender, folded)  # 3
         parts.append(self._judge(live, folded, states, before))  # 4
+        is_news = np.array(
+            [not live.knows(work[o].source.partition, offset) for o, offset, _ in events], np.bool_
+        )
+        told: list[Ranks] = []
         judged: list[dict[str, int]] = [{} for _ in work]  # a user's last, for their list
-        for owners, ranks in parts:
-            for row, owner in enumerate(owners if ranks else ()):
-                judged[owner] = {name: int(r[row]) for name, r in ranks.items() if r[row] < MISS}
+        for tasks, (owners, ranks) in zip((by_shown, folded.is_task), parts, strict=True):
+            rows = np.flatnonzero(is_news[tasks])
+            told.append({name: r[rows] for name, r in ranks.items()})
+            for row in rows if ranks else ():
+                judged[owners[row]] = {
+                    name: int(r[row]) for name, r in ranks.items() if r[row] < MISS
+                }
         results = self._rank(live, work, folded.after, after, judged)  # 5
         metrics.CPU_SECONDS.labels("fold").inc(folded_s - started_s)
         metrics.CPU_SECONDS.labels("model").inc(time.thread_time() - folded_s)
-        return Refreshed(results, [ranks for _, ranks in parts if ranks])
+        return Refreshed(results, [ranks for ranks in told if ranks])
 
     def _judge_shown(
         self,

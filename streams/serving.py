@@ -107,7 +107,12 @@ class Serving:
             coefficients=start.recommender.coefficients,
             device=self._device,
         )
-        return replace(start, version=announcement.version, recommender=recommender)
+        return replace(
+            start,
+            version=announcement.version,
+            recommender=recommender,
+            learned_to=max(start.learned_to, announcement.learned_to, key=sum),
+        )
 
     def _begin(self, announcement: Announcement) -> Live:
         """Load a version's checkpoint."""
@@ -124,7 +129,15 @@ class Serving:
             sequence=announcement.delta_sequence,
         )
 
-    def apply(self, epoch: int, delta: bytes, *, sequence: int, published_ms: int) -> None:
+    def apply(
+        self,
+        epoch: int,
+        delta: bytes,
+        *,
+        sequence: int,
+        published_ms: int,
+        learned_to: Sequence[int] = (),
+    ) -> None:
         """Apply a delta if it belongs to the epoch at work, and none before it is missing.
 
         Raises:
@@ -144,6 +157,7 @@ class Serving:
                     f"{exc}; those after it are left out until a checkpoint is loaded"
                 ) from exc
             live.sequence = sequence
+            live.learned_to = learned_to
             live.follow()
             if has_replaced:
                 self._refresher.shown.clear()  # they name indexes

@@ -61,9 +61,9 @@ class Shop:
         for number in range(40):
             self.learner.learn([(f"new-{number}", 0, event("new", item))])
 
-    def delta(self, *, epoch: int = 1) -> None:
+    def delta(self, *, epoch: int = 1, learned_to: tuple[int, ...] = ()) -> None:
         """Tell the worker what changed."""
-        self.hand_over(self.take_delta(), epoch=epoch)
+        self.hand_over(self.take_delta(), epoch=epoch, learned_to=learned_to)
 
     def take_delta(self) -> bytes:
         """Return what changed, which the worker is not told."""
@@ -71,10 +71,16 @@ class Shop:
         self.learner.new_items = []
         return blob
 
-    def hand_over(self, delta: bytes, *, epoch: int = 1) -> None:
+    def hand_over(self, delta: bytes, *, epoch: int = 1, learned_to: tuple[int, ...] = ()) -> None:
         """Let the next delta be this one."""
         self.sequence += 1
-        self.serving.apply(epoch, delta, sequence=self.sequence, published_ms=NOW_MS - 250)
+        self.serving.apply(
+            epoch,
+            delta,
+            sequence=self.sequence,
+            published_ms=NOW_MS - 250,
+            learned_to=learned_to,
+        )
 
     def answer(self, *events: Event, state: UserState | None = None) -> Recommendation:
         """Return the list that answers one user's events."""

@@ -136,6 +136,9 @@ def test_a_checkpoint_that_takes_long_comes_with_some_versions_only(
     assert acknowledged == [{0: 60}] * 4 + [{0: 63}]
     assert len({one.weights for one in announced}) == 6
     assert len({(one.delta_offset, one.delta_sequence) for one in announced}) == 3
+    # A version has in it what was learned until it was packed, its checkpoint or not.
+    assert [one.learned_to for one in announced] == [(60,), (61,), (62,), (63,), (63,), (63,)]
+    assert sent.fragments[-1].learned_to == (63,)
     store = ModelStore(settings.store_url, keep=settings.versions_kept)
     for one in announced[1:]:
         assert one.weights

@@ -36,9 +36,9 @@ from headrace.streams.transfer import start_from
 from headrace.streams.wire import decode_event, decode_item, decode_recommendation, encode
 
 BLOBS = (schema.MODEL, schema.WEIGHTS, schema.LEARNER)
-# How names begin that 0.1.0 does not know: of arrays, and of an announcement.
+# What 0.1.0 does not know: how names of arrays begin, and fields of announcements and deltas.
 APART = ("tenure.", "signals.tenures", "loop.tenure.")
-APART_ANNOUNCED = {"weights", "delta_sequence"}
+APART_FIELDS = {"weights", "delta_sequence", "learned_to"}
 RINGS = {"ann": 0, "bob": 4, "cem": 8}  # where each user's round of the 12 items begins
 N_EACH = 20  # events of each user
 READERS: dict[str, Callable[[bytes], Any]] = {
@@ -94,10 +94,10 @@ def layout_of(kind: Schema, value: bytes) -> object:
     if kind in BLOBS:
         return blob_layout(value, kind)
     fields = msgpack.unpackb(value)
+    if isinstance(fields, dict):
+        fields = {name: value for name, value in fields.items() if name not in APART_FIELDS}
     if kind is schema.DELTA:
         return layout(fields), blob_layout(zlib.decompress(fields["data"]), kind)
-    if kind is schema.ANNOUNCEMENT:
-        fields = {name: value for name, value in fields.items() if name not in APART_ANNOUNCED}
     return layout(fields)
 
 

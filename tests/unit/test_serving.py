@@ -106,6 +106,30 @@ def test_a_list_says_where_the_last_item_had_stood(tmp_path: Path) -> None:
     assert judged["popularity"] <= 10
 
 
+@pytest.mark.parametrize("shown_lists", [0, 10])
+def test_where_an_item_had_stood_is_not_told_of_an_event_that_the_model_knows(
+    tmp_path: Path, shown_lists: int
+) -> None:
+    def answered(learned_to: tuple[int, ...]) -> UserResult:
+        shop = Shop(tmp_path, shown_lists=shown_lists).at_work()
+        (before,) = shop.serving.process([work("ann", *CLICKS[:2])])
+        shop.delta(learned_to=learned_to)
+        seen.append(len(shop.serving._window))
+        (after,) = shop.serving.process([work("ann", CLICKS[2], state=before.state)])
+        seen.append(len(shop.serving._window))
+        return after
+
+    seen: list[int] = []
+    told, untold = answered((2,)), answered((3,))  # the event has the offset 2
+    assert seen == [2, 3, 2, 2]
+    assert list_of(told).judged
+    assert list_of(untold).judged == {}
+    np.testing.assert_array_equal(
+        untold.state.gradients, told.state.gradients
+    )  # adapted all the same
+    assert list_of(untold).items == list_of(told).items
+
+
 @pytest.mark.parametrize("action", ["impression", "return", "refresh"])
 def test_what_was_shown_or_undone_changes_the_offset_and_not_the_list(
     tmp_path: Path, action: str

@@ -85,6 +85,22 @@ def test_a_version_of_the_same_epoch_keeps_the_signals_that_moved_on(tmp_path: P
     assert "hot" in made.items
 
 
+def test_events_that_any_part_of_the_model_may_know_are_known(tmp_path: Path) -> None:
+    def known(offset: int) -> bool:
+        with shop.serving._processing() as live:
+            return live.knows(0, offset)
+
+    shop = Shop(tmp_path)
+    assert shop.serving.serve(replace(shop.announce(1), learned_to=(5,)))
+    assert (known(4), known(5)) == (True, False)
+    shop.delta(learned_to=(9, 2))
+    assert (known(8), known(9)) == (True, False)
+    assert not shop.serving.serve(replace(shop.announce(2), learned_to=(7, 2)))
+    assert known(8)  # by what is counted, which has moved on since the weights were packed
+    assert shop.serving.serve(replace(shop.announce(3, epoch=2), learned_to=(6, 2)))
+    assert (known(5), known(6)) == (True, False)  # a learn role that went on from before
+
+
 def test_a_version_of_a_new_epoch_replaces_the_signals(tmp_path: Path) -> None:
     shop = Shop(tmp_path).at_work()
     announced = shop.announce(2, epoch=2)
