@@ -41,11 +41,16 @@ def adapt(settings: Settings) -> None:
 
 @click.command()
 @with_settings(*ROLE_FLAGS, "learn_port", "start_from", "learn_processes", *MODEL_FLAGS)
-def learn(settings: Settings) -> None:
+@click.option(
+    "--anew", is_flag=True, help="Leave out all versions so far and read all events there are."
+)
+def learn(settings: Settings, *, anew: bool) -> None:
     """Run the learn role: events in, model versions out.
 
     Run exactly one: it owns what all users share, item signals among it. It goes on from the
     version it announced last, or from nothing, or from how another shop's model ranks (--from).
+    --anew, once, is for when the files of all versions are lost, or the model is to have another
+    size: lists get worse until it has learned from the events that the topic still has.
 
     \b
     Example:  headrace learn --bootstrap broker:9092 --model-store s3://shop/models
@@ -55,7 +60,7 @@ def learn(settings: Settings) -> None:
     """
     from headrace.streams.roles import run_learn
 
-    run_learn(settings)
+    run_learn(settings, anew=anew)
 
 
 @click.command()

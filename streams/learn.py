@@ -250,15 +250,15 @@ def _size(chunks: list[Chunk]) -> int:
     return sum(len(chunk.events) for chunk in chunks)
 
 
-def run(settings: Settings, *, readiness: Readiness | None = None) -> None:
-    """Run the role until SIGTERM or SIGINT. The topics must exist.
+def run(settings: Settings, *, readiness: Readiness | None = None, anew: bool = False) -> None:
+    """Run the role until SIGTERM or SIGINT, ``anew`` from nothing. The topics must exist.
 
     A failure ends the process with a code of guards.py; start it again.
     """
-    asyncio.run(_run(settings, readiness or Readiness()))
+    asyncio.run(_run(settings, readiness or Readiness(), anew=anew))
 
 
-async def _run(settings: Settings, readiness: Readiness) -> None:
+async def _run(settings: Settings, readiness: Readiness, *, anew: bool) -> None:
     options = IntakeOptions(
         topics=frozenset({settings.topic("events")}), batch_records=settings.micro_batch_events
     )
@@ -270,7 +270,7 @@ async def _run(settings: Settings, readiness: Readiness) -> None:
     ):
         learner = Learner(settings, processes=processes)
         publisher = Publisher(settings, learner, thread, positions)
-        publisher.restore()
+        publisher.restore(anew=anew)
         logger.info("compiling the counting loops; a first start takes up to a minute or two")
         learner.warm_up()
         learning = Learning(settings, app, learner, thread, positions)

@@ -89,6 +89,5 @@ def _check_shape(learner: Learner, recommender: Recommender, vocabulary: Vocabul
         differences.append(f"items are {len(vocabulary)}, max_items is {vocabulary.max_items}")
     if differences:
         raise CheckpointError(
-            f"the stored model does not fit: {'; '.join(differences)}."
-            " Change the settings back, or start from an empty model store"
+            f"the stored model does not fit: {'; '.join(differences)}: change the settings back"
         )

@@ -90,11 +90,12 @@ class Publisher:
         self._published_positions = Positions()
         self._published_at_s = time.monotonic()
 
-    def restore(self) -> None:
+    def restore(self, *, anew: bool = False) -> None:
         """Go on from the newest version announced that can be read, if any was announced.
 
-        A damaged one is passed over, logged and counted: an older one goes with older offsets, from
-        which the events are read again.
+        Or ``anew``, from nothing and the first event there is. A damaged version is passed over,
+        logged and counted: an older one goes with older offsets, from which the events are read
+        again.
 
         Raises:
             CheckpointError: none can be read, or the settings ask for a model of another shape; or
@@ -106,10 +107,9 @@ class Publisher:
         self.is_announced = bool(announced)
         self._epoch = max([0, *(one.epoch for one in announced)])
         self._open_epoch()  # at once: a role that is stopped before it serves publishes as well
-        if not announced:
-            logger.info(
-                "no version is announced: learning from %s", self._settings.start_from or "nothing"
-            )
+        if anew or not announced:
+            why = "it begins anew" if announced else "no version is announced"
+            logger.info("%s: learning from %s", why, self._settings.start_from or "nothing")
             if self._settings.start_from:
                 start_from(self._learner, self._settings.start_from)
             return
@@ -127,7 +127,11 @@ class Publisher:
                 continue
             logger.info("going on from version=%d positions=%s", one.version, self._positions)
             return
-        raise next(iter(refused.values()))
+        first = next(iter(refused.values()))
+        raise CheckpointError(
+            f"{first}; if no version can be had any more, `headrace learn --anew`, once, learns"
+            " from the events that the topic still has"
+        ) from first
 
     async def publish_forever(
         self, send: Send, guard: PauseGuard, acknowledge: Callable[[Positions], None]

@@ -62,8 +62,8 @@ def run_adapt(settings: Settings) -> None:
 
 
 @ended_without_broker()
-def run_learn(settings: Settings) -> None:
-    """Run the learn role until it is told to stop.
+def run_learn(settings: Settings, *, anew: bool = False) -> None:
+    """Run the learn role until it is told to stop; ``anew`` leaves out the versions so far.
 
     Raises:
         StreamsError: a topic is missing, or does not fit, or no version can be read.
@@ -80,6 +80,6 @@ def run_learn(settings: Settings) -> None:
         token=token,
     )
     try:
-        learn.run(settings, readiness=readiness)
+        learn.run(settings, readiness=readiness, anew=anew)
     finally:
         server.close()

@@ -219,7 +219,7 @@ def test_a_full_disk_is_said_in_one_line() -> None:
 def test_a_role_that_finds_a_disk_full_is_to_be_started_again(
     monkeypatch: pytest.MonkeyPatch, role: str
 ) -> None:
-    def fill_the_disk(_: Settings) -> None:
+    def fill_the_disk(_: Settings, **__: object) -> None:
         raise OSError(errno.ENOSPC, "no space left on device")
 
     monkeypatch.setattr(f"headrace.streams.roles.run_{role}", fill_the_disk)

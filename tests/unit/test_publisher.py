@@ -13,6 +13,7 @@ from serving_samples import metric
 from stream_samples import drawn, learned, small
 
 from headrace.streams import publisher as publisher_module
+from headrace.streams.errors import CheckpointError
 from headrace.streams.guards import PauseGuard
 from headrace.streams.learner_state import Positions
 from headrace.streams.publication import ANNOUNCEMENT_KEY, Announcement, Fragment
@@ -236,6 +237,31 @@ def test_what_a_role_publishes_that_is_stopped_before_it_serves_is_of_an_epoch_o
             asyncio.run(publisher.publish_version(send, GUARD))  # as a role does that stops
             assert len(announced) == n_announced + 1
             assert epochs[-1] == announced[-1].epoch - ahead > max([0, *before])
+
+
+def test_a_role_whose_files_are_lost_begins_anew_where_it_is_told_to(
+    tmp_path: Path, sent: Sent
+) -> None:
+    settings = small(model_store=str(tmp_path))
+    with ThreadPoolExecutor(1) as thread:
+        publisher = Publisher(settings, learned(drawn(60)), thread, {0: 60})
+        asyncio.run(publisher.publish_version(sent.send, GUARD))
+        for file in tmp_path.iterdir():
+            file.unlink()
+        positions: Positions = {}
+        again = Publisher(settings, learned([]), thread, positions)
+        with pytest.raises(CheckpointError, match="`headrace learn --anew`, once"):
+            again.restore()
+        again.restore(anew=True)
+        assert positions == {}  # every event is read again
+        positions[0] = 7
+        asyncio.run(again.publish_version(sent.send, GUARD))
+        first, second = sent.announced
+        assert second.version == first.version + 1  # workers take it for a newer one
+        assert second.epoch > first.epoch  # and begin with its checkpoint
+        resumed: Positions = {}
+        Publisher(settings, learned([]), thread, resumed).restore()
+    assert resumed == {0: 7}
 
 
 def test_a_version_that_is_cut_off_leaves_its_number_to_the_next(
