@@ -8,6 +8,7 @@ StreamsError
 ├── MalformedRecordError     the record can never be applied         dead letter
 ├── InputFileError           a file lacks a column or has bad rows   stop, fix the file
 ├── RoleFailedError          a role cannot run                       stop, fix what its log says
+├── StoreError               the model store cannot be written       make room, or give rights
 └── CheckpointError          a checkpoint is damaged or does not fit keep the old version
 """
 
@@ -63,6 +64,10 @@ class InputFileError(StreamsError):
 
 class CheckpointError(StreamsError):
     """A checkpoint fails its checksum or does not fit. The version being served stays."""
+
+
+class StoreError(StreamsError):
+    """The model store cannot be written to. Operator action: make room there, or give rights."""
 
 
 class RoleFailedError(StreamsError):

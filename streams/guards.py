@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-from headrace.streams.errors import TopicMismatchError
+from headrace.streams.errors import StreamsError, TopicMismatchError
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +39,9 @@ def end_process(code: int) -> NoReturn:
 
 def tell_failure(exc: BaseException, what: str) -> int:
     """Log why a role ends; return the status for it: no start mends what an operator must."""
-    if isinstance(exc, TopicMismatchError):
+    if isinstance(exc, StreamsError):
         logger.error("ended: %s", exc)
-        return EXIT_WRONG
+        return EXIT_WRONG if isinstance(exc, TopicMismatchError) else EXIT_FAILED
     if isinstance(exc, _no_answer()):
         logger.error("ended: no broker answers any more: %r", exc)
         return EXIT_UNAVAILABLE

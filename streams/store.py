@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from headrace.streams.blobs import Blob
-from headrace.streams.errors import CheckpointError, SettingsError
+from headrace.streams.errors import CheckpointError, SettingsError, StoreError
 
 _PIECE_BYTES = 2**24  # read and written at a time
 _PART = ".part"  # ends the passing name of a file while it is written
@@ -55,13 +55,23 @@ class ModelStore:
         self._keep = keep
 
     def write(self, version: int, kind: str, blob: Blob) -> StoredFile:
-        """Write one file of a version; it is whole, or it is not there."""
+        """Write one file of a version; it is whole, or it is not there.
+
+        Raises:
+            StoreError: it could not be written.
+        """
         name = f"v{version:08d}.{kind}.safetensors"
-        self._files.makedirs(self._root, exist_ok=True)
-        with self._files.open(f"{self._root}/{name}{_PART}", "wb") as file:
-            for start in range(0, len(blob), _PIECE_BYTES):
-                file.write(blob[start : start + _PIECE_BYTES])
-        self._files.mv(f"{self._root}/{name}{_PART}", f"{self._root}/{name}")
+        try:
+            self._files.makedirs(self._root, exist_ok=True)
+            with self._files.open(f"{self._root}/{name}{_PART}", "wb") as file:
+                for start in range(0, len(blob), _PIECE_BYTES):
+                    file.write(blob[start : start + _PIECE_BYTES])
+            self._files.mv(f"{self._root}/{name}{_PART}", f"{self._root}/{name}")
+        except Exception as exc:  # each kind of store has errors of its own
+            raise StoreError(
+                f"{name} of {len(blob):,} bytes cannot be written to the model store {self._root}:"
+                f" {exc}"
+            ) from exc
         return StoredFile(name, hashlib.sha256(blob).hexdigest(), len(blob))
 
     def read(self, file: StoredFile) -> memoryview:
