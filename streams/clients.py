@@ -128,7 +128,10 @@ class Outbox:
 
 def _require_topic(topic: str, present: Collection[str]) -> None:
     if topic not in present:
-        raise StreamsError(f"topic {topic} does not exist: create it with `headrace topics`")
+        raise StreamsError(
+            f"topic {topic} does not exist: create it with `headrace topics`; or this user may not"
+            " see it: `headrace acls` prints what each role needs"
+        )
 
 
 class Reader:

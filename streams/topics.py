@@ -97,8 +97,8 @@ def require_topics(settings: Settings, names: Collection[str]) -> None:
         missing = [topic.name for topic in wanted if topic.name not in present]
         if missing:
             raise StreamsError(
-                f"no topic {', '.join(missing)}, or none that this user may see: create it with"
-                " `headrace topics`"
+                f"no topic {', '.join(missing)}: create it with `headrace topics`; or this user may"
+                " not see it: `headrace acls` prints what each role needs"
             )
         _check(client, wanted)
 
@@ -145,6 +145,7 @@ def _check(client: Any, topics: list[Topic]) -> None:
     partitions = {t["name"]: len(t["partitions"]) for t in client.describe_topics(names)}
     resources = [ConfigResource("TOPIC", name) for name in names]
     configs = client.describe_configs(resources, config_filter="all")["topic"]
+    misfits = []
     for topic in topics:
         if partitions[topic.name] != topic.partitions:
             raise TopicMismatchError(
@@ -157,7 +158,9 @@ def _check(client: Any, topics: list[Topic]) -> None:
         if wrong:
             told = "; ".join(f"{name}={found[name]}, expected {wrong[name]}" for name in wrong)
             config = ",".join(f"{name}={value}" for name, value in wrong.items())
-            raise TopicMismatchError(
+            misfits.append(
                 f"topic {topic.name} has {told}: run `kafka-configs.sh --bootstrap-server HOST:PORT"
                 f" --alter --topic {topic.name} --add-config {config}`"
             )
+    if misfits:
+        raise TopicMismatchError("; ".join(misfits))

@@ -43,21 +43,23 @@ def test_other_partition_count_is_refused_with_both_numbers(settings: Settings) 
         create_topics(settings.model_copy(update={"partitions": 8}))
 
 
-def test_changelog_without_compaction_is_refused(settings: Settings) -> None:
-    changelog = users_changelog(settings)
+def test_topics_without_compaction_are_refused(settings: Settings) -> None:
+    misfits = {settings.topic("recommendations"), users_changelog(settings)}
     with admin(settings) as client:
         spec = {
             "num_partitions": 4,
             "replication_factor": 1,
             "configs": {"cleanup.policy": "delete"},
         }
-        client.create_topics({changelog: spec})
-        client.wait_for_topics([changelog])
-    with pytest.raises(TopicMismatchError, match=r"cleanup\.policy=delete, expected compact"):
+        client.create_topics(dict.fromkeys(misfits, spec))
+        client.wait_for_topics([*misfits])
+    with pytest.raises(TopicMismatchError) as refusal:
         create_topics(settings)
+    for name in misfits:  # all of them at once
+        assert f"topic {name} has cleanup.policy=delete, expected compact" in str(refusal.value)
     with admin(settings) as client:
         present = set(client.list_topics())
-    assert present.isdisjoint({t.name for t in topics_of(settings)} - {changelog})
+    assert present.isdisjoint({t.name for t in topics_of(settings)} - misfits)
 
 
 def test_a_topic_without_what_is_only_advised_fits(settings: Settings) -> None:
