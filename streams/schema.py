@@ -26,7 +26,9 @@ class Schema:
     def refusal(self, found: object) -> str:
         """Return why a map of this version cannot be read and what to do; empty if it can."""
         if type(found) is not int or found < 1:
-            return f"v={found!r} is no schema version"
+            # What else it may be can be nested deeper than Python can show it.
+            shown = repr(found) if isinstance(found, str | int | float) else type(found).__name__
+            return f"v={shown} is no schema version"
         if found > self.version:
             return (
                 f"{self.name} of schema version {found}, newer than {self.version}, the newest that"

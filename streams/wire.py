@@ -142,23 +142,12 @@ def decode_item(value: bytes | None, *, key: bytes | None) -> Item:
     Raises:
         MalformedRecordError: the record can never be applied.
     """
-    if value is None and key:
-        return Item(item=_id_of({"item": _text_of_key(key)}, "item"), active=False)
-    fields = _decode_map(value, schema.ITEM)
-    if "item" not in fields and key:
-        fields["item"] = _text_of_key(key)
-    active = fields.get("active", True)
-    if not isinstance(active, bool):
-        raise MalformedRecordError("wrong_type", "active must be true or false")
-    return Item(
-        item=_id_of(fields, "item"),
-        title=_text_of(fields, "title"),
-        categories=_categories_of(fields.get("categories")),
-        price=_price_of(fields.get("price")),
-        text=_text_of(fields, "text"),
-        vectors=vectors_of(fields.get("vectors")),
-        active=active,
-    )
+    try:
+        return _item_of(value, key)
+    except MalformedRecordError:
+        raise
+    except Exception as exc:  # as with events: it would be raised at every start
+        raise MalformedRecordError("undecodable", f"{type(exc).__name__}: {exc}") from exc
 
 
 def decode_recommendation(value: bytes | None) -> Recommendation:
@@ -190,6 +179,26 @@ def decode_recommendation(value: bytes | None) -> Recommendation:
 def record_time_ms(timestamp_ms: int | None, *, now_ms: int) -> int:
     """Return when a record was written: now, if it does not say, or names a time to come."""
     return min(timestamp_ms, now_ms) if timestamp_ms and timestamp_ms > 0 else now_ms
+
+
+def _item_of(value: bytes | None, key: bytes | None) -> Item:
+    if value is None and key:
+        return Item(item=_id_of({"item": _text_of_key(key)}, "item"), active=False)
+    fields = _decode_map(value, schema.ITEM)
+    if "item" not in fields and key:
+        fields["item"] = _text_of_key(key)
+    active = fields.get("active", True)
+    if not isinstance(active, bool):
+        raise MalformedRecordError("wrong_type", "active must be true or false")
+    return Item(
+        item=_id_of(fields, "item"),
+        title=_text_of(fields, "title"),
+        categories=_categories_of(fields.get("categories")),
+        price=_price_of(fields.get("price")),
+        text=_text_of(fields, "text"),
+        vectors=vectors_of(fields.get("vectors")),
+        active=active,
+    )
 
 
 def _decode_map(

@@ -258,6 +258,6 @@ def test_a_version_before_the_last_is_refused_and_the_text_says_what_to_do() -> 
     assert "run the release before this one in between" in kind.refusal(1)
 
 
-@pytest.mark.parametrize("version", ["1", 1.0, None, True, 0, -1])
+@pytest.mark.parametrize("version", ["1", 1.0, None, True, 0, -1, [1], {"1": 1}])
 def test_what_is_no_version_is_refused(version: object) -> None:
     assert "no schema version" in schema.EVENT.refusal(version)

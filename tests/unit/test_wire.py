@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.streams import wire
 from headrace.streams.dead_letters import dead_letter_headers
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.wire import (
@@ -341,6 +342,23 @@ def test_recommendation_without_a_field_is_refused(field: str) -> None:
     fields = msgpack.unpackb(encode(RECOMMENDATION))
     with pytest.raises(MalformedRecordError, match=field):
         decode_recommendation(msgpack.packb({k: v for k, v in fields.items() if k != field}))
+
+
+@pytest.mark.parametrize("name", ["v", "title", "price", "active", "categories", "vectors"])
+def test_item_is_refused_however_deep_a_field_of_it_is(name: str) -> None:
+    fields = b"\x82" + msgpack.packb("item") + msgpack.packb("i") + msgpack.packb(name)
+    for depth in range(10, 1_030, 10):  # msgpack's own limit is 1,024
+        with pytest.raises(MalformedRecordError):
+            decode_item(fields + b"\x91" * depth + b"\x90", key=None)
+
+
+def test_whatever_reading_an_item_raises_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(wire, "vectors_of", fail)
+    with pytest.raises(MalformedRecordError, match="undecodable: RecursionError: too deep"):
+        decode_item(b'{"item": "i"}', key=None)
 
 
 def outcome_of(read: Callable[[bytes], object], value: bytes) -> str:
