@@ -70,9 +70,11 @@ def fitting(letter: DeadLetter) -> tuple[bytes | None, bytes | None, Headers]:
     while sum(sizes.values()) > LARGEST_DEAD_LETTER_BYTES:
         omitted.append(max(sizes, key=lambda part: sizes[part]))
         del sizes[omitted[-1]]
+    key = letter.key if "key" in sizes else None
+    value = value if "value" in sizes else None
     return (
-        letter.key if "key" in sizes else None,
-        value if "value" in sizes else None,
+        key,
+        b"" if key is None and value is None else value,  # aiokafka sends none that has neither
         [
             *(letter.headers if "headers" in sizes else []),
             *letter.coordinates,

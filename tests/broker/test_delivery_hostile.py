@@ -84,10 +84,11 @@ def test_hostile_records_are_set_aside_and_the_worker_goes_on_within_its_memory(
         mangler = KafkaProducer(bootstrap_servers=settings.bootstrap)
         mangler.send(topic, good("mangled"), b"ann", [(Mangled("name"), b"")], 1).get(10)
         mangler.close()
+        sender.produce(topic, key=None, value=None, partition=1)
         sender.produce(topic, key=b"ann", value=good("last"), partition=1)
         sender.flush()
 
-        watcher.until(lambda: len(watcher.dead_letters) == 4, "a dead letter for each")
+        watcher.until(lambda: len(watcher.dead_letters) == 5, "a dead letter for each")
         watcher.until(
             lambda: watcher.last_lists()[1, b"ann"].items == ("last", "first"), "the last list"
         )
@@ -99,6 +100,7 @@ def test_hostile_records_are_set_aside_and_the_worker_goes_on_within_its_memory(
         (b"2", b"too_large"),
         (b"3", b"missing_field"),
         (b"4", b"undecodable"),
+        (b"5", b"empty"),
     }
     omitted = {t["headrace.offset"]: t.get("headrace.omitted") for t in told}
-    assert omitted == {b"1": None, b"2": b"key", b"3": b"headers", b"4": None}
+    assert omitted == {b"1": None, b"2": b"key", b"3": b"headers", b"4": None, b"5": None}

@@ -54,6 +54,7 @@ class FakeProducer:
         return self._sent((topic, partition, *batch.records))
 
     async def send(self, topic: str, **record: Any) -> asyncio.Future[None]:
+        assert (record["key"], record["value"]) != (None, None), "Need at least one: key or value"
         return self._sent((topic, *record.values()))
 
     def _sent(self, record: tuple[Any, ...]) -> asyncio.Future[None]:
@@ -140,6 +141,14 @@ def test_a_dead_letter_keeps_its_coordinates_whatever_else_does_not_fit() -> Non
         ("headrace.omitted", b"headers"),
         ("headrace.omitted", b"key"),
     ]
+
+
+@pytest.mark.parametrize("value", [None, bytes(LARGEST_DEAD_LETTER_BYTES + 1)])
+def test_a_dead_letter_without_key_and_value_can_be_sent(value: bytes | None) -> None:
+    (*_, sent) = write(
+        FakeProducer(), [DeadLetter(reason="empty", key=None, value=value, headers=[])]
+    )
+    assert sent[1:3] == (None, b"")
 
 
 def test_a_record_that_the_broker_refuses_is_an_error() -> None:
