@@ -50,6 +50,18 @@ def test_the_largest_event_takes_little_memory_whatever_it_is_filled_with(filler
     assert most < 16_000_000
 
 
+def test_what_is_kept_of_an_event_takes_no_more_than_its_bytes() -> None:
+    # A micro-batch holds thousands, for as long as lists are made.
+    head = b"\x83\xa4user\xa1u\xa4item\xa1i\xa7context\x81\xa1a\xdc"
+    value = head + (65_000).to_bytes(2, "big") + b"\x90" * 65_000
+    tracemalloc.start()
+    event = decode_event(value, key=None, record_time_ms=0)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert event.item == "i"
+    assert kept < len(value)
+
+
 @pytest.mark.parametrize("opening", [b"\x91", b"\x81\xa1a", b"["])
 def test_nesting_is_refused_before_it_is_deep(opening: bytes) -> None:
     for depth in (1_000, 20_000):

@@ -52,6 +52,9 @@ contexts = st.dictionaries(
     st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)),
     max_size=4,
 )
+told = st.dictionaries(
+    st.text(), st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(), max_size=4
+)
 events = st.builds(
     Event,
     user=ids,
@@ -60,7 +63,7 @@ events = st.builds(
     action=st.text(min_size=1, max_size=64),
     event_id=st.none() | ids,
     rec_id=st.none() | ids,
-    context=contexts,
+    context=told,
 )
 items = st.builds(
     Item,
@@ -174,6 +177,13 @@ def test_of_a_key_named_twice_the_last_counts() -> None:
 def test_ids_are_compared_byte_by_byte() -> None:
     composed, combined = (decode(as_json(VALID | {"user": u})) for u in ("\u00e9", "e\u0301"))
     assert composed.user != combined.user
+
+
+def test_of_a_context_words_whole_numbers_and_truths_are_kept() -> None:
+    kept = {"device": "phone", "party": 3, "member": True}
+    others = {"price": 1.5, "none": None, "list": [1], "map": {"a": 1}}
+    for write in (as_json, msgpack.packb):
+        assert decode(write(VALID | {"context": others | kept})).context == kept
 
 
 def test_value_outranks_key() -> None:
