@@ -23,6 +23,7 @@ from headrace.streams.record_batches import VALUE_LIMIT_BYTES, Unreadable
 # Actions that need no item: an event asks to forget its user, or to make their list anew.
 FORGET, REFRESH = "forget", "refresh"
 MAX_ID_BYTES = 256  # longer ids are almost always a whole payload in the wrong field
+MAX_REC_ID_BYTES = MAX_ID_BYTES + 32  # a user's id, a partition and an offset: see ``rec_id_of``
 SHORT_ID = MAX_ID_BYTES // 4  # so many characters always fit: in UTF-8 one takes at most 4 bytes
 MAX_VALUE_BYTES = VALUE_LIMIT_BYTES  # the broker's own default limit (message.max.bytes)
 MAX_EVENT_BYTES = 65_536  # 64 kB of empty lists are 4 MB when read, and a micro-batch has hundreds
@@ -130,8 +131,8 @@ def decode_event(value: bytes | None, *, key: bytes | None, record_time_ms: int)
         item="" if action in (FORGET, REFRESH) else _id_of(fields, "item"),
         time_ms=_time_of(fields.get("time_ms", record_time_ms), record_time_ms),
         action=action,
-        event_id=_optional_text(fields, "event_id") if "event_id" in fields else None,
-        rec_id=_optional_text(fields, "rec_id") if "rec_id" in fields else None,
+        event_id=_optional_text(fields, "event_id"),
+        rec_id=_optional_text(fields, "rec_id", at_most=MAX_REC_ID_BYTES),
         # What else may stand there says nothing of the event, and can take 60 times its bytes.
         context={name: told for name, told in context.items() if isinstance(told, str | int)},
     )
@@ -237,7 +238,7 @@ def _text_of_key(key: bytes) -> str:
         raise MalformedRecordError("undecodable", "the key is not UTF-8") from exc
 
 
-def _id_of(fields: Mapping[str, Any], name: str) -> str:
+def _id_of(fields: Mapping[str, Any], name: str, *, at_most: int = MAX_ID_BYTES) -> str:
     value = fields.get(name)
     if type(value) is str and 0 < len(value) <= SHORT_ID:
         return value
@@ -247,8 +248,8 @@ def _id_of(fields: Mapping[str, Any], name: str) -> str:
         raise MalformedRecordError("missing_field", name)
     if not isinstance(value, str):
         raise MalformedRecordError("wrong_type", f"{name} must be text or a whole number")
-    if len(value.encode(errors="replace")) > MAX_ID_BYTES:
-        raise MalformedRecordError("too_large", f"{name} is over {MAX_ID_BYTES} bytes")
+    if len(value.encode(errors="replace")) > at_most:
+        raise MalformedRecordError("too_large", f"{name} is over {at_most} bytes")
     return value
 
 
@@ -275,9 +276,10 @@ def _action_of(value: object) -> str:
     return value
 
 
-def _optional_text(fields: Mapping[str, Any], name: str) -> str | None:
-    value = fields.get(name)
-    return None if value is None else _id_of(fields, name)
+def _optional_text(
+    fields: Mapping[str, Any], name: str, *, at_most: int = MAX_ID_BYTES
+) -> str | None:
+    return None if fields.get(name) is None else _id_of(fields, name, at_most=at_most)
 
 
 def _text_of(fields: Mapping[str, Any], name: str) -> str:

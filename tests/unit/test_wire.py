@@ -20,6 +20,7 @@ from headrace.streams.wire import (
     MAX_CONTEXT,
     MAX_EVENT_BYTES,
     MAX_ID_BYTES,
+    MAX_REC_ID_BYTES,
     MAX_TIME_MS,
     MAX_VALUE_BYTES,
     MAX_VECTOR_WIDTH,
@@ -272,6 +273,8 @@ def test_what_is_no_map_is_refused(value: bytes | None, reason: str) -> None:
         ({"user": "u" * (MAX_ID_BYTES + 1)}, "too_large"),
         ({"item": "é" * (MAX_ID_BYTES // 2 + 1)}, "too_large"),  # two bytes each
         ({"event_id": ""}, "missing_field"),
+        ({"event_id": "e" * (MAX_ID_BYTES + 1)}, "too_large"),
+        ({"rec_id": "r" * (MAX_REC_ID_BYTES + 1)}, "too_large"),
         ({"rec_id": {}}, "wrong_type"),
         ({"time_ms": "now"}, "wrong_type"),
         ({"time_ms": True}, "wrong_type"),
@@ -400,6 +403,13 @@ def test_list_id_is_the_same_for_the_same_record() -> None:
     assert rec_id_of("u", source) == "u-1-7"
     assert rec_id_of("u", replace(source, time_ms=99)) == "u-1-7"
     assert rec_id_of("u", replace(source, offset=8)) != rec_id_of("u", source)
+
+
+@pytest.mark.parametrize("user", ["u" * MAX_ID_BYTES, "\u00e9" * (MAX_ID_BYTES // 2)])
+def test_the_id_of_any_list_is_taken_back_with_an_event(user: str) -> None:
+    source = replace(RECOMMENDATION.source, partition=2**31 - 1, offset=2**63 - 1)
+    event = Event(user=user, item="i", time_ms=5, rec_id=rec_id_of(user, source))
+    assert decode(encode(event)) == event
 
 
 def test_dead_letter_says_why_and_where_from() -> None:
