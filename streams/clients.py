@@ -223,6 +223,7 @@ def broadcast_consumer(settings: Settings, topics: Sequence[str]) -> Iterator[An
         enable_auto_commit=False,
         auto_offset_reset="earliest",  # for an offset that retention removed
         fetch_max_wait_ms=100,  # a delta is waited for by every list after it
+        isolation_level="read_committed",
     ) as consumer:
         for topic in topics:
             _require_topic(topic, [topic] if consumer.partitions_for_topic(topic) else [])

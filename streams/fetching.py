@@ -36,6 +36,7 @@ class IntakeThread(driver.AIOKafkaConsumerThread):
     def _create_consumer(self, loop: asyncio.AbstractEventLoop) -> Any:
         consumer = super()._create_consumer(loop)
         consumer._fetch_max_wait_ms, consumer._fetch_min_bytes = AT_ONCE
+        consumer._isolation_level = "read_committed"  # Faust has it with transactions of its own
         return consumer
 
     async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:

@@ -44,6 +44,7 @@ def test_a_fetch_answers_sooner_and_with_less_than_faust_lets_it(tmp_path: Path)
         ours = thread._create_consumer(loop)
         assert stock._fetch_max_wait_ms > ours._fetch_max_wait_ms == AT_ONCE.longest_ms
         assert stock._fetch_min_bytes == ours._fetch_min_bytes == AT_ONCE.bytes
+        assert ours._isolation_level == "read_committed"
         assert ours._max_poll_records == FETCHED_RECORDS
         stock._closed = ours._closed = True  # neither was started
 
