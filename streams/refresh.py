@@ -130,12 +130,12 @@ class Refresher:
         is_news = np.array(
             [not live.knows(work[o].source.partition, offset) for o, offset, _ in events], np.bool_
         )
+        is_source = np.array([offset == work[o].source.offset for o, offset, _ in events], np.bool_)
         told: list[Ranks] = []
-        judged: list[dict[str, int]] = [{} for _ in work]  # a user's last, for their list
+        judged: list[dict[str, int]] = [{} for _ in work]  # of the event that the list answers
         for tasks, (owners, ranks) in zip((by_shown, folded.is_task), parts, strict=True):
-            rows = np.flatnonzero(is_news[tasks])
-            told.append({name: r[rows] for name, r in ranks.items()})
-            for row in rows if ranks else ():
+            told.append({name: r[is_news[tasks]] for name, r in ranks.items()})
+            for row in np.flatnonzero((is_news & is_source)[tasks]) if ranks else ():
                 judged[owners[row]] = {
                     name: int(r[row]) for name, r in ranks.items() if r[row] < MISS
                 }

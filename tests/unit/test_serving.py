@@ -106,6 +106,18 @@ def test_a_list_says_where_the_last_item_had_stood(tmp_path: Path) -> None:
     assert judged["popularity"] <= 10
 
 
+@pytest.mark.parametrize(("item", "action"), [("item-9", "impression"), ("item-7", "click")])
+def test_a_list_says_nothing_of_an_event_before_the_one_it_answers(
+    tmp_path: Path, item: str, action: str
+) -> None:
+    shop = Shop(tmp_path).at_work()
+    (before,) = shop.serving.process([work("ann", *CLICKS)])
+    seen, last = event("ann", "item-7", 10), event("ann", item, 11, action=action)
+    (after,) = shop.serving.process([work("ann", seen, last, state=before.state)])
+    assert list_of(after).judged == {}
+    assert len(shop.serving._window) == len(CLICKS) + 1  # the gauges take all into account
+
+
 @pytest.mark.parametrize("shown_lists", [0, 10])
 def test_where_an_item_had_stood_is_not_told_of_an_event_that_the_model_knows(
     tmp_path: Path, shown_lists: int
