@@ -75,7 +75,7 @@ class Settings(BaseSettings):
         description="A worker whose rebalance or recovery lasts longer ends itself.",
     )
     pause_limit_s: float = Field(
-        2.0, gt=0, description="A worker that was stopped for longer ends itself: it may be stale."
+        2.0, ge=1, description="A worker that was stopped for longer ends itself: it may be stale."
     )
     compression: Literal["none", "gzip", "lz4", "zstd"] = Field(
         "none", description="Compression of what the roles write."

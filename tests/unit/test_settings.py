@@ -120,7 +120,7 @@ def test_unknown_line_in_the_file_names_the_nearest(tmp_path: Path) -> None:
         ("group", "shop/1"),
         ("group_instance_id", "worker 1"),
         ("session_timeout_s", 5.9),
-        ("pause_limit_s", 0),
+        ("pause_limit_s", 0.9),  # a role that runs looks every 0.2 s, or a little later
         ("compression", "rar"),
         ("list_length", 201),
         ("log_level", "loud"),
