@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from kafka.admin import ConfigResource
 
 from headrace.streams.clients import admin, outbox
+from headrace.streams.errors import MalformedRecordError
 from headrace.streams.settings import Settings
 from headrace.streams.topics import users_changelog
 from headrace.streams.wire import FORGET, Event, decode_event, encode
@@ -26,7 +27,10 @@ def ask_to_forget(settings: Settings, users: Sequence[str]) -> int:
     now_ms = int(time.time() * 1000)
     values = {}
     for user in users:
-        values[user] = encode(Event(user=user, item="", action=FORGET, time_ms=now_ms))
+        try:
+            values[user] = encode(Event(user=user, item="", action=FORGET, time_ms=now_ms))
+        except UnicodeEncodeError:  # bytes of the command line that are no text
+            raise MalformedRecordError("undecodable", f"user {user!a} is not UTF-8") from None
         decode_event(values[user], key=None, record_time_ms=now_ms)
     with outbox(settings, settings.topic("events")) as box:
         partitions = box.partitions()

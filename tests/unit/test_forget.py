@@ -1,5 +1,7 @@
 """Asking to forget: who can be asked for, and how long is said in words."""
 
+import os
+
 import pytest
 
 from headrace.streams.broker import free_port
@@ -25,7 +27,7 @@ def test_limits_are_said_in_words(value: str | None, words: str) -> None:
     assert _in_words(value) == words
 
 
-@pytest.mark.parametrize("user", ["", "u" * 257])
+@pytest.mark.parametrize("user", ["", "u" * 257, os.fsdecode(b"\xff")])
 def test_what_can_be_no_user_is_refused_before_anything_is_sent(user: str) -> None:
     silent = Settings(bootstrap=f"127.0.0.1:{free_port()}")
     with pytest.raises(MalformedRecordError, match="user"):
