@@ -305,8 +305,21 @@ def load(flags: Mapping[str, Any] | None = None, *, file: str | None = None) -> 
         _check_name(name)
     for name in from_environment:
         _check_name(name, shown=f"{PREFIX}{name.upper()}")
+    return _checked(from_file | _read_environment() | given)
+
+
+def changed(settings: Settings, **changes: Any) -> Settings:
+    """Return the settings with some of them changed.
+
+    Raises:
+        SettingsError: a value is out of range; the text names the fix.
+    """
+    return _checked(dict(settings) | changes)
+
+
+def _checked(given: Mapping[str, Any]) -> Settings:
     try:
-        return Settings(**(from_file | _read_environment() | given))
+        return Settings(**given)
     except ValidationError as exc:
         raise SettingsError(_explain(exc)) from None
 

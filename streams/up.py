@@ -16,7 +16,7 @@ from headrace.streams.errors import RoleFailedError
 from headrace.streams.guards import EXIT_REFUSED, EXIT_WRONG
 from headrace.streams.logs import start_logging
 from headrace.streams.security import SECRETS
-from headrace.streams.settings import PREFIX, Settings
+from headrace.streams.settings import PREFIX, Settings, changed
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +102,9 @@ def workers_of(settings: Settings, n: int) -> dict[str, Settings]:
 
     Each has a port of its own, from ``adapt_port`` on without ``learn_port``, and a name of its own
     in the group where it has one.
+
+    Raises:
+        SettingsError: there are not so many ports, or the name is too long for a number behind it.
     """
     if n == 1:
         return {"adapt": settings}
@@ -109,8 +112,8 @@ def workers_of(settings: Settings, n: int) -> dict[str, Settings]:
     free = (port for port in count(first) if port != settings.learn_port)
     ports = islice(free, n) if first else [0] * n
     return {
-        f"adapt-{number}": settings.model_copy(
-            update={"adapt_port": port, "group_instance_id": member and f"{member}-{number}"}
+        f"adapt-{number}": changed(
+            settings, adapt_port=port, group_instance_id=member and f"{member}-{number}"
         )
         for number, port in enumerate(ports, 1)
     }

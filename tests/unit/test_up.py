@@ -11,7 +11,7 @@ import pytest
 
 from headrace.streams import up
 from headrace.streams.child import Child
-from headrace.streams.errors import RoleFailedError
+from headrace.streams.errors import RoleFailedError, SettingsError
 from headrace.streams.settings import Settings, load
 from headrace.streams.up import (
     FIRST_PAUSE_S,
@@ -139,6 +139,18 @@ def test_workers_have_ports_and_names_of_their_own() -> None:
     any_port = workers_of(Settings(adapt_port=0), 2).values()
     assert [(one.adapt_port, one.group_instance_id) for one in any_port] == [(0, ""), (0, "")]
     assert workers_of(settings, 1) == {"adapt": settings}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "refused"),
+    [("adapt_port", 65_535, "65536"), ("group_instance_id", "a" * 248, f"'{'a' * 248}-1'")],
+)
+def test_a_worker_whose_settings_would_be_refused_is_not_begun_with(
+    name: str, value: object, refused: str
+) -> None:
+    settings = load({name: value})
+    with pytest.raises(SettingsError, match=f"{name}={refused}"):
+        workers_of(settings, 2)
 
 
 def test_each_worker_runs_and_is_started_again_and_its_process_is_told(
