@@ -56,7 +56,6 @@ def run_adapt(settings: Settings) -> None:
     try:
         adapt.run(settings, serving, readiness=readiness)
     finally:
-        serving.close()
         broadcast.follower.close()
         server.close()
 

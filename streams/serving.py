@@ -32,10 +32,6 @@ logger = logging.getLogger(__name__)
 CONTENDERS = ("adapted", "frozen", "popularity")
 
 
-class ClosedError(RuntimeError):
-    """The role is stopping; what was asked will be replayed."""
-
-
 class Serving:
     """Implements ``engine.Engine``."""
 
@@ -50,7 +46,6 @@ class Serving:
         self._store = ModelStore(settings.store_url, keep=settings.versions_kept)
         self._changed = threading.Condition()
         self._live: Live | None = None
-        self._is_closed = False
         self._n_processing = 0  # compute threads at work
         self._n_changing = 0  # who waits for them to end
         self._window = Window()
@@ -169,12 +164,6 @@ class Serving:
         with self._changing():
             self._refresher.lists.note_item(item)
 
-    def close(self) -> None:
-        """Let go of a computation that waits for the first version."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """Keep compute threads out, once those at work have ended."""
@@ -211,12 +200,9 @@ class Serving:
     def _processing(self) -> Iterator[Live]:
         """Give the version at work, and keep everything as it is."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._is_closed or (self._live is not None and not self._n_changing)
-            )
-            if self._live is None:
-                raise ClosedError("stopped before a model version came")
+            self._changed.wait_for(lambda: self._live is not None and not self._n_changing)
             live = self._live
+            assert live is not None  # once there is one, there always is
             self._n_processing += 1
         try:
             yield live

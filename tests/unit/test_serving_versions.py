@@ -18,7 +18,7 @@ from headrace.streams import refresh
 from headrace.streams.engine import UserWork
 from headrace.streams.errors import CheckpointError
 from headrace.streams.publication import Announcement
-from headrace.streams.serving import ClosedError, Serving
+from headrace.streams.serving import Serving
 from headrace.streams.store import ModelStore, StoredFile
 from headrace.streams.wire import Recommendation
 
@@ -57,21 +57,6 @@ def test_the_compute_thread_waits_for_the_first_version(tmp_path: Path) -> None:
     assert not thread.is_alive()
     assert shop.serving.is_ready()
     assert [one.model_version for one in made] == [1]
-
-
-def test_close_lets_go_of_a_thread_that_waits(tmp_path: Path) -> None:
-    shop, refused = Shop(tmp_path), threading.Event()
-
-    def wait() -> None:
-        with pytest.raises(ClosedError):
-            shop.answer(*CLICKS)
-        refused.set()
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    shop.serving.close()
-    thread.join(LIMIT_S)
-    assert refused.is_set()
 
 
 def test_a_version_of_the_same_epoch_keeps_the_signals_that_moved_on(tmp_path: Path) -> None:
