@@ -111,26 +111,26 @@ class ListMaker:
                 out[row] |= np.isin(items[row], own)
         return out
 
-    def recommendation(
-        self,
-        work: UserWork,
-        ranked: Ranked,
-        model_version: int,
-        now_ms: int,
-        judged: Mapping[str, int],
-    ) -> Recommendation:
-        """Return the record that answers the user's last event."""
-        return Recommendation(
-            user=work.user,
-            rec_id=rec_id_of(work.user, work.source),
-            items=ranked.items,
-            scores=ranked.scores,
-            reasons=ranked.reasons,
-            model_version=model_version,
-            source=work.source,
-            generated_ms=now_ms,
-            judged=judged,
-        )
+
+def recommendation(
+    work: UserWork,
+    ranked: Ranked,
+    model_version: int,
+    now_ms: int,
+    judged: Mapping[str, int],
+) -> Recommendation:
+    """Return the record that answers the user's last event."""
+    return Recommendation(
+        user=work.user,
+        rec_id=rec_id_of(work.user, work.source),
+        items=ranked.items,
+        scores=ranked.scores,
+        reasons=ranked.reasons,
+        model_version=model_version,
+        source=work.source,
+        generated_ms=now_ms,
+        judged=judged,
+    )
 
 
 def _ranked(

@@ -20,7 +20,7 @@ from headrace.model.signals import MEDIUM, most_popular
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import metrics
 from headrace.streams.engine import UserResult, UserWork
-from headrace.streams.lists import ListMaker, MadeLists
+from headrace.streams.lists import ListMaker, MadeLists, recommendation
 from headrace.streams.prequential import (
     Folded,
     accumulate,
@@ -223,7 +223,7 @@ class Refresher:
         return [
             UserResult(
                 one.state,
-                self.lists.recommendation(one, chosen, live.version, now_ms, judgement),
+                recommendation(one, chosen, live.version, now_ms, judgement),
             )
             for one, chosen, judgement in zip(work, lists.ranked, judged, strict=True)
         ]

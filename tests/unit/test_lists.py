@@ -10,7 +10,7 @@ from headrace.streams import lists
 from headrace.streams.actions import index_of
 from headrace.streams.engine import UserWork
 from headrace.streams.learner import Learner
-from headrace.streams.lists import ListMaker, Ranked, left_out
+from headrace.streams.lists import ListMaker, Ranked, left_out, recommendation
 from headrace.streams.prequential import gradient_sums
 from headrace.streams.state import UserState
 from headrace.streams.wire import Item, Source
@@ -182,11 +182,11 @@ def test_an_item_of_the_own_history_is_there_because_of_itself(learner: Learner)
 # ---------------------------------------------------------------------------------------- record
 
 
-def recommendation(source: Source, *, now_ms: int = 1, version: int = 7) -> str:
+def id_of_list(source: Source, *, now_ms: int = 1, version: int = 7) -> str:
     """Return the id of a list that answers a record."""
     work = UserWork("ann", UserState(), [], source)
     made = Ranked(("tea",), (0.5,), ())
-    one = ListMaker(small()).recommendation(work, made, version, now_ms, {"adapted": 3})
+    one = recommendation(work, made, version, now_ms, {"adapted": 3})
     assert (one.user, one.items, one.source, one.judged) == (
         "ann",
         ("tea",),
@@ -201,9 +201,9 @@ def test_a_list_for_the_same_record_has_the_same_id_whenever_it_is_made() -> Non
     source = Source(topic="events", partition=2, offset=9, time_ms=5)
     again = Source(topic="events", partition=2, offset=9, time_ms=5)
     other = Source(topic="events", partition=3, offset=9, time_ms=5)
-    first = recommendation(source)
-    assert recommendation(again, now_ms=99, version=8) == first
-    assert recommendation(other) != first
+    first = id_of_list(source)
+    assert id_of_list(again, now_ms=99, version=8) == first
+    assert id_of_list(other) != first
 
 
 def test_scores_are_finite_numbers_of_python(learner: Learner) -> None:
