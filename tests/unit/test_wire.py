@@ -70,7 +70,7 @@ items = st.builds(
     Item,
     item=ids,
     title=st.text(),
-    categories=st.lists(st.text(), max_size=MAX_CATEGORIES).map(tuple),
+    categories=st.lists(ids | st.just(""), max_size=MAX_CATEGORIES).map(tuple),
     price=st.none() | numbers,
     text=st.text(),
     vectors=st.dictionaries(st.text(), st.lists(numbers, max_size=4).map(tuple), max_size=2),
