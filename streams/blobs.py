@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict, Field, TypeAdapter, with_config
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
 from headrace.streams.errors import CheckpointError
 from headrace.streams.schema import Schema
@@ -78,6 +78,8 @@ def unpack(blob: Blob, kind: Schema) -> tuple[Arrays, dict[str, Any]]:
         views = _views(np.frombuffer(blob, np.uint8, offset=start), header)
         arrays = {name: view.copy() for name, view in views}
         fields = json.loads(arrays.pop(_JSON).tobytes())
+    except ValidationError as exc:
+        raise CheckpointError("not a checkpoint of ours: it does not begin as one") from exc
     except (KeyError, ValueError, OverflowError, RecursionError) as exc:
         raise CheckpointError(f"not a checkpoint of ours: {exc}") from exc
     if not isinstance(fields, dict):

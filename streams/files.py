@@ -81,7 +81,7 @@ def read_events(
         given["context"] = pl.col("context")
     also = [name for name in given if name not in expected]
     table = collect(frame.select(**(stand_ins | given)).select([*expected, *also]), path)
-    as_written = {columns[name]: table[name] for name in expected if name in columns}
+    as_written = {name: table[name].alias(columns[name]) for name in expected if name in columns}
     nested = [name for name in expected if table[name].dtype.is_nested()]
     _refuse_nested([columns[name] for name in nested], path)
     with converting(path):
@@ -151,19 +151,20 @@ def _refuse_nested(nested: Sequence[str], path: str | Path) -> None:
 def _refuse_bad_rows(
     table: pl.DataFrame, as_written: Mapping[str, pl.Series], path: str | Path
 ) -> None:
-    """Refuse events with an unusable value, showing the first with the file's names and values."""
-    ids = pl.col("user", "item").str.len_bytes().is_between(1, MAX_ID_BYTES)
-    is_good = pl.all_horizontal(
-        ids.fill_null(value=False),
-        pl.col("action").str.len_chars().is_between(1, MAX_ACTION_LETTERS).fill_null(value=False),
-        pl.col("time_ms").is_between(0, MAX_TIME_MS).fill_null(value=False),
-    )
-    bad = table.select(is_good.not_().arg_true()).to_series()
+    """Refuse events with an unusable value, showing the first; each value has the file's name."""
+    is_good = table.select(
+        pl.col("user", "item").str.len_bytes().is_between(1, MAX_ID_BYTES),
+        pl.col("action").str.len_chars().is_between(1, MAX_ACTION_LETTERS),
+        pl.col("time_ms").is_between(0, MAX_TIME_MS),
+    ).fill_null(value=False)
+    bad = is_good.select(pl.all_horizontal(pl.all()).not_().arg_true()).to_series()
     if len(bad):
-        first = {name: values[bad[0]] for name, values in as_written.items()}
+        row = int(bad[0])
+        first = {values.name: values[row] for values in as_written.values()}
+        lacking = [values.name for name, values in as_written.items() if not is_good[name][row]]
         raise InputFileError(
             f"{path}: {len(bad)} of {len(table)} rows lack a usable user, item, event or timestamp;"
-            f" the first is row {bad[0] + 1}: {str(first)[:SHOWN_LETTERS]}"
+            f" the first is row {row + 1}, in {', '.join(lacking)}: {str(first)[:SHOWN_LETTERS]}"
         )
 
 

@@ -28,5 +28,7 @@ def main(url: str) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1] if len(sys.argv) > 1 else os.environ["LIVE_URL"])
+    except KeyError:
+        sys.exit("not healthy: name what to ask, as an argument or as LIVE_URL")
     except OSError as exc:  # of urllib, too
         sys.exit(f"not healthy: {exc}")

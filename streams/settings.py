@@ -6,6 +6,7 @@ environment (``HEADRACE_<FIELD>``), flags. An unknown name is an error that name
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -328,9 +329,9 @@ def _read_environment() -> dict[str, Any]:
     try:
         return EnvSettingsSource(Settings)()
     except (PydanticSettingsError, RecursionError) as exc:  # a map is JSON, and this is none
-        raise SettingsError(
-            f'in the environment: {exc}: a map is JSON, such as {{"purchase": 5}}'
-        ) from exc
+        named = re.search(r'field "(\w+)"', str(exc))
+        where = f"{PREFIX}{named[1].upper()}" if named else "a setting in the environment"
+        raise SettingsError(f'{where} is no JSON map, such as {{"purchase": 5}}') from exc
 
 
 def _read_file(path: str | None) -> dict[str, Any]:

@@ -94,6 +94,11 @@ def _typed() -> bytes:
     return sys.stdin.buffer.read()
 
 
+def _shown(name: str) -> str:
+    """Return a column's name, in quotes where it has what a terminal does not show."""
+    return name if name.isprintable() and name == name.strip() else repr(name)
+
+
 def names_of(frame: pl.LazyFrame, path: str | Path) -> list[str]:
     """Return the column names.
 
@@ -148,5 +153,5 @@ def require(missing: list[str], found: list[str], path: str | Path) -> None:
     if missing:
         raise InputFileError(
             f"{path}: missing column{'s' * (len(missing) > 1)} {', '.join(missing)};"
-            f" found {', '.join(found)}"
+            f" found {', '.join(map(_shown, found))}"
         )

@@ -43,6 +43,8 @@ def start_from(learner: Learner, url: str) -> dict[str, torch.Tensor]:
     try:
         with fsspec.open(url, "rb") as file:
             arrays, fields = unpack(file.read(), schema.MODEL)
+    except CheckpointError as exc:
+        raise CheckpointError(f"{url}: {exc}") from exc
     except (ImportError, OSError, ValueError) as exc:
         raise CheckpointError(f"{url} cannot be read: {exc}") from exc
     asked = learner.recommender.meta.config.to_dict()

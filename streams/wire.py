@@ -333,7 +333,9 @@ def vectors_of(value: object) -> dict[str, tuple[float, ...]]:
                 "too_large", f"the vectors have over {MAX_VECTOR_WIDTH} numbers"
             )
         if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
-            raise MalformedRecordError("out_of_range", f"vector {name!r} holds a non-finite number")
+            raise MalformedRecordError(
+                "out_of_range", f"vector {name!r} holds what is no finite number"
+            )
         vectors[str(name)] = tuple(float(x) for x in numbers)
     return vectors
 

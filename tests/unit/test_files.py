@@ -165,7 +165,7 @@ def test_whole_numbers_are_the_same_ids_as_fractions(tmp_path: Path) -> None:
 )
 def test_a_fraction_or_a_truth_is_no_id(tmp_path: Path, ids: list[object], row: int) -> None:
     events = [{"user": "u", "item": i, "event": "view", "timestamp": 1} for i in ids]
-    with pytest.raises(InputFileError, match=rf"e\.jsonl: .* first is row {row}: .*'item': "):
+    with pytest.raises(InputFileError, match=rf"e\.jsonl: .* first is row {row}, in item: "):
         read_events(write(tmp_path, "e.jsonl", "\n".join(map(json.dumps, events))))
     items = [{"item": i} for i in ids]
     with pytest.raises(InputFileError, match=rf"i\.jsonl: row {row} has no usable item: [^N]*$"):
@@ -175,7 +175,7 @@ def test_a_fraction_or_a_truth_is_no_id(tmp_path: Path, ids: list[object], row: 
 def test_a_number_that_a_narrow_fraction_cannot_tell_from_the_next_is_no_id(tmp_path: Path) -> None:
     path, users = tmp_path / "e.parquet", pl.Series([1.0, 2.0**24, 3.0], dtype=pl.Float32)
     EVENTS.with_columns(user=users).write_parquet(path)
-    with pytest.raises(InputFileError, match=r"first is row 2: .*'user': "):
+    with pytest.raises(InputFileError, match=r"first is row 2, in user: "):
         read_events(path)
 
 
@@ -231,8 +231,19 @@ def test_bad_row_is_named(tmp_path: Path, row: str) -> None:
 
 def test_a_bad_row_is_shown_as_it_stands_in_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, "e.csv", "timestamp,event,item,user\nyesterday,view,i,7\n")
-    shown = "row 1: {'user': '7', 'item': 'i', 'event': 'view', 'timestamp': 'yesterday'}"
+    shown = "row 1, in timestamp: {'user': '7', 'item': 'i', 'event': 'view', 'timestamp': 'yest"
     with pytest.raises(InputFileError, match=re.escape(shown)):
+        read_events(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "found"), [("user, item, event", "user, ' item', ' event'"), ("u\0s", r"'u\x00s'")]
+)
+def test_a_name_of_which_a_terminal_does_not_show_all_is_quoted(
+    tmp_path: Path, header: str, found: str
+) -> None:
+    path = write(tmp_path, "e.csv", f"{header}\n")
+    with pytest.raises(InputFileError, match=re.escape(f"found {found}")):
         read_events(path)
 
 

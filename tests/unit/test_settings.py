@@ -99,7 +99,9 @@ def test_variable_that_should_be_a_map_says_how_one_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HEADRACE_LEAVE_OUT", "purchase")
-    with pytest.raises(SettingsError, match=r'a map is JSON, such as \{"purchase": 5\}'):
+    with pytest.raises(
+        SettingsError, match=r'HEADRACE_LEAVE_OUT is no JSON map, such as \{"purchase": 5\}'
+    ):
         load()
 
 
@@ -167,12 +169,6 @@ def test_a_refused_session_is_all_that_is_said_of_it() -> None:
 def test_value_out_of_range_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_PARTITIONS", "0")
     with pytest.raises(SettingsError, match="partitions='0'"):
-        load()
-
-
-def test_map_in_the_environment_must_be_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEADRACE_LEAVE_OUT", "purchase=5")
-    with pytest.raises(SettingsError, match="leave_out"):
         load()
 
 

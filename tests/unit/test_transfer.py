@@ -90,8 +90,8 @@ def test_a_file_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
         start_from(Learner(small()), str(path))
-    path.write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="not a checkpoint"):
+    path.write_bytes(b"user\titem\n" * 100)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: not a checkpoint .* as one$"):
         start_from(Learner(small()), str(path))
 
 
