@@ -96,7 +96,8 @@ class Continual:
 
     def learn(self, events: pl.DataFrame, *, on_progress: Progress = lambda _: None) -> None:
         """Learn a period as the service does, and end with a version."""
-        for block in blocks_of(events, EVENTS_PER_DELTA):
+        # Positions go on: what is not behind a user's last one counts as applied already.
+        for block in blocks_of(events, EVENTS_PER_DELTA, first=self.learner.n_events):
             self.learner.learn(block)
             self._since_version += len(block)
             if self._since_version >= EVENTS_PER_VERSION:

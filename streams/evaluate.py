@@ -259,8 +259,8 @@ def _baselines(events: pl.DataFrame, on_progress: Progress) -> dict[str, Longs]:
     return baseline_ranks(users, items, times_s, on_progress=on_progress)
 
 
-def blocks_of(events: pl.DataFrame, size: int) -> Iterator[Block]:
-    """Cut a stream into blocks of so many events."""
+def blocks_of(events: pl.DataFrame, size: int, *, first: int = 0) -> Iterator[Block]:
+    """Cut a stream, or what of it starts at position ``first``, into blocks of so many events."""
     for start in range(0, len(events), size):
         rows = events_of(events[start : start + size])
-        yield [(event.user, start + i, event) for i, event in enumerate(rows)]
+        yield [(event.user, first + start + i, event) for i, event in enumerate(rows)]

@@ -163,6 +163,15 @@ def test_a_period_is_known_once_it_is_learned() -> None:
     assert (1 / after["frozen"]).mean() > (1 / before["frozen"]).mean()
 
 
+def test_all_that_users_do_when_they_come_back_in_a_later_period_is_learned() -> None:
+    rows = [(p, "ann", item) for p in range(3) for item in ("tea", "milk", f"only in {p}")]
+    first, second = rounds(*rows)
+    model = learner_of(first.learned)
+    model.learn(second.learned)
+    ann = model.learner.users["ann"]
+    assert list(ann.items) == [item for _, _, item in rows[:6]]
+
+
 # ---------------------------------------------------------------------------------- the report
 
 
