@@ -151,11 +151,12 @@ class OuterLoop:
         """Reset what was learned of items whose indexes are about to be given to others."""
         encoder = self.meta.encoder
         gone = torch.from_numpy(indexes[indexes < self.meta.capacity].astype(np.int64))
+        for served in (self.meta, self.published.meta):
+            served.start_anew(gone)
         with torch.no_grad():
             encoder.items[gone] = (
                 torch.randn(len(gone), encoder.items.shape[1]).to(encoder.items) * EMBEDDING_STD
             )
-            encoder.bias[gone] = 0.0
         self._residual.forget(gone.numpy())
 
     def state(self) -> dict[str, Tensor]:

@@ -84,6 +84,13 @@ class MetaParameters(nn.Module):
         self.encoder.bias = nn.Parameter(F.pad(self.encoder.bias.data, (0, capacity - old)))
         self.residual = F.pad(self.residual, (0, capacity - old))
 
+    def start_anew(self, indexes: Tensor) -> None:
+        """Let go of what was learned of items whose indexes become others'."""
+        known = indexes[indexes < self.capacity]
+        with torch.no_grad():
+            for learned in (self.encoder.items, self.encoder.bias, self.residual):
+                learned[known] = 0.0
+
 
 class Prepared(NamedTuple):
     """A micro-batch ready to be scored, on the model's device."""

@@ -169,7 +169,7 @@ def apply_delta(blob: bytes, recommender: Recommender, vocabulary: Vocabulary) -
     """Take over a delta, all of it or nothing; applying it again changes nothing.
 
     1. Read and check everything. 2. Apply: from here on nothing can be refused. Returns whether an
-    index has become another item's.
+    index has become another item's: until the next version, nothing is known of that one.
 
     Raises:
         CheckpointError: the bytes are no delta, or do not fit the model being served.
@@ -191,12 +191,13 @@ def apply_delta(blob: bytes, recommender: Recommender, vocabulary: Vocabulary) -
         raise CheckpointError(f"a delta does not fit: {exc}") from exc
     signals.reserve(n_items)  # 2
     recommender.meta.load_state_dict(small, strict=False)
-    n_replaced = sum([vocabulary.place(index, item) for index, item in new_items])
+    replaced = [index for index, item in new_items if vocabulary.place(index, item)]
+    recommender.meta.start_anew(torch.tensor(replaced, dtype=torch.int64))
     signals.apply_delta(changed)
     signals.content.apply_delta(content)
     recommender.coefficients.apply_delta(fitted)
     signals.refresh_popular(n_items)
-    return n_replaced > 0
+    return bool(replaced)
 
 
 def _decompress(blob: bytes) -> bytes:

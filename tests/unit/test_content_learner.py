@@ -324,6 +324,27 @@ def test_a_worker_that_follows_deltas_knows_what_the_learner_knows() -> None:
         np.testing.assert_array_equal(theirs.cold, ours.cold)
 
 
+def test_an_item_is_judged_and_served_by_nothing_that_was_learned_of_its_index_before() -> None:
+    learner = learned(drawn(60, n_items=10), max_items=16)
+    note(learner, *shop(6))
+    learner.publish_version()
+    old = learner.vocabulary.index("new-0")
+    for meta in (learner.recommender.meta, learner.published.meta):
+        meta.residual[old] = 3.0
+    worker, vocabulary = unpack_model(
+        pack_model(learner.recommender, learner.vocabulary), max_items=16, device="cpu"
+    )
+    learner.new_items = []
+    take(learner, "item-99")
+    assert learner.vocabulary.index("item-99") == old
+    apply_delta(pack_delta(learner.recommender, learner.new_items), worker, vocabulary)
+    for meta in (learner.published.meta, worker.meta):
+        assert (meta.residual[old], meta.encoder.bias[old]) == (0, 0)
+        assert not meta.encoder.items[old].any()
+        assert meta.encoder.items[: old - 1].any(1).all()  # of the others it is kept
+    assert learner.recommender.meta.encoder.items[old].any()  # where it is learned from now on
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
