@@ -18,6 +18,12 @@ def indexes_of(actions: Iterable[str]) -> list[int]:
     return [get(action, 0) for action in actions]
 
 
+def name_of(action: str) -> str:
+    """Return an action's own name where it has another too; any other word is its own."""
+    index = index_of(action)
+    return ACTIONS[index] if index else action
+
+
 def target_of(action: str) -> int | None:
     """Return the number of the action that lists are made for, None if for none in particular."""
     return index_of(action) if action else None

@@ -14,7 +14,7 @@ from headrace.model.recommender import Adapted, Prepared, Recommender
 from headrace.model.scorer import INPUTS
 from headrace.model.speakers import speakers
 from headrace.model.vocabulary import Vocabulary
-from headrace.streams.actions import target_of
+from headrace.streams.actions import name_of, target_of
 from headrace.streams.engine import UserWork
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
@@ -159,9 +159,10 @@ def _ranked(
 
 def left_out(state: UserState, rules: Mapping[str, int]) -> set[str]:
     """Return the user's own items that the rules keep out: the latest so many of each action."""
-    room = dict(rules)
+    room = {name_of(action): n for action, n in rules.items()}
     out = set()
-    for item, action in zip(reversed(state.items), reversed(state.actions), strict=True):
+    for item, called in zip(reversed(state.items), reversed(state.actions), strict=True):
+        action = name_of(called)
         if room.get(action, 0) != 0:
             out.add(item)
             room[action] -= 1  # ALL counts down from -1 and never meets 0

@@ -112,6 +112,14 @@ def test_rules_keep_out_the_latest_so_many_of_each_action(
     assert left_out(DID, rules) == out
 
 
+@pytest.mark.parametrize("rule", ["add_to_cart", "cart"])
+def test_rules_hold_for_an_action_under_both_of_its_names(rule: str) -> None:
+    did = history("a", "b", "c", "d", actions=("cart", "wish", "add_to_cart", "other"))
+    assert left_out(did, {rule: -1}) == {"a", "c"}
+    assert left_out(did, {rule: 1}) == {"c"}
+    assert left_out(did, {"wish": -1}) == {"b"}  # told from other words nobody foresaw
+
+
 def test_rules_hold_for_each_user_by_their_own_history(learner: Learner) -> None:
     bought = history("item-3", "item-5", "item-0", actions=("purchase", "purchase", "click"))
     maker = ListMaker(small(list_length=200, leave_out={"purchase": -1}))
