@@ -2,15 +2,18 @@
 
 They are started by the role, end with it, and see no topic. All is on this machine and over its
 loopback interface, by gloo: what travels is small beside what is computed. They find each other by
-a file in a private folder, for torch's own TCP store would listen on every address.
+a file, for torch's own TCP store would listen on every address. It has no name but that of our open
+descriptor: however the role ends, nothing of it is left.
 
-    python -m headrace.streams.learn_processes RANK FOLDER    with the settings in the environment
+    python -m headrace.streams.learn_processes RANK FILE    with the settings in the environment
 """
 
+import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 
@@ -21,9 +24,12 @@ from headrace.model.losses import Processes
 from headrace.model.parallel import FIRST, RankLostError, SeveralProcesses, compute_forever
 from headrace.model.recommender import MetaParameters
 from headrace.streams.child import Child
+from headrace.streams.guards import EXIT_FAILED, end_process
 from headrace.streams.model_settings import model_config, pick_device
 from headrace.streams.settings import Settings, load
 from headrace.streams.up import child_environment
+
+logger = logging.getLogger(__name__)
 
 LOST_AFTER_S = 60.0  # without an answer; longer than a start takes on a busy machine
 NEVER_S = 10 * 365 * 86_400.0  # a rank waits for the next event; the role's end is its own
@@ -31,8 +37,15 @@ STOP_LIMIT_S = 10.0
 
 
 @contextmanager
-def processes_of(settings: Settings, *, lost_after_s: float = LOST_AFTER_S) -> Iterator[Processes]:
+def processes_of(
+    settings: Settings,
+    *,
+    lost_after_s: float = LOST_AFTER_S,
+    end: Callable[[int], object] = end_process,
+) -> Iterator[Processes]:
     """Start ``learn_processes`` less ours, and end them at the end of the ``with`` block.
+
+    When one of them ends before, so do we.
 
     Raises:
         RankLostError: one of them did not start.
@@ -41,23 +54,40 @@ def processes_of(settings: Settings, *, lost_after_s: float = LOST_AFTER_S) -> I
     if n == 1:
         yield Processes()
         return
-    with tempfile.TemporaryDirectory(prefix="headrace-") as folder, ExitStack() as stack:
+    is_over = threading.Event()
+    with tempfile.TemporaryFile() as meeting, ExitStack() as stack:
+        file = f"/proc/{os.getpid()}/fd/{meeting.fileno()}"
         for rank in range(FIRST + 1, n):
-            command = [sys.executable, "-m", __name__, str(rank), folder]
+            command = [sys.executable, "-m", __name__, str(rank), file]
             child = Child(command, env=child_environment(settings), is_quiet=False)
             stack.callback(child.stop, limit_s=STOP_LIMIT_S)
-        _join(FIRST, n, folder, limit_s=lost_after_s)
-        stack.callback(dist.destroy_process_group)
+            threading.Thread(target=_watch, args=(child, is_over, end), daemon=True).start()
+        stack.callback(is_over.set)  # where they do not meet
+        _join(FIRST, n, file, limit_s=lost_after_s)
+        stack.callback(dist.destroy_process_group)  # which they end of
+        stack.callback(is_over.set)
         yield SeveralProcesses()
 
 
-def _join(rank: int, n: int, folder: str, *, limit_s: float) -> None:
+def _watch(child: Child, is_over: threading.Event, end: Callable[[int], object]) -> None:
+    """End with a child: while no events come, nobody else would notice."""
+    status = child.wait()
+    if not is_over.is_set():
+        logger.error(
+            "ended: a process that computes a part of the gradients has ended with status %d: its"
+            " own lines say why; start the role again",
+            status,
+        )
+        end(EXIT_FAILED)
+
+
+def _join(rank: int, n: int, file: str, *, limit_s: float) -> None:
     """Meet the other ranks; from here on, each waits so long for the others."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     try:
         dist.init_process_group(
             "gloo",
-            init_method=f"file://{folder}/ranks",
+            init_method=f"file://{file}",
             rank=rank,
             world_size=n,
             timeout=timedelta(seconds=limit_s),
@@ -74,10 +104,10 @@ def device_of(settings: Settings, rank: int) -> torch.device:
 
 def main() -> None:
     """Be one of the ranks until the role ends."""
-    rank, folder = int(sys.argv[1]), sys.argv[2]
+    rank, file = int(sys.argv[1]), sys.argv[2]
     settings = load()
     torch.set_num_threads(settings.threads)
-    _join(rank, settings.learn_processes, folder, limit_s=NEVER_S)
+    _join(rank, settings.learn_processes, file, limit_s=NEVER_S)
     meta = MetaParameters(model_config(settings), capacity=1)  # grows to that of the first rank
     with suppress(RankLostError):  # the role has ended
         compute_forever(meta, SeveralProcesses(), device_of(settings, rank))

@@ -1,9 +1,12 @@
 """The outer loop over two processes: the meta-parameters of one, and a clear end."""
 
 import os
+import signal
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from queue import Queue
 
 import numpy as np
 import pytest
@@ -16,6 +19,8 @@ from headrace.model.losses import Processes
 from headrace.model.outer_loop import OuterLoop
 from headrace.model.parallel import RankLostError
 from headrace.model.rehearsal import Tasks
+from headrace.streams import learn_processes
+from headrace.streams.guards import EXIT_FAILED
 from headrace.streams.learn_processes import processes_of
 from headrace.streams.model_settings import model_config
 
@@ -28,6 +33,7 @@ CONFIG = OuterLoopConfig(
     action_weights=(1, 2, 0.5, 0, 3, 1, 1, 1),
 )
 N_TASKS = 20  # at once
+LIMIT_S = 30.0
 LOOPBACK, LISTENS = "0100007F", "0A"  # as /proc/net/tcp has them
 
 
@@ -87,10 +93,32 @@ def test_failing_process_ends_the_step_with_an_error_that_says_so() -> None:
     settings = small(learn_processes=2)
     other = new_loop(model=replace(model_config(settings), width=4))  # of another shape
     tasks = new_tasks(other)
-    with processes_of(settings) as processes:
+    with processes_of(settings, end=lambda _: None) as processes:
         loop = new_loop(model=other.meta.config, processes=processes)
         with pytest.raises(RankLostError, match="has ended or does not answer"):
             loop.learn(tasks, n_items=N_ITEMS)
+
+
+def test_a_process_that_ends_ends_us_though_there_is_nothing_to_learn(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ended = Queue[int]()
+    with processes_of(small(learn_processes=2), end=ended.put):
+        os.kill(further_process(), signal.SIGKILL)
+        assert ended.get(timeout=LIMIT_S) == EXIT_FAILED
+    assert "a process that computes a part of the gradients has ended with status -9" in caplog.text
+
+
+def test_processes_leave_nothing_behind_and_their_end_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ended = Queue[int]()
+    with processes_of(small(learn_processes=3), end=ended.put):
+        assert not [*tmp_path.iterdir()]  # nor if we were killed now
+    assert not [*tmp_path.iterdir()]
+    assert ended.empty()
+    assert not caplog.records
 
 
 def test_processes_listen_on_the_loopback_address_only() -> None:
@@ -99,6 +127,14 @@ def test_processes_listen_on_the_loopback_address_only() -> None:
         new = listening() - before
     assert new
     assert {address for address, _ in new} == {LOOPBACK}
+
+
+def further_process() -> int:
+    """Return the process that computes gradients for this one."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    name = learn_processes.__name__.encode()
+    (found,) = [p for p in children if name in Path(f"/proc/{p}/cmdline").read_bytes()]
+    return int(found)
 
 
 def listening() -> set[tuple[str, str]]:
