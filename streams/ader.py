@@ -29,12 +29,14 @@ from headrace.streams.evaluate import (
     Block,
     Progress,
     blocks_of,
+    serving,
 )
 from headrace.streams.learner import Learner
-from headrace.streams.prequential import judge, served
+from headrace.streams.prequential import judge
 from headrace.streams.settings import Settings
 from headrace.streams.state import NOT_ENGAGED, UserState
 from headrace.streams.transfer import start_from
+from headrace.streams.twin import frozen
 
 Measured = dict[str, dict[str, float]]  # contender to measure to value
 
@@ -129,20 +131,18 @@ class Continual:
 
     def _test(self, block: Block, states: dict[str, UserState]) -> dict[str, Longs]:
         """Rank a block's events, and apply them to their users' states."""
-        settings, recommender = self.learner.settings, self.learner.published
+        recommender, serve = self.learner.published, serving(self.learner.settings)
         owners = {user: i for i, user in enumerate(dict.fromkeys(user for user, _, _ in block))}
         own = [states.setdefault(user, UserState()) for user in owners]
         folded = self.learner.fold_into(own, [(owners[user], at, e) for user, at, e in block])
         judged = judge(recommender, folded, own)
         if judged is None:
             return {}
-        shown = served(
-            recommender, judged, length=settings.list_length, diversity=settings.diversity
-        )
+        contenders = {"adapted": judged, "frozen": frozen(recommender, judged)}
         has_history = judged.tasks.histories.n_events > 0
         return {
-            "adapted": shown.ranks[has_history],
-            "frozen": judged.judgement.ranks[has_history],
+            name: serve(recommender, contender).ranks[has_history]
+            for name, contender in contenders.items()
         }
 
 

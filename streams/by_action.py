@@ -5,15 +5,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
 from headrace.model.arrays import Longs
 from headrace.model.baselines import UNSCORED
 from headrace.model.ranking_metrics import gains_at, hr_at, ndcg_at
-from headrace.model.recommender import Recommender, ranks_of
 from headrace.model.significance import paired_difference
 from headrace.streams.actions import ACTIONS, index_of
-from headrace.streams.prequential import Judged
 from headrace.streams.report import K
 
 PREFIX = "for_"
@@ -28,18 +25,6 @@ def numbers_of(events: pl.DataFrame) -> Longs:
 def names(actions: Sequence[int]) -> list[str]:
     """Return what the lists for each action are called."""
     return [PREFIX + ACTIONS[action] for action in actions]
-
-
-def ranks_for_each(
-    recommender: Recommender, judged: Judged, actions: Sequence[int]
-) -> dict[str, Longs]:
-    """Return where each task's item stood in the list made for each action."""
-    positions, targets = judged.judgement.positions, recommender.meta.targets
-    with torch.no_grad():
-        users = [judged.adapted.towards(targets, action) for action in actions]
-        scores = [recommender.score(judged.prepared, user) for user in users]
-    found = [ranks_of(each, positions) for each in scores]
-    return dict(zip(names(actions), found, strict=True))
 
 
 def parted(ranks: Mapping[str, Longs]) -> tuple[dict[str, Longs], dict[str, Longs]]:

@@ -6,7 +6,8 @@ users share reaches the ranking side as late as in a service with 200 events a s
 
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,23 +15,23 @@ import polars as pl
 import torch
 
 from headrace.model.ablation import remove
-from headrace.model.arrays import Bools, Ints, Longs
+from headrace.model.arrays import Bools, Longs
 from headrace.model.baselines import UNSCORED, baseline_ranks
 from headrace.model.candidates import Candidates, stack
 from headrace.model.recommender import Prepared, Recommender
-from headrace.model.rehearsal import Tasks
 from headrace.streams import by_action, report
+from headrace.streams.actions import ACTIONS
 from headrace.streams.drift import Drift, tell
 from headrace.streams.errors import InputFileError
 from headrace.streams.files import events_of
 from headrace.streams.learner import Learner
-from headrace.streams.list_statistics import ListStatistics, likeliest
+from headrace.streams.list_statistics import ListStatistics
 from headrace.streams.prequential import Folded, Judged, Served, judge, served
 from headrace.streams.report import K, summarise
 from headrace.streams.settings import Settings
 from headrace.streams.state import NOT_ENGAGED
 from headrace.streams.transfer import start_from
-from headrace.streams.twin import Twin, placebo_ranks
+from headrace.streams.twin import Twin, frozen, placebo
 from headrace.streams.wire import Event, Item
 
 Progress = Callable[[int], None]
@@ -62,6 +63,7 @@ class Evaluation:
         self.has_lag = has_lag
         self.seconds = 0.0  # of the model alone, without what it is measured against
         self.n_earlier: list[Longs] = []  # of each block, each event's user's interactions before
+        self._serve = serving(settings)
         self._twin = Twin(self.learner) if has_twin else None
         if self._twin:
             remove(self._twin.outer_loop, without)
@@ -114,23 +116,14 @@ class Evaluation:
         contenders = [*CONTENDERS, *by_action.names(self._actions)]
         ranks = {name: np.full(len(block), UNSCORED, np.int64) for name in contenders}
         if judged is not None:
-            settings = learner.settings
-            shown = served(
-                self.served,
-                judged,
-                length=settings.list_length,
-                diversity=settings.diversity,
-                target_action=settings.target_action,
-            )
-            ranks["adapted"][folded.is_task] = shown.ranks
-            ranks["frozen"][folded.is_task] = judged.judgement.ranks
+            lists = {"adapted": self._serve(self.served, judged)}
         self.seconds += time.perf_counter() - started
         if judged is not None:  # before anything of the block is counted
-            found = by_action.ranks_for_each(self.served, judged, self._actions)
+            lists |= self._others(judged)
             if self._twin:
-                found |= self._compare(self._twin, block, folded, judged, shown)
-            for name, places in found.items():
-                ranks[name][folded.is_task] = places
+                lists |= self._compare(self._twin, block, folded, judged, lists)
+            for name, made in lists.items():
+                ranks[name][folded.is_task] = made.ranks
         started = time.perf_counter()
         learner.absorb(folded, judged.tasks if judged else None, is_counted=not self.has_lag)
         is_version = self._is_version_due(len(block))
@@ -145,29 +138,38 @@ class Evaluation:
             self._twin.outer_loop.publish_delta()
         return ranks
 
-    def _compare(
-        self, twin: Twin, block: Block, folded: Folded, judged: Judged, shown: Served
-    ) -> dict[str, Longs]:
-        """Rank a block's tasks by placebo and twin too, and let the twin learn from them."""
-        placebo = placebo_ranks(self.served, judged, folded.owners[folded.is_task])
-        ranks, tasks = twin.rank(judged)
-        positions = np.array([position for _, position, _ in block])[folded.is_task]
-        is_scored = positions >= self._first_scored
-        self._describe(is_scored, shown.items[:, :K], judged.tasks, tasks)
-        twin.outer_loop.learn(tasks, n_items=len(self.learner.vocabulary))
-        return {"placebo": placebo, "twin": ranks}
+    def _others(self, judged: Judged) -> dict[str, Served]:
+        """Return the lists of a block's tasks before adapting, and those for each action."""
+        found = {"frozen": self._serve(self.served, frozen(self.served, judged))}
+        for name, action in zip(by_action.names(self._actions), self._actions, strict=True):
+            found[name] = self._serve(self.served, judged, target_action=ACTIONS[action])
+        return found
 
-    def _describe(self, is_scored: Bools, adapted: Ints, frozen: Tasks, twin: Tasks) -> None:
-        """Count each contender's lists of a block's scored tasks, all by the served embeddings."""
-        if not is_scored.any():
-            return
-        lists = {
-            "adapted": adapted,
-            "frozen": likeliest(frozen.items, frozen.probabilities, K),
-            "twin": likeliest(twin.items, twin.probabilities, K),
+    def _compare(
+        self,
+        twin: Twin,
+        block: Block,
+        folded: Folded,
+        judged: Judged,
+        lists: Mapping[str, Served],
+    ) -> dict[str, Served]:
+        """Return a block's lists by placebo and twin too, and let the twin learn from the tasks."""
+        others = placebo(self.served, judged, folded.owners[folded.is_task])
+        own = twin.judge(judged)
+        found = {
+            "placebo": self._serve(self.served, others),
+            "twin": self._serve(twin.served, own),
         }
-        for name, made in lists.items():
-            self._lists[name].add(made[is_scored], self.served)
+        positions = np.array([position for _, position, _ in block])[folded.is_task]
+        self._describe(positions >= self._first_scored, {**lists, **found})
+        twin.outer_loop.learn(own.tasks, n_items=len(self.learner.vocabulary))
+        return found
+
+    def _describe(self, is_scored: Bools, lists: Mapping[str, Served]) -> None:
+        """Count each contender's lists of a block's scored tasks, all by the served embeddings."""
+        if is_scored.any():
+            for name, counted in self._lists.items():
+                counted.add(lists[name].items[is_scored, :K], self.served)
 
     def describe_lists(self) -> dict[str, dict[str, float]]:
         """Return what each contender's lists of the scored events are like."""
@@ -257,6 +259,16 @@ def _baselines(events: pl.DataFrame, on_progress: Progress) -> dict[str, Longs]:
     users, items = (events[name].rank("dense").to_numpy() for name in ("user", "item"))
     times_s = events["time_ms"].to_numpy() // 1000
     return baseline_ranks(users, items, times_s, on_progress=on_progress)
+
+
+def serving(settings: Settings) -> partial[Served]:
+    """Return ``served`` by the shop's rules: whatever contender is ranked, they are the same."""
+    return partial(
+        served,
+        length=settings.list_length,
+        diversity=settings.diversity,
+        target_action=settings.target_action,
+    )
 
 
 def blocks_of(events: pl.DataFrame, size: int, *, first: int = 0) -> Iterator[Block]:

@@ -52,12 +52,6 @@ class ListStatistics:
         return {name: round(value, 5) for name, value in told.items()}
 
 
-def likeliest(items: Ints, probabilities: Floats, k: int) -> Ints:
-    """Return the (B, k) most probable of (B, C) items, -1 padded as they are."""
-    places = np.argsort(np.where(items >= 0, -probabilities, 1), axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(items, places, 1)
-
-
 def _distances(lists: Ints, vectors: Floats) -> Floats:
     """Return the mean over pairs of 1 - cosine, of each list with a pair; ``vectors`` (B, K, D)."""
     filled = lists >= 0

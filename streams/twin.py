@@ -3,6 +3,8 @@
 The same model with its inner loop switched off flatters adaptation, for it was trained to be
 adapted. The twin is trained separately without one. The placebo is the adapted model given another
 user's support: what it gains is capacity, not the user.
+
+Each is told as the judged tasks are, with users of its own, so that its lists are made as theirs.
 """
 
 import dataclasses
@@ -13,8 +15,7 @@ import torch
 from headrace.model.arrays import Longs
 from headrace.model.encoder import Encoded
 from headrace.model.outer_loop import OuterLoop
-from headrace.model.recommender import MetaParameters, Recommender, ranks_of
-from headrace.model.rehearsal import Tasks
+from headrace.model.recommender import MetaParameters, Recommender
 from headrace.streams.learner import Learner
 from headrace.streams.prequential import Judged, to_tensors
 
@@ -46,25 +47,38 @@ class Twin:
         """Serve the meta-parameters of now."""
         self.outer_loop.publish_version(len(self._learner.vocabulary))
 
-    def rank(self, judged: Judged) -> tuple[Longs, Tasks]:
-        """Return where the judged items stood for it, and the tasks as it was given them."""
+    @property
+    def served(self) -> Recommender:
+        """What ranks."""
+        return self.outer_loop.published
+
+    def judge(self, judged: Judged) -> Judged:
+        """Return the tasks as they are for it, its users as all start."""
         capacity = self._learner.recommender.meta.capacity
         if self.outer_loop.meta.capacity < capacity:
             self.outer_loop.grow(capacity)
-        tasks, recommender = judged.tasks, self.outer_loop.published
+        tasks, recommender = judged.tasks, self.served
         with torch.no_grad():
             prepared = recommender.prepare(tasks.histories, judged.prepared.candidates)
-            inputs = recommender.initial(prepared).inputs.cpu().numpy()
-            shares = prepared.shares.cpu().numpy()
+            users = recommender.initial(prepared)
         judgement = recommender.judge(prepared, tasks.targets)
         own = dataclasses.replace(
-            tasks, inputs=inputs, probabilities=judgement.probabilities, shares=shares
+            tasks,
+            inputs=users.inputs.cpu().numpy(),
+            probabilities=judgement.probabilities,
+            shares=prepared.shares.cpu().numpy(),
         )
-        return judgement.ranks, own
+        return Judged(own, prepared, users, judgement)
 
 
-def placebo_ranks(recommender: Recommender, judged: Judged, owners: Longs) -> Longs:
-    """Return where each task's item stood for a user adapted to another user's support.
+def frozen(recommender: Recommender, judged: Judged) -> Judged:
+    """Return the users as all start, before any inner step."""
+    with torch.no_grad():
+        return judged._replace(adapted=recommender.initial(judged.prepared))
+
+
+def placebo(recommender: Recommender, judged: Judged, owners: Longs) -> Judged:
+    """Return users each of whom is adapted to another user's support.
 
     ``owners`` is (B,): whose each task is. Alone in the micro-batch, a user is not adapted.
     """
@@ -81,8 +95,7 @@ def placebo_ranks(recommender: Recommender, judged: Judged, owners: Longs) -> Lo
     )
     with torch.no_grad():
         adapted = recommender.adapt(judged.prepared, sums, support=support)
-        scores = recommender.score(judged.prepared, adapted)
-    return ranks_of(scores, judged.judgement.positions)
+    return judged._replace(adapted=adapted)
 
 
 def another(owners: Longs) -> Longs:

@@ -153,6 +153,14 @@ def test_each_period_is_tested_before_it_is_learned() -> None:
     assert [each.period for each in tested] == [1, 2]
 
 
+def test_the_frozen_users_lists_are_as_diverse_as_the_adapted_ones() -> None:
+    (first, _) = rounds_of(stream(DRAWN), "drawn")
+    model = Continual(small(inner_steps=0, diversity=1.0))  # nothing adapts
+    model.learn(first.learned)
+    ranks = model.test(first.tests)
+    assert ranks["adapted"].tolist() == ranks["frozen"].tolist()
+
+
 def test_a_period_is_known_once_it_is_learned() -> None:
     (first, second) = rounds_of(stream(DRAWN), "drawn")
     model = learner_of(first.learned)

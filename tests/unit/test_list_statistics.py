@@ -7,7 +7,7 @@ from outer_loop_samples import N_ITEMS, new_loop
 
 from headrace.model.recommender import Recommender
 from headrace.model.signals import ALL_TIME
-from headrace.streams.list_statistics import ListStatistics, likeliest
+from headrace.streams.list_statistics import ListStatistics
 
 LISTS = np.array([[0, 1, 2], [0, 1, -1], [3, -1, -1]], np.int32)
 
@@ -73,9 +73,3 @@ def test_items_nobody_is_shown_are_not_covered(recommender: Recommender) -> None
 def test_of_no_lists_only_the_coverage_is_known(recommender: Recommender) -> None:
     assert described(recommender, LISTS[:0]) == {"coverage": 0}
     assert ListStatistics().summary(n_items=0) == {}
-
-
-def test_the_likeliest_items_are_listed_and_padding_is_not() -> None:
-    items = np.array([[5, 6, 7, 8], [4, -1, 9, -1]], np.int32)
-    probabilities = np.array([[0.1, 0.6, 0.0, 0.3], [0.4, 0.0, 0.6, 0.0]], np.float32)
-    assert likeliest(items, probabilities, 3).tolist() == [[6, 8, 5], [9, 4, -1]]

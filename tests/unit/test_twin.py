@@ -1,6 +1,9 @@
 """The twin and the placebo: learned apart, adapted to nobody, adapted to somebody else."""
 
+from typing import Any
+
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from stream_samples import drawn, learned, small
@@ -10,15 +13,17 @@ from headrace.model.recommender import MISS
 from headrace.streams.evaluate import Evaluation
 from headrace.streams.learner import Learner
 from headrace.streams.prequential import judge, served
-from headrace.streams.twin import Twin, another, placebo_ranks
+from headrace.streams.twin import Twin, another, placebo
 from headrace.streams.wire import Item
 
 
-def test_model_without_inner_steps_is_its_own_twin() -> None:
-    ranks = Evaluation(
-        small(inner_steps=0, replay_batches=1), events_per_delta=50, events_per_version=100
-    ).run(STREAM)
-    assert ranks["twin"].tolist() == ranks["adapted"].tolist() == ranks["frozen"].tolist()
+@pytest.mark.parametrize("rules", [{}, {"diversity": 1.0}, {"target_action": "purchase"}])
+def test_model_without_inner_steps_is_its_own_twin_under_any_rules(rules: dict[str, Any]) -> None:
+    settings = small(inner_steps=0, replay_batches=1, **rules)
+    events = STREAM.with_columns(pl.Series("action", ["view", "purchase"] * 200))
+    ranks = Evaluation(settings, events_per_delta=50, events_per_version=100).run(events)
+    for name in ("twin", "placebo", "frozen"):
+        assert ranks[name].tolist() == ranks["adapted"].tolist()
     assert (ranks["twin"] < MISS).any()
 
 
@@ -43,9 +48,9 @@ def test_twin_grows_with_the_items() -> None:
     states, folded = learner.fold(wide[:50])
     judged = judge(learner.published, folded, states)
     assert judged is not None
-    ranks, tasks = twin.rank(judged)
+    own = twin.judge(judged)
     assert twin.outer_loop.meta.capacity == learner.recommender.meta.capacity > 1024
-    assert len(ranks) == len(tasks) == len(judged.tasks)
+    assert len(own.judgement.ranks) == len(own.tasks) == len(judged.tasks)
 
 
 def test_twin_forgets_evicted_items_and_what_is_rehearsed_of_them() -> None:
@@ -93,7 +98,8 @@ def test_placebo_gives_each_user_the_support_of_the_other() -> None:
     judged = judge(learner.published, folded, states)
     assert judged is not None
     owners = folded.owners[folded.is_task]
-    placebo = placebo_ranks(learner.published, judged, owners)
-    assert placebo.tolist() != served(learner.published, judged, length=20).ranks.tolist()
-    alone = placebo_ranks(learner.published, judged, np.zeros_like(owners))
-    assert alone.tolist() == judged.judgement.ranks.tolist()
+    others = placebo(learner.published, judged, owners)
+    alone = placebo(learner.published, judged, np.zeros_like(owners))
+    ranks = [served(learner.published, of, length=20).ranks.tolist() for of in (others, alone)]
+    assert ranks[0] != served(learner.published, judged, length=20).ranks.tolist()
+    assert ranks[1] == judged.judgement.ranks.tolist()
