@@ -31,10 +31,11 @@ from headrace.streams.evaluate import (
     blocks_of,
     serving,
 )
+from headrace.streams.files import interactions
 from headrace.streams.learner import Learner
 from headrace.streams.prequential import judge
 from headrace.streams.settings import Settings
-from headrace.streams.state import NOT_ENGAGED, UserState
+from headrace.streams.state import UserState
 from headrace.streams.transfer import start_from
 from headrace.streams.twin import frozen
 
@@ -65,7 +66,7 @@ def rounds_of(events: pl.DataFrame, name: str) -> list[Round]:
     Raises:
         InputFileError: a period is no whole number, or there is only one.
     """
-    events = events.filter(~pl.col("action").is_in(list(NOT_ENGAGED)))
+    events = interactions(events)
     events = events.with_columns(pl.col("period").cast(pl.Int64, strict=False))
     if n_bad := events["period"].null_count():
         raise InputFileError(f"{name}: in {n_bad} rows the period is no whole number")

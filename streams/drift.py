@@ -28,8 +28,8 @@ from headrace.model.arrays import Longs
 from headrace.model.baselines import UNSCORED
 from headrace.model.ranking_metrics import ndcg_at
 from headrace.streams.errors import InputFileError
+from headrace.streams.files import interactions
 from headrace.streams.report import K
-from headrace.streams.state import NOT_ENGAGED
 
 LEVEL = 5_000  # events
 WINDOW = 1_000
@@ -65,7 +65,7 @@ class Drift(NamedTuple):
 
 def permuted(events: pl.DataFrame, *, share: float, seed: int, n_events: int) -> Drift:
     """Return the first ``n_events`` interactions, items permuted from a share of them on."""
-    events = _interactions(events).head(n_events)
+    events = interactions(events).head(n_events)
     start = int(len(events) * share)
     items = events["item"].unique(maintain_order=True)
     others = items.gather(np.random.default_rng(seed).permutation(len(items)))
@@ -104,7 +104,7 @@ def followed(files: Sequence[tuple[str, pl.DataFrame]], *, n_events: int) -> Dri
 
 def _apart(files: Sequence[tuple[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:
     """Return each file's interactions, no user or item in two of them."""
-    tables = {file: _interactions(events) for file, events in files}
+    tables = {file: interactions(events) for file, events in files}
     for number, file in enumerate(tables):
         if number:
             ids = pl.col("user", "item").str.replace("^", f"{number}/")
@@ -165,7 +165,3 @@ def _recovered(moving: Sequence[float], reference: Sequence[float]) -> int | Non
         if 0 < RECOVERED * expected <= level:
             return MOVING + i * WINDOW
     return None
-
-
-def _interactions(events: pl.DataFrame) -> pl.DataFrame:
-    return events.filter(~pl.col("action").is_in(list(NOT_ENGAGED)))

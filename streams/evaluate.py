@@ -23,13 +23,12 @@ from headrace.streams import by_action, report
 from headrace.streams.actions import ACTIONS
 from headrace.streams.drift import Drift, tell
 from headrace.streams.errors import InputFileError
-from headrace.streams.files import events_of
+from headrace.streams.files import events_of, interactions
 from headrace.streams.learner import Learner
 from headrace.streams.list_statistics import ListStatistics
 from headrace.streams.prequential import Folded, Judged, Served, judge, served
 from headrace.streams.report import K, summarise
 from headrace.streams.settings import Settings
-from headrace.streams.state import NOT_ENGAGED
 from headrace.streams.transfer import start_from
 from headrace.streams.twin import Twin, frozen, placebo
 from headrace.streams.wire import Event, Item
@@ -216,7 +215,7 @@ def evaluate(
     ``on_learned``. With ``drift``, ``events`` are its events.
     """
     torch.set_num_threads(settings.threads)
-    events = events.filter(~pl.col("action").is_in(list(NOT_ENGAGED))).head(n_events)
+    events = interactions(events).head(n_events)
     if events.is_empty():
         raise InputFileError(f"{stream} has no interactions, which are what lists are judged by")
 

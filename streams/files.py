@@ -15,6 +15,7 @@ import polars as pl
 
 from headrace.streams.errors import InputFileError, MalformedRecordError
 from headrace.streams.purchases import completejourney
+from headrace.streams.state import NOT_ENGAGED
 from headrace.streams.tables import STDIN, collect, converting, names_of, require, scan
 from headrace.streams.wire import (
     MAX_ACTION_LETTERS,
@@ -94,6 +95,11 @@ def read_events(
         table = table.select(*ids, action, times.alias("time_ms"), *also)
     _refuse_bad_rows(table, as_written, path)
     return table.sort("time_ms", maintain_order=True)
+
+
+def interactions(events: pl.DataFrame) -> pl.DataFrame:
+    """Return what users did with items, without what they were shown, undid or asked for."""
+    return events.filter(~pl.col("action").is_in(list(NOT_ENGAGED)))
 
 
 def events_of(table: pl.DataFrame) -> Iterator[Event]:

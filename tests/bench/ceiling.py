@@ -36,12 +36,11 @@ from headrace.model.session_neighbours import (
     new_sequences,
 )
 from headrace.streams.evaluate import EVENTS_PER_DELTA, EVENTS_PER_VERSION, blocks_of
-from headrace.streams.files import load_events, load_items
+from headrace.streams.files import interactions, load_events, load_items
 from headrace.streams.learner import Learner
 from headrace.streams.prequential import judge, served
 from headrace.streams.report import K
 from headrace.streams.settings import Settings, load
-from headrace.streams.state import NOT_ENGAGED
 
 TREES = 150
 
@@ -151,7 +150,7 @@ def hindsight_ranks(scored: Scored, users: Ints, seed: int) -> Longs:
 def bound(file: str, n_events: int, settings: Settings) -> dict[str, Any]:
     """Return NDCG@10 of what is served, of session neighbours, and of both bounds."""
     events = load_events(file)
-    events = events.filter(~pl.col("action").is_in(list(NOT_ENGAGED))).head(n_events)
+    events = interactions(events).head(n_events)
     users, items = (
         (events[name].rank("dense").to_numpy() - 1).astype(np.int32) for name in ("user", "item")
     )

@@ -17,16 +17,15 @@ import polars as pl
 
 from headrace.model.ranking_metrics import gains_at
 from headrace.streams.evaluate import CONTENDERS, Evaluation
-from headrace.streams.files import load_events, load_items
+from headrace.streams.files import interactions, load_events, load_items
 from headrace.streams.report import Judged, K, adapting, second_half, summarise
 from headrace.streams.settings import load
-from headrace.streams.state import NOT_ENGAGED
 
 
 def run(file: str, seeds: range, n_events: int) -> None:
     """Train and judge once for each seed, then tell all together."""
     events = load_events(file)
-    events = events.filter(~pl.col("action").is_in(list(NOT_ENGAGED))).head(n_events)
+    events = interactions(events).head(n_events)
     users = events["user"].rank("dense").to_numpy()
     n_of_item = events.select(pl.int_range(pl.len()).over("item")).to_series().to_numpy()
     stream, of_seeds = Path(file).name.split(".")[0], []

@@ -22,12 +22,11 @@ import polars as pl
 from headrace.model.baselines import UNSCORED
 from headrace.model.ranking_metrics import ndcg_at
 from headrace.streams.evaluate import EVENTS_PER_DELTA, EVENTS_PER_VERSION, Evaluation
-from headrace.streams.files import completejourney, events_of, load_events, load_items
+from headrace.streams.files import completejourney, events_of, interactions, load_events, load_items
 from headrace.streams.learner import Learner
 from headrace.streams.publication import pack_model
 from headrace.streams.report import K
 from headrace.streams.settings import Settings
-from headrace.streams.state import NOT_ENGAGED
 from headrace.streams.wire import Item
 
 FIRST = (500, 1_000, 2_000, 5_000, 10_000)  # events
@@ -58,7 +57,7 @@ def learned(shop: Shop, n_events: int) -> Learner:
         learner.note(item)
     while learner.place():
         pass
-    events = list(events_of(interactions(shop, n_events)))
+    events = list(events_of(interactions(shop[0]).head(n_events)))
     for at in range(0, len(events), EVENTS_PER_DELTA):
         block = events[at : at + EVENTS_PER_DELTA]
         learner.learn([(event.user, at + i, event) for i, event in enumerate(block)])
@@ -75,11 +74,6 @@ def prepared(shop: Shop, settings: Settings, *, per_version: int, is_matching: b
         evaluation.learner.inheritance = None
     evaluation.know(shop[1])
     return evaluation
-
-
-def interactions(shop: Shop, n: int) -> pl.DataFrame:
-    """Return a shop's first events that are no impressions or returns."""
-    return shop[0].filter(~pl.col("action").is_in(list(NOT_ENGAGED))).head(n)
 
 
 @click.command()
@@ -115,7 +109,7 @@ def main(
         for per_version, start in product(sizes, ("nothing", "ranking", "items")):
             settings = Settings(device="cpu", start_from="" if start == "nothing" else str(model))
             shop = prepared(second, settings, per_version=per_version, is_matching=start == "items")
-            ranks = shop.run(interactions(second, n_events))["adapted"]
+            ranks = shop.run(interactions(second[0]).head(n_events))["adapted"]
             told = {"content": space, "events_per_version": per_version, "start": start}
             inheritance = shop.learner.inheritance
             matched = {"matched": inheritance.n_matched} if inheritance else {}

@@ -24,10 +24,9 @@ from headrace.model.baselines import UNSCORED
 from headrace.model.ranking_metrics import gains_at
 from headrace.model.significance import paired_difference
 from headrace.streams.evaluate import Evaluation
-from headrace.streams.files import load_events, load_items
+from headrace.streams.files import interactions, load_events, load_items
 from headrace.streams.report import K
 from headrace.streams.settings import load
-from headrace.streams.state import NOT_ENGAGED
 from headrace.streams.wire import Item
 
 SETS = {
@@ -64,7 +63,7 @@ def compare(file: str, variants: list[str], n_events: int, seed: int) -> dict[st
     """Return what each variant is worth on the first events of one stream."""
     stream = Path(file).name.split(".")[0]
     events = load_events(file)
-    events = events.filter(~pl.col("action").is_in(list(NOT_ENGAGED))).head(n_events)
+    events = interactions(events).head(n_events)
     items = load_items(file) if file == "completejourney" else []
     users = events["user"].rank("dense").to_numpy()
     usual = run(events, items, "", seed)
