@@ -242,7 +242,7 @@ def evaluate(
             on_learned=learned.append,
             drift=drift,
         )
-    click.echo(json.dumps(report))
+    click.echo(json.dumps(report, allow_nan=False))
     if save:
         write_model(learned[0], save)
     if plot:
@@ -269,7 +269,7 @@ def _evaluate_periods(settings: Settings, file: str) -> None:
         report = ader.evaluate(
             rounds, settings, stream=Path(file).name.split(".")[0], on_progress=advance
         )
-    click.echo(json.dumps(report))
+    click.echo(json.dumps(report, allow_nan=False))
 
 
 @click.command()

@@ -46,7 +46,7 @@ def summarise(judged: Judged) -> dict[str, Any]:
     half = second_half(judged)
     return {
         "scored": len(half.users),
-        "candidate_recall": round(float((half.ranks["frozen"] < MISS).mean()), 4),
+        "candidate_recall": _recall(half.ranks["frozen"]),
         "contenders": {name: _measures(ranks) for name, ranks in half.ranks.items()},
         "cold_items": _of_cold_items(half),
         "by_history": {name: _of_span(half, span) for name, span in EARLIER.items()},
@@ -85,6 +85,10 @@ def adapting(gains: Mapping[str, Doubles], users: Longs, n_earlier: Longs) -> di
             found = paired_difference(gains["adapted"][rows], gains[name][rows], users[rows])
             told.setdefault(f"versus_{name}", {})[part] = found.told()
     return told
+
+
+def _recall(ranks: Longs) -> float | None:
+    return round(float((ranks < MISS).mean()), 4) if len(ranks) else None
 
 
 def _measures(ranks: Longs) -> dict[str, float]:

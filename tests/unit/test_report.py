@@ -1,5 +1,7 @@
 """Reports by arithmetic: of which events, and of whom, a figure speaks."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,15 @@ def test_the_second_half_is_scored_without_repeats() -> None:
 def test_recall_is_the_share_of_events_whose_item_was_a_candidate() -> None:
     told = summarise(judged(np.full(N, 1), np.where(AT % 2, 12, MISS)))
     assert told["candidate_recall"] == 0.5
+
+
+def test_a_stream_of_which_nothing_can_be_scored_makes_a_report_all_the_same() -> None:
+    nothing = np.full(N, UNSCORED)
+    names = ("adapted", "frozen", "twin", "placebo", "popularity")
+    alone = Judged(dict.fromkeys(names, nothing), AT % 2, n_earlier=AT // 2, n_of_item=AT // 10)
+    told = summarise(alone)
+    assert (told["scored"], told["candidate_recall"]) == (0, None)
+    json.dumps(told, allow_nan=False)
 
 
 def test_items_are_cold_for_their_first_three_events() -> None:
