@@ -24,10 +24,18 @@ _OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
     ".gz": lambda path: io.BufferedReader(gzip.GzipFile(path)),
     ".xz": lambda path: io.BufferedReader(lzma.LZMAFile(path)),  # noqa: SIM115 - closed by the caller
 }
+
+
+def _separated(source: Path | io.BytesIO, separator: str, quote: str | None) -> pl.LazyFrame:
+    """Return text as a table, without its blank lines, which Polars takes for rows of nulls."""
+    rows = pl.scan_csv(source, separator=separator, quote_char=quote, infer_schema=False)
+    return rows.filter(~pl.all_horizontal(pl.all().is_null()))
+
+
 _SCANNERS: dict[str, Callable[[Path | io.BytesIO], pl.LazyFrame]] = {
     # Tab-separated text knows no quoting: a title may hold a lone inch sign.
-    ".tsv": lambda source: pl.scan_csv(source, separator="\t", quote_char=None, infer_schema=False),
-    ".csv": lambda source: pl.scan_csv(source, infer_schema=False),
+    ".tsv": lambda source: _separated(source, "\t", None),
+    ".csv": lambda source: _separated(source, ",", '"'),
     ".jsonl": lambda source: pl.scan_ndjson(source, infer_schema_length=None),
     ".parquet": pl.scan_parquet,
 }

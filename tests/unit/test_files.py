@@ -67,6 +67,17 @@ def test_every_format_gives_the_same_events_in_time_order(
     }
 
 
+@pytest.mark.parametrize("name", ["e.csv", "e.tsv"])
+def test_blank_lines_are_no_rows(tmp_path: Path, name: str) -> None:
+    def read(text: str) -> pl.DataFrame:
+        return read_events(write(tmp_path, name, text.replace(",", "," if "csv" in name else "\t")))
+
+    text = "\nuser,item,event,timestamp,note\n\nu,i,view,1,\n\r\n,,,,\nu,j,view,2,\n\n"
+    assert read(text)["item"].to_list() == ["i", "j"]
+    with pytest.raises(InputFileError, match=r"1 of 3 rows .* the first is row 3"):
+        read(f"{text},,,,a note\n")
+
+
 def test_columns_asked_for_come_along_in_the_events_order(tmp_path: Path) -> None:
     path = tmp_path / "events.parquet"
     EVENTS.write_parquet(path)
