@@ -265,18 +265,23 @@ def forget(settings: Settings, users: tuple[str, ...]) -> None:
 
 
 @click.command("dead-letters")
+@click.option("--json", "is_json", is_flag=True, help="One JSON object a line, whole.")
 @with_settings("topic_prefix")
-def dead_letters(settings: Settings) -> None:
+def dead_letters(settings: Settings, is_json: bool) -> None:
     """Print the records that were set aside, with reasons.
+
+    Long ones are cut; --json prints them whole, for a program to mend. A key or value that is no
+    UTF-8 is in key_base64 or value_base64 there.
 
     \b
     Example:  headrace dead-letters
-    Next:     fix what produces them, and publish them again
+              headrace dead-letters --json | jq -r '.value // empty' > mend.jsonl
+    Next:     fix what produces them, and publish them again: headrace produce mend.jsonl
     """
-    from headrace.streams.set_aside import as_text, read_dead_letters
+    from headrace.streams.set_aside import as_json, as_text, read_dead_letters
 
     n_letters = 0
     for letter in read_dead_letters(settings):
-        click.echo(as_text(letter))
+        click.echo(as_json(letter) if is_json else as_text(letter))
         n_letters += 1
     click.echo(f"{n_letters} records set aside", err=True)

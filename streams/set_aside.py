@@ -1,7 +1,9 @@
 """What was set aside, as it is read back from the dead-letter topic and shown to people."""
 
+import base64
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from headrace.streams.clients import reader
@@ -16,7 +18,9 @@ class SetAside:
 
     reason: str
     detail: str
-    source: str  # topic/partition@offset
+    topic: str | None
+    partition: int | None
+    offset: int | None
     key: bytes | None
     value: bytes | None
 
@@ -31,10 +35,21 @@ def read_dead_letters(settings: Settings) -> Iterator[SetAside]:
 def as_text(letter: SetAside) -> str:
     """Return a dead letter for people; bytes that are no text are shown escaped."""
     return (
-        f"{letter.source}  {letter.reason}: {letter.detail}\n"
+        f"{letter.topic}/{letter.partition}@{letter.offset}  {letter.reason}: {letter.detail}\n"
         f"  key   {_readable(letter.key)}\n"
         f"  value {_readable(letter.value)}"
     )
+
+
+def as_json(letter: SetAside) -> str:
+    """Return a dead letter for programs, whole: one JSON object on one line.
+
+    A key or value that is no UTF-8 is in ``key_base64`` or ``value_base64`` instead.
+    """
+    told = asdict(letter)
+    for name in ("key", "value"):
+        told |= _whole(name, told.pop(name))
+    return json.dumps(told)
 
 
 def _set_aside(record: Any) -> SetAside:
@@ -46,10 +61,28 @@ def _set_aside(record: Any) -> SetAside:
     return SetAside(
         reason=headers.get("reason", "unknown"),
         detail=headers.get("detail", "it carries no reason, so it is not from Headrace"),
-        source=f"{headers.get('topic')}/{headers.get('partition')}@{headers.get('offset')}",
+        topic=headers.get("topic"),
+        partition=_number(headers.get("partition")),
+        offset=_number(headers.get("offset")),
         key=record.key,
         value=record.value,
     )
+
+
+def _number(text: str | None) -> int | None:
+    try:
+        return int(text or "")
+    except ValueError:
+        return None
+
+
+def _whole(name: str, data: bytes | None) -> dict[str, str | None]:
+    if data is None:
+        return {name: None}
+    try:
+        return {name: data.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": base64.b64encode(data).decode()}
 
 
 def _readable(data: bytes | None) -> str:

@@ -234,6 +234,16 @@ def test_dead_letters_are_printed_with_reason_and_origin(deployed: Settings) -> 
     out, err = run(deployed, "dead-letters")
     assert out == "shop.events/1@7  undecodable: neither\n  key   u\n  value \\xff\n"
     assert err == "1 records set aside\n"
+    out, _ = run(deployed, "dead-letters", "--json")
+    assert json.loads(out) == {
+        "reason": "undecodable",
+        "detail": "neither",
+        "topic": "shop.events",
+        "partition": 1,
+        "offset": 7,
+        "key": "u",
+        "value_base64": "/w==",
+    }
 
 
 def test_reading_joins_no_group(deployed: Settings) -> None:

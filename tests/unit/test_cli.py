@@ -1,6 +1,8 @@
 """The command line without a broker: help that teaches, flags from settings, errors on one line."""
 
+import base64
 import errno
+import json
 import socket
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from headrace.streams.consume import as_json, as_text
 from headrace.streams.errors import SettingsError
 from headrace.streams.options import is_given, with_settings
 from headrace.streams.set_aside import SetAside
+from headrace.streams.set_aside import as_json as letter_json
 from headrace.streams.set_aside import as_text as letter_text
 from headrace.streams.settings import Settings
 from headrace.streams.wire import Reason, Recommendation, Source
@@ -353,7 +356,9 @@ def test_dead_letter_shows_bytes_that_are_no_text_escaped() -> None:
     letter = SetAside(
         reason="undecodable",
         detail="neither msgpack nor JSON",
-        source="headrace.events/1@7",
+        topic="headrace.events",
+        partition=1,
+        offset=7,
         key=None,
         value=b"\xffa\n" + b"x" * 300,
     )
@@ -362,3 +367,15 @@ def test_dead_letter_shows_bytes_that_are_no_text_escaped() -> None:
         "  key   (none)",
         "  value \\xffa\\n" + "x" * 197 + " ... (303 bytes)",
     ]
+
+
+def test_dead_letter_for_programs_is_whole_on_one_line_of_json() -> None:
+    place = {"topic": "headrace.events", "partition": 1, "offset": 7}
+    why = {"reason": "missing_field", "detail": "no item"}
+    text = '{"user": "Ä"}\n' + "x" * 300
+    line = letter_json(SetAside(**place, **why, key=None, value=text.encode()))
+    assert line.isprintable()
+    assert json.loads(line) == {**why, **place, "key": None, "value": text}
+    told = json.loads(letter_json(SetAside(**place, **why, key=b"", value=b"\xff")))
+    assert told.keys() == {*why, *place, "key", "value_base64"}
+    assert (told["key"], base64.b64decode(told["value_base64"])) == ("", b"\xff")
