@@ -102,11 +102,6 @@ def _typed() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _shown(name: str) -> str:
-    """Return a column's name, in quotes where it has what a terminal does not show."""
-    return name if name.isprintable() and name == name.strip() else repr(name)
-
-
 def names_of(frame: pl.LazyFrame, path: str | Path) -> list[str]:
     """Return the column names.
 
@@ -114,7 +109,11 @@ def names_of(frame: pl.LazyFrame, path: str | Path) -> list[str]:
         InputFileError: the file is not of the format its name says.
     """
     with _in_our_words(path):
-        return frame.collect_schema().names()
+        names = frame.collect_schema().names()
+    # What is no UTF-8 is replaced in names, and refused in rows; UTF-16 is zeros for half of it.
+    if any("\N{REPLACEMENT CHARACTER}" in name or "\0" in name for name in names):
+        raise _not_utf8(path)
+    return names
 
 
 def collect(frame: pl.LazyFrame, path: str | Path) -> pl.DataFrame:
@@ -134,8 +133,14 @@ def _in_our_words(path: str | Path) -> Iterator[None]:
     except OSError as exc:
         raise InputFileError(f"{path}: cannot be read: {exc}") from exc
     except (PolarsError, PanicException) as exc:
+        if "utf-8" in str(exc).lower():
+            raise _not_utf8(path) from exc
         form = _FORMS.get(_kind(Path(path)), _TYPED_FORM)
         raise InputFileError(f"{path}: cannot be read; it must be {form}") from exc
+
+
+def _not_utf8(path: str | Path) -> InputFileError:
+    return InputFileError(f"{path}: it is not UTF-8; save it in that encoding")
 
 
 @contextmanager
@@ -161,5 +166,5 @@ def require(missing: list[str], found: list[str], path: str | Path) -> None:
     if missing:
         raise InputFileError(
             f"{path}: missing column{'s' * (len(missing) > 1)} {', '.join(missing)};"
-            f" found {', '.join(map(_shown, found))}"
+            f" found {', '.join(map(repr, found))}"
         )

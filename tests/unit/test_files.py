@@ -108,7 +108,7 @@ def test_columns_of_a_file_or_a_map_of_typed_events_are_the_context(tmp_path: Pa
 def test_a_column_that_was_asked_for_and_is_missing_is_named(tmp_path: Path) -> None:
     path = tmp_path / "events.parquet"
     EVENTS.write_parquet(path)
-    with pytest.raises(InputFileError, match="missing column period; found extra, user"):
+    with pytest.raises(InputFileError, match="missing column period; found 'extra', 'user'"):
         read_events(path, also=["period"])
     with pytest.raises(InputFileError, match="completejourney: missing column period"):
         load_events("completejourney", also=["period"])
@@ -212,10 +212,10 @@ def test_events_of_a_kind_that_cannot_be_made_text_or_time_are_refused_by_file(
 
 
 def test_missing_columns_are_named_beside_those_found(tmp_path: Path) -> None:
-    path = write(tmp_path, "e.csv", "user,product,when\nu,i,1\n")
+    path = write(tmp_path, "e.csv", "user,product, when\nu,i,1\n")
     with pytest.raises(
         InputFileError,
-        match="missing columns item, event, timestamp; found user, product, when",
+        match="missing columns item, event, timestamp; found 'user', 'product', ' when'",
     ):
         read_events(path)
 
@@ -244,17 +244,6 @@ def test_a_bad_row_is_shown_as_it_stands_in_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, "e.csv", "timestamp,event,item,user\nyesterday,view,i,7\n")
     shown = "row 1, in timestamp: {'user': '7', 'item': 'i', 'event': 'view', 'timestamp': 'yest"
     with pytest.raises(InputFileError, match=re.escape(shown)):
-        read_events(path)
-
-
-@pytest.mark.parametrize(
-    ("header", "found"), [("user, item, event", "user, ' item', ' event'"), ("u\0s", r"'u\x00s'")]
-)
-def test_a_name_of_which_a_terminal_does_not_show_all_is_quoted(
-    tmp_path: Path, header: str, found: str
-) -> None:
-    path = write(tmp_path, "e.csv", f"{header}\n")
-    with pytest.raises(InputFileError, match=re.escape(f"found {found}")):
         read_events(path)
 
 
@@ -305,6 +294,23 @@ def test_a_column_of_lists_or_maps_is_named(tmp_path: Path, column: str, value: 
     row = {"user": "u", "item": "i", "event": "view", "timestamp": 1} | {column: value}
     with pytest.raises(InputFileError, match=f"lists or maps, not text or numbers, in: {column}$"):
         read_events(write(tmp_path, "e.jsonl", json.dumps(row)))
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("e.csv", "user,item,event,timestamp\nü,i,view,1\n"),
+        ("e.tsv", "user\titem\tévent\ttimestamp\nu\ti\tview\t1\n"),
+        ("e.jsonl", '{"user": "ü", "item": "i", "event": "view", "timestamp": 1}\n'),
+    ],
+)
+def test_a_file_in_another_encoding_is_told_so(
+    tmp_path: Path, name: str, text: str, encoding: str
+) -> None:
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    with pytest.raises(InputFileError, match=r"/e\.\w+: it is not UTF-8; save it in that"):
+        read_events(tmp_path / name)
 
 
 def test_absent_file_is_named(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_tab_separated_titles_may_hold_quotes(tmp_path: Path) -> None:
 
 def test_catalogue_needs_an_item_only(tmp_path: Path) -> None:
     assert read_items(write(tmp_path, "i.csv", "item\na\n")) == [Item(item="a")]
-    with pytest.raises(InputFileError, match="missing column item; found sku"):
+    with pytest.raises(InputFileError, match="missing column item; found 'sku'"):
         read_items(write(tmp_path, "j.csv", "sku\na\n"))
     with pytest.raises(InputFileError, match="row 2 has no usable item"):
         read_items(write(tmp_path, "k.csv", "item,title\na,A\n,B\n"))
