@@ -23,7 +23,7 @@ from headrace.model.recommender import MISS
 from headrace.model.significance import paired_difference
 from headrace.streams.engine import UserWork
 from headrace.streams.evaluate import EVENTS_PER_DELTA, EVENTS_PER_VERSION, Block, blocks_of
-from headrace.streams.files import load_events
+from headrace.streams.files import interactions, load_events
 from headrace.streams.learner import Learner
 from headrace.streams.refresh import Live, Refresher
 from headrace.streams.report import K
@@ -97,7 +97,7 @@ def measure(
 ) -> dict[str, object]:
     """Return the figures of one stream."""
     settings = load({"shown_lists": MANY})
-    events = load_events(file).head(n_events)
+    events = interactions(load_events(file)).head(n_events)
     learner = Learner(settings)
     workers = [Worker(settings, minutes) for minutes in (NEVER, *away_minutes)]
     for number, block in enumerate(blocks_of(events, EVENTS_PER_DELTA), 1):
