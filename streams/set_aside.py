@@ -34,8 +34,9 @@ def read_dead_letters(settings: Settings) -> Iterator[SetAside]:
 
 def as_text(letter: SetAside) -> str:
     """Return a dead letter for people; bytes that are no text are shown escaped."""
+    source = f"{letter.topic}/{letter.partition}@{letter.offset}"
     return (
-        f"{letter.topic}/{letter.partition}@{letter.offset}  {letter.reason}: {letter.detail}\n"
+        f"{printable(f'{source}  {letter.reason}: {letter.detail}')}\n"
         f"  key   {_readable(letter.key)}\n"
         f"  value {_readable(letter.value)}"
     )

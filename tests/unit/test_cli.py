@@ -355,7 +355,7 @@ def test_list_for_programs_is_one_line_of_json() -> None:
 def test_dead_letter_shows_bytes_that_are_no_text_escaped() -> None:
     letter = SetAside(
         reason="undecodable",
-        detail="neither msgpack nor JSON",
+        detail="neither msgpack nor \x1b[2JJSON",
         topic="headrace.events",
         partition=1,
         offset=7,
@@ -363,7 +363,7 @@ def test_dead_letter_shows_bytes_that_are_no_text_escaped() -> None:
         value=b"\xffa\n" + b"x" * 300,
     )
     assert letter_text(letter).splitlines() == [
-        "headrace.events/1@7  undecodable: neither msgpack nor JSON",
+        "headrace.events/1@7  undecodable: neither msgpack nor \\x1b[2JJSON",
         "  key   (none)",
         "  value \\xffa\\n" + "x" * 197 + " ... (303 bytes)",
     ]
