@@ -24,6 +24,9 @@ def test_releases_of_learn_follow_each_other_and_no_event_is_learned_twice(
         with roles(settings, "learn", **release) as (learn,):
             publish(settings, events[n_before:][:CHUNK])
             learn.until(lambda m: m.get("events_total") == CHUNK, "what is new, and no more")
+            # 0.1.0 must not be stopped before the version that is due now: it publishes its last
+            # one beside that, and each removes the other's files while they are written.
+            learn.until(lambda m: m.get("checkpoint_duration_seconds_count") >= 2, "a version")
             # A stop publishes what was learned until then.
             assert learn.stop() == 0, learn.child.log_tail()
 
