@@ -102,7 +102,7 @@ class RoleProcess:
 def roles(
     settings: Settings, *names: str, environment: Mapping[str, str] = os.environ
 ) -> Iterator[list[RoleProcess]]:
-    """Run roles, ready, for the length of a ``with`` block."""
+    """Run roles, ready, for the length of a ``with`` block; a failure shows what they logged."""
     with ExitStack() as stack:
         processes = []
         for name in names:
@@ -111,7 +111,12 @@ def roles(
             processes.append(process)
         for process in processes:
             process.until(lambda m: m.get("ready") == 1, "ready", limit_s=START_LIMIT_S)
-        yield processes
+        try:
+            yield processes
+        except BaseException:
+            for process in processes:
+                print(f"{process.role} ({process.child.poll()}):\n{process.child.log_tail()}")
+            raise
 
 
 def shoppers(n_events: int, *, n_users: int = 30, seed: int = 0) -> list[Event]:
