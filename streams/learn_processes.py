@@ -10,6 +10,7 @@ descriptor: however the role ends, nothing of it is left.
 
 import logging
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -108,6 +109,9 @@ def main() -> None:
     settings = load()
     torch.set_num_threads(settings.threads)
     _join(rank, settings.learn_processes, file, limit_s=NEVER_S)
+    # From here on we end with the connection. A stop that is sent to every process of a unit, as
+    # systemd does, is for the role: it still has a version to publish, and events to learn from.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     meta = MetaParameters(model_config(settings), capacity=1)  # grows to that of the first rank
     with suppress(RankLostError):  # the role has ended
         compute_forever(meta, SeveralProcesses(), device_of(settings, rank))

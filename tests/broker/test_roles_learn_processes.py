@@ -39,6 +39,7 @@ def test_role_takes_the_second_process_along(settings: Settings, how: signal.Sig
     with roles(settings, "learn") as (learn,):
         (further,) = further_processes(learn.child.pid)
         handle = os.pidfd_open(further)
+        os.kill(further, signal.SIGTERM)  # as to every process of a unit; the role has not ended
         os.kill(learn.child.pid, how)
         has_ended, _, _ = select.select([handle], [], [], WAIT_LIMIT_S)
         os.close(handle)
