@@ -1,15 +1,15 @@
 """Every metric of both roles, in base units, with few labels.
 
-Each role is its own process and serves this registry on ``/metrics``; a metric that a role does
-not use stays at zero there.
+Each role is its own process and serves on ``/metrics`` what both have and what is its own.
 """
 
 from bisect import bisect_left
 from collections import Counter as Counts
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.registry import Collector
 
 from headrace.streams.errors import Malformation
 
@@ -118,6 +118,11 @@ JUDGED_SHOWN = _counter(
 SERVED_HITS = _counter(
     "attributed_events_total", "Events that carry the rec_id of a list (feedback)."
 )
+OF_ADAPT = (
+    LISTS, REPLAYED, DEAD_LETTERS, MICRO_BATCH_EVENTS, MICRO_BATCH_USERS, STAGE_SECONDS,
+    EVENT_TO_LIST_SECONDS, ADAPT_SECONDS, CPU_SECONDS, DELTAS_APPLIED, DELTA_AGE, STATES_REFUSED,
+    HIT_RATIO, NDCG, CANDIDATE_RECALL, JUDGED_SHOWN, SERVED_HITS,
+)  # fmt: skip
 
 # ----------------------------------------------------------------------------------------- learn
 TASKS = _counter("tasks_total", "Tasks the outer loop has learned from.")
@@ -136,3 +141,13 @@ CONTENT_REFUSED = _counter_by_reason(
 )
 CHECKPOINT_SECONDS = _histogram("checkpoint_duration_seconds", "Wall time to write a checkpoint.")
 CHECKPOINT_BYTES = _gauge("checkpoint_bytes", "Size of the newest checkpoint.")
+OF_LEARN = (
+    TASKS, LEARNED_SHARE, REPLAY_TASKS, OUTER_LOOP_SECONDS, QUERY_LOSS, DELTAS_PUBLISHED,
+    DELTA_BYTES, VERSIONS_PUBLISHED, CONTENT_REFUSED, CHECKPOINT_SECONDS, CHECKPOINT_BYTES,
+)  # fmt: skip
+
+
+def leave_out(others: Iterable[Collector]) -> None:
+    """Serve what this role has, without the other's: at zero, they would lower every average."""
+    for metric in others:
+        REGISTRY.unregister(metric)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from headrace.streams import adapt, http, learn
+from headrace.streams import adapt, http, learn, metrics
 from headrace.streams.access import require_access
 from headrace.streams.broadcast import Broadcast
 from headrace.streams.errors import BrokerRefusedError, BrokerUnreachableError
@@ -40,6 +40,7 @@ def run_adapt(settings: Settings) -> None:
         StreamsError: a topic is missing, or does not fit.
     """
     start_logging(settings)
+    metrics.leave_out(metrics.OF_LEARN)
     token = http.token_of(settings)
     require_access(settings, "adapt")
     serving = Serving(settings, device=pick_device(settings))
@@ -68,6 +69,7 @@ def run_learn(settings: Settings, *, anew: bool = False) -> None:
         StreamsError: a topic is missing, or does not fit, or no version can be read.
     """
     start_logging(settings)
+    metrics.leave_out(metrics.OF_ADAPT)
     token = http.token_of(settings)
     require_access(settings, "learn")
     readiness = Readiness()

@@ -120,6 +120,9 @@ def assert_roles_answer(learn: RoleProcess, adapt: RoleProcess) -> None:
     for process in (learn, adapt):
         assert (process.health("live"), process.health("ready")) == (200, 200)
     metrics = adapt.metrics()
+    of_role = ("headrace_lists_total", ()), ("headrace_learned_share", ())
+    assert [key in metrics.samples for key in of_role] == [True, False]
+    assert [key in learn.metrics().samples for key in of_role] == [False, True]
     assert metrics.get("deltas_applied_total") > 0
     assert metrics.get("candidate_recall") > 0
     # Of the events that came after the deltas most were the next of the ring.

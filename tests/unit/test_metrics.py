@@ -1,8 +1,10 @@
 """Rules of the metrics: names, units, help texts, few labels, buckets around the targets."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -81,6 +83,24 @@ def test_a_counter_by_reason_has_every_reason_from_the_start() -> None:
     for name, reasons in (("dead_letters", Malformation), ("content_refused", ContentRefusal)):
         for reason in get_args(reasons):
             assert f'headrace_{name}_total{{reason="{reason}"}} 0.0\n' in told
+
+
+@pytest.mark.parametrize(("others", "role"), [("OF_LEARN", "adapt"), ("OF_ADAPT", "learn")])
+def test_a_role_serves_what_it_has_alone(others: str, role: str) -> None:
+    # In a process of its own: what is left out here would be missing in other tests.
+    program = (
+        "import prometheus_client; from headrace.streams import metrics\n"
+        f"metrics.leave_out(metrics.{others})\n"
+        "print(*(f.name for f in prometheus_client.REGISTRY.collect()))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+    sections = re.split(r"# -+ (both roles|adapt|learn)\n", Path(metrics.__file__).read_text())
+    of_section = dict(zip(sections[1::2], sections[2::2], strict=True))
+    names = re.findall(r"^([A-Z_]+) = _", of_section["both roles"] + of_section[role], re.M)
+    served = {name for name in told if name.startswith("headrace_")}
+    assert served == {family_name(DECLARED[name]) for name in names}
 
 
 @pytest.mark.parametrize(("name", "labels"), LABELS.items())
