@@ -81,6 +81,9 @@ MODEL_PUBLISHED = _gauge(
 # ----------------------------------------------------------------------------------------- adapt
 LISTS = _counter("lists_total", "Lists written.")
 REPLAYED = _counter("replayed_events_total", "Events skipped because the state held them already.")
+DUPLICATES = _counter(
+    "duplicate_events_total", "Events applied that had come before, with the same event_id."
+)
 DEAD_LETTERS = _counter_by_reason("dead_letters_total", "Records set aside.", Malformation)
 MICRO_BATCH_EVENTS = _histogram(
     "micro_batch_events", "Events in a micro-batch.", buckets=_SIZE_BUCKETS
@@ -119,7 +122,7 @@ SERVED_HITS = _counter(
     "attributed_events_total", "Events that carry the rec_id of a list (feedback)."
 )
 OF_ADAPT = (
-    LISTS, REPLAYED, DEAD_LETTERS, MICRO_BATCH_EVENTS, MICRO_BATCH_USERS, STAGE_SECONDS,
+    LISTS, REPLAYED, DUPLICATES, DEAD_LETTERS, MICRO_BATCH_EVENTS, MICRO_BATCH_USERS, STAGE_SECONDS,
     EVENT_TO_LIST_SECONDS, ADAPT_SECONDS, CPU_SECONDS, DELTAS_APPLIED, DELTA_AGE, STATES_REFUSED,
     HIT_RATIO, NDCG, CANDIDATE_RECALL, JUDGED_SHOWN, SERVED_HITS,
 )  # fmt: skip

@@ -26,7 +26,7 @@ from headrace.model.recommender import (
 from headrace.model.rehearsal import Tasks
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams.actions import index_of, indexes_of, target_of
-from headrace.streams.state import NOT_ENGAGED, UserState
+from headrace.streams.state import UserState
 from headrace.streams.wire import Event
 
 _DECAYS = np.array(GRADIENT_DECAYS, np.float32)
@@ -142,15 +142,14 @@ def fold(
         owners[i] = owner
         actions[i] = index_of(event.action)
         times_s[i] = event.time_ms // 1000
-        if event.action not in NOT_ENGAGED:
-            targets[i] = vocabulary.index(event.item)
-            is_late = most_tasks is None or n_left[owner] <= most_tasks
-            is_task[i] = is_late and (with_repeats or not state.items.ends_with(event.item))
-        n_left[owner] -= 1
-        n_before = state.n_events
+        n_before, is_repeat = state.n_events, state.items.ends_with(event.item)
         state.apply(event, offset=offset, history_length=history_length)
         if state.n_events > n_before:
+            targets[i] = vocabulary.index(event.item)
+            is_late = most_tasks is None or n_left[owner] <= most_tasks
+            is_task[i] = is_late and (with_repeats or not is_repeat)
             columns.append(owner, int(targets[i]), int(times_s[i]), int(actions[i]))
+        n_left[owner] -= 1
     after = [columns.row(owner, state) for owner, state in enumerate(states)]
     return Folded(
         columns.histories(before),

@@ -34,7 +34,7 @@ from headrace.streams.prequential import (
 from headrace.streams.publication import Announcement
 from headrace.streams.settings import Settings
 from headrace.streams.shown_lists import ShownLists, UserKey
-from headrace.streams.state import UserState
+from headrace.streams.state import NOT_ENGAGED, UserState
 
 N_POPULAR = 12  # the first ten, less the item the user had last, and one to spare
 # Of one user's events in a micro-batch, the latest are judged. It shares one list however many they
@@ -114,6 +114,7 @@ class Refresher:
         events = [
             (owner, offset, event) for owner, one in enumerate(work) for offset, event in one.events
         ]
+        n_before = sum(state.n_events for state in states)
         folded = fold(
             states,
             events,
@@ -121,6 +122,9 @@ class Refresher:
             history_length=self._settings.history_length,
             most_tasks=MOST_TASKS,
         )  # 1
+        n_engaged = sum(event.action not in NOT_ENGAGED for _, _, event in events)
+        n_folded = sum(state.n_events for state in states) - n_before
+        metrics.DUPLICATES.inc(n_engaged - n_folded)
         folded_s = time.thread_time()
         by_shown = folded.is_task & np.array([one is not None for one in kept])[folded.owners]
         parts = [self._judge_shown(live, folded, by_shown, kept, states)]  # 2

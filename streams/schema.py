@@ -45,7 +45,7 @@ class Schema:
 EVENT = Schema("event", 2)  # 2 added what needs no item
 ITEM = Schema("item", 1)
 LIST = Schema("list", 1)
-STATE = Schema("state", 2)  # 2 added the features
+STATE = Schema("state", 2)  # 2 added the features, and names of events
 ANNOUNCEMENT = Schema("announcement", 1)
 DELTA = Schema("delta", 1)
 MODEL = Schema("model", 1)

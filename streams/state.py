@@ -6,6 +6,7 @@ last event folded makes a replay harmless: an event at or below it is already in
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 import msgpack
@@ -18,9 +19,11 @@ from headrace.streams.column import Column
 from headrace.streams.wire import FORGET, MAX_TIME_MS, REFRESH, Event
 
 N_FIELDS_1 = 9  # of version 1
-_HEADER = msgpack.Packer().pack_array_header(N_FIELDS_1 + 1)  # 2 added the features
+_HEADER = msgpack.Packer().pack_array_header(N_FIELDS_1 + 2)  # 2 added features, and events named
 LARGEST_STATE_BYTES = 900_000  # fits a record; 1,700 interactions whose items have the longest ids
 MOST_EVENTS = 2**53  # a count that no user reaches
+NAMED_EVENTS = 32  # whose names are remembered: a publisher that tries again does so at once
+NAME_BYTES = 8
 
 # Shown, undone or asked for, not engaged with: the event is applied, but it is no interaction.
 NOT_ENGAGED = frozenset({"impression", "return", FORGET, REFRESH})
@@ -47,6 +50,7 @@ class UserState:
     gradients: Floats | None = None  # (decays, fast weights), decayed sums
     n_judged: Floats | None = None  # (decays,), decayed counts of the same
     features: list[int] = field(default_factory=list)  # of the latest context
+    named: bytes = b""  # hashes of the latest events that had an event_id, oldest first
 
     def __post_init__(self) -> None:
         """Take lists too."""
@@ -55,13 +59,16 @@ class UserState:
             self.times_ms = Column.of(self.times_ms)
 
     def apply(self, event: Event, *, offset: int, history_length: int) -> bool:
-        """Fold one event in; return False, changing nothing, if it is in already."""
+        """Fold one event in; return False, changing nothing, if it is in already.
+
+        One that was published twice, under one ``event_id``, is no interaction the second time.
+        """
         if offset <= self.last_offset:
             return False
         self.last_offset = offset
         if event.action == REFRESH and event.context:  # where the user is now
             self.features = features_of(event.context)
-        if event.action in NOT_ENGAGED:
+        if event.action in NOT_ENGAGED or (event.event_id and not self._takes_name(event)):
             return True
         self.n_events += 1
         self.n_repeats += event.item in self.items
@@ -69,6 +76,18 @@ class UserState:
         self.actions.append(event.action, limit=history_length)
         self.times_ms.append(event.time_ms, limit=history_length)
         self.features = features_of(event.context)
+        return True
+
+    def _takes_name(self, event: Event) -> bool:
+        """Remember an event by its id, its action and its item; return False if it came before.
+
+        An order's id may stand at each of its items.
+        """
+        named = f"{event.event_id}\0{event.action}\0{event.item}".encode(errors="surrogatepass")
+        name = blake2b(named, digest_size=NAME_BYTES).digest()
+        if name in self.named:
+            return False
+        self.named = (self.named + name)[-NAMED_EVENTS * NAME_BYTES :]
         return True
 
     def encode_to_fit(self) -> bytes:
@@ -94,7 +113,7 @@ class UserState:
                 self.items.array,
                 self.actions.array,
                 self.times_ms.array,
-                _in_a_row(gradients, n_judged, self.features),
+                _in_a_row(gradients, n_judged, self.features, self.named),
             )
         )
 
@@ -128,6 +147,7 @@ class UserState:
                 actions=Column(value[b:c]),
                 times_ms=Column(value[c:d]),
                 features=later[0] if later else [],
+                named=later[1] if len(later) > 1 else b"",
             )
             if gradients is not None:
                 state.n_judged = np.frombuffer(n_judged, np.float32).copy()  # can be written to
@@ -167,6 +187,8 @@ class UserState:
             and min(self.features, default=0) >= 0
             and max(self.features, default=0) < N_FEATURES
             and len(self.features) <= MAX_FEATURES
+            and type(self.named) is bytes
+            and len(self.named) <= NAMED_EVENTS * NAME_BYTES
             and all(array is None or np.isfinite(array).all() for array in sums)
         ):
             raise ValueError("a part is not of its type, or out of its bounds")

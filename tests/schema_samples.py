@@ -65,6 +65,7 @@ STATE = UserState(
     gradients=np.array([[0.5, -1.0, 2.0], [0.25, 0.0, -4.0]], np.float32),
     n_judged=np.array([1.5, 1.75], np.float32),
     features=[11, 29],
+    named=bytes(range(16)),
 )
 ANNOUNCEMENT = Announcement(
     version=4,

@@ -105,6 +105,13 @@ def test_lists_follow_events_deltas_and_the_catalogue_between_versions(running: 
     asked = act(running, "visitor", "", 0, action=REFRESH)
     assert "hot" in asked.items
     assert asked.judged == {}
+    # What its publisher sent twice counts once.
+    took = Event(user="hasty", item="hot", time_ms=LATER_MS, event_id="e1")
+    publish(settings, [took, took])
+    watcher.until_answered(len(watcher.events) + 2)
+    (state,) = (state for (_, user), state in watcher.written().items() if user == b"hasty")
+    assert state.items == ["hot"]
+    assert adapt.metrics().get("duplicate_events_total") == 1
 
     # Withdrawn, it is gone from the next lists; active again, it comes back.
     publish_items(settings, [Item(item="hot", active=False)])

@@ -62,6 +62,14 @@ def test_what_was_shown_or_undone_gets_no_index_and_no_count() -> None:
     assert learner.users["ann"].last_offset == 1
 
 
+def test_what_was_published_twice_under_its_id_is_learned_once() -> None:
+    learner, took = Learner(small()), event("ann", "tea", event_id="e1")
+    steps = [learner.learn([("ann", offset, took)]) for offset in (0, 1)]
+    assert [(step.n_events, step.n_tasks) for step in steps] == [(1, 1), (1, 0)]
+    assert learner.signals.arrays.popularity[0, ALL_TIME] == 1
+    assert (learner.users["ann"].n_events, learner.users["ann"].last_offset) == (1, 1)
+
+
 def test_a_step_tells_events_and_tasks() -> None:
     step = Learner(small()).learn(visits("tea", "milk", "milk"))
     assert (step.n_events, step.n_tasks) == (3, 2)  # the repeat of the last item is no task

@@ -36,7 +36,7 @@ def learner() -> Learner:
 def new_events(n_users: int) -> list[tuple[int, int, Event]]:
     """Return several events of each user, interleaved, in the order of a micro-batch."""
     stream = drawn(40, n_users=n_users, seed=1)
-    return [(int(key.split("-")[1]), offset, one) for key, offset, one in stream]
+    return [(int(key.split("-")[1]), 1000 + offset, one) for key, offset, one in stream]
 
 
 # ------------------------------------------------------------------------------------------ fold
@@ -74,6 +74,16 @@ def test_what_was_shown_or_undone_is_no_interaction(action: str) -> None:
     assert result.is_task.tolist() == [False, True]
     assert result.before.items[:, 0].tolist() == [A, A]
     assert (state.items, state.n_events, state.last_offset) == (["a", "c"], 2, 6)
+
+
+def test_what_was_published_twice_under_its_id_is_one_interaction_and_one_task() -> None:
+    state, took = state_of(event("ann", "a")), event("ann", "b", 1, event_id="e1")
+    events = [(0, 5, took), (0, 6, event("ann", "c", 2)), (0, 7, took)]
+    result = fold([state], events, VOCABULARY, history_length=100)
+    assert result.targets.tolist() == [B, C, -1]
+    assert result.is_task.tolist() == [True, True, False]
+    assert result.after.items[0, :4].tolist() == [C, B, A, -1]
+    assert (result.after.n_events.tolist(), state.last_offset) == ([3], 7)
 
 
 def test_a_repeat_of_the_last_item_is_counted_but_is_no_task() -> None:

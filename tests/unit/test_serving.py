@@ -155,6 +155,18 @@ def test_what_was_shown_or_undone_changes_the_offset_and_not_the_list(
     assert (after.state.last_offset, after.state.n_events) == (3, 3)
 
 
+def test_an_event_published_twice_under_its_id_is_counted_and_changes_no_list(
+    tmp_path: Path,
+) -> None:
+    shop, duplicates = Shop(tmp_path).at_work(), metric("duplicate_events_total")
+    took = replace(CLICKS[-1], event_id="e1")
+    (before,) = shop.serving.process([work("ann", *CLICKS[:-1], took)])
+    (after,) = shop.serving.process([work("ann", took, took, state=before.state)])
+    assert metric("duplicate_events_total") == duplicates + 2
+    assert list_of(after).items == list_of(before).items
+    assert (list_of(after).judged, after.state.n_events) == ({}, 3)
+
+
 def test_what_nobody_took_is_not_popular(tmp_path: Path) -> None:
     shop = Shop(tmp_path, n_events=0).at_work()
     shop.learner.learn([("bob", 0, event("bob", "tea"))])

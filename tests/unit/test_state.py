@@ -2,6 +2,7 @@
 
 import tracemalloc
 from contextlib import suppress
+from dataclasses import replace
 
 import msgpack
 import numpy as np
@@ -11,12 +12,30 @@ from hypothesis import strategies as st
 
 from headrace.model.features import MAX_FEATURES, N_FEATURES
 from headrace.streams.schema import STATE
-from headrace.streams.state import LARGEST_STATE_BYTES, UserState, offset_of
+from headrace.streams.state import (
+    LARGEST_STATE_BYTES,
+    NAME_BYTES,
+    NAMED_EVENTS,
+    UserState,
+    offset_of,
+)
 from headrace.streams.wire import Event
 
 HISTORY = 5
 ONES = np.ones(4, np.float32).tobytes()
-WHOLE = [7, STATE.version, 1, 0, ["i"], ["view"], [5], ONES, ONES[:8], [3]]  # as it is written
+WHOLE = [
+    7,
+    STATE.version,
+    1,
+    0,
+    ["i"],
+    ["view"],
+    [5],
+    ONES,
+    ONES[:8],
+    [3],
+    b"12345678",
+]  # as it is written
 
 actions = st.sampled_from(["view", "click", "purchase", "impression", "return"])
 streams = st.lists(
@@ -82,6 +101,30 @@ def test_what_is_no_engagement_moves_the_offset_only(action: str) -> None:
     state = UserState()
     assert fold(state, [interaction("a"), interaction("b", action=action)]) == [True, True]
     assert (state.items, state.n_events, state.last_offset) == (["a"], 1, 1)
+
+
+def test_an_event_published_twice_under_its_id_is_one_interaction() -> None:
+    state = UserState()
+    bought = Event(user="u", item="a", action="purchase", time_ms=0, event_id="order 1")
+    others = [replace(bought, item="b"), replace(bought, action="view"), interaction("a")]
+    assert fold(state, [bought, *others, bought, replace(bought, time_ms=9)]) == [True] * 6
+    assert state.items == ["a", "b", "a", "a"]
+    assert (state.n_events, state.n_repeats, state.last_offset) == (4, 2, 5)
+    again = UserState.decode(state.encode())
+    fold(again, [bought, interaction("a"), interaction("a")], first_offset=6)
+    assert again.n_events == 6  # without an id, who knows
+
+
+def test_the_ids_of_the_latest_events_are_remembered() -> None:
+    state = UserState()
+    named = [
+        Event(user="u", item="a", action="view", time_ms=0, event_id=f"{number}")
+        for number in range(NAMED_EVENTS + 1)
+    ]
+    fold(state, [*named, named[1], *named[2:]])
+    assert state.n_events == NAMED_EVENTS + 1
+    fold(state, named[:1], first_offset=1000)
+    assert state.n_events == NAMED_EVENTS + 2
 
 
 def test_offset_already_in_changes_nothing() -> None:
@@ -195,6 +238,8 @@ def test_newer_version_is_refused_by_name() -> None:
                 (9, [-1]),
                 (9, [0] * (MAX_FEATURES + 1)),
                 (9, 5),
+                (10, "text"),
+                (10, bytes(NAMED_EVENTS * NAME_BYTES + 1)),
             ]
         ),
     ],
