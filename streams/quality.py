@@ -1,5 +1,7 @@
 """Prequential truth: how good the lists were, judged by what users did next, over a window."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from headrace.model.arrays import Doubles, Longs
@@ -17,6 +19,7 @@ class Window:
     def __init__(self, size: int = WINDOW_EVENTS) -> None:
         self._size = size
         self._values: Doubles | None = None  # (n, hits, gains and recall)
+        self._names: list[str] = []
 
     def __len__(self) -> int:
         """Return how many events are in the window."""
@@ -24,6 +27,7 @@ class Window:
 
     def add(self, ranks: dict[str, Longs]) -> None:
         """Judge events by the (n,) ranks that each contender gave their items."""
+        self._names = list(ranks)
         hits = [r <= K for r in ranks.values()]
         gains = [gains_at(r, K) for r in ranks.values()]
         recall = ranks["frozen"] < MISS
@@ -31,12 +35,13 @@ class Window:
         kept = values[:0] if self._values is None else self._values
         self._values = np.concatenate([kept, values])[-self._size :]
 
-    def publish(self, contenders: tuple[str, ...]) -> None:
-        """Set the gauges."""
+    def publish(self, contenders: Iterable[str]) -> None:
+        """Set the gauges of these contenders."""
         if self._values is None or not len(self._values):
             return
         means = self._values.mean(axis=0)
-        for i, name in enumerate(contenders):
+        for name in contenders:
+            i = self._names.index(name)
             metrics.HIT_RATIO.labels(name).set(means[i])
-            metrics.NDCG.labels(name).set(means[len(contenders) + i])
+            metrics.NDCG.labels(name).set(means[len(self._names) + i])
         metrics.CANDIDATE_RECALL.set(means[-1])

@@ -49,6 +49,9 @@ class Serving:
         self._n_processing = 0  # compute threads at work
         self._n_changing = 0  # who waits for them to end
         self._window = Window()
+        # No list is made of frozen users: where it had other rules, the two would not compare.
+        has_rules = bool(settings.diversity or settings.target_action)
+        self._told = [name for name in CONTENDERS if not (has_rules and name == "frozen")]
 
     # ---------------------------------------------------------------------------- the follower
 
@@ -187,7 +190,7 @@ class Serving:
         with self._changed:
             for ranks in judged:
                 self._window.add(ranks)
-            self._window.publish(CONTENDERS)
+            self._window.publish(self._told)
         served_hits = sum(event.rec_id is not None for one in work for _, event in one.events)
         metrics.SERVED_HITS.inc(served_hits)
         return results

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 from serving_samples import CLICKS, NOW_MS, Shop, list_of, metric, work
 from stream_samples import event
 
-from headrace.streams import prequential, refresh
+from headrace.streams import metrics, prequential, refresh
 from headrace.streams.engine import UserResult
 from headrace.streams.prequential import Judged
 from headrace.streams.wire import REFRESH, Item
@@ -165,6 +166,24 @@ def test_an_event_published_twice_under_its_id_is_counted_and_changes_no_list(
     assert metric("duplicate_events_total") == duplicates + 2
     assert list_of(after).items == list_of(before).items
     assert (list_of(after).judged, after.state.n_events) == ({}, 3)
+
+
+@pytest.mark.parametrize(
+    ("rule", "is_told"),
+    [({}, True), ({"diversity": 0.5}, False), ({"target_action": "purchase"}, False)],
+)
+def test_frozen_users_are_compared_only_where_lists_have_the_same_rules(
+    tmp_path: Path, rule: dict[str, Any], is_told: bool
+) -> None:
+    for name in ("adapted", "frozen"):
+        metrics.NDCG.labels(name).set(-1)
+    Shop(tmp_path, **rule).at_work().answer(*CLICKS)
+    told = {
+        name: REGISTRY.get_sample_value("headrace_prequential_ndcg", {"contender": name})
+        for name in ("adapted", "frozen")
+    }
+    assert told["adapted"] >= 0
+    assert (told["frozen"] >= 0) == is_told
 
 
 def test_what_nobody_took_is_not_popular(tmp_path: Path) -> None:
