@@ -3,8 +3,10 @@
 Each ranks an event's item before the event is applied. They learn at once, without the delay of a
 service, so a model that beats them beats them at their best.
 
-Of items that count the same, the one that came first stands first. Popularity keeps a user's
-previous item in its list, as a list that is the same for everybody would.
+Of items that count the same, the one that came first stands first. Where scores are sums, equal
+ones share the best place, which is the protocol's rule and in the baselines' favour: an item of the
+model has the place that its list gives it. Popularity keeps a user's previous item in its list, as
+a list that is the same for everybody would.
 
 Letters: n events, U users, N items, L pairs of an item and a later follower.
 """

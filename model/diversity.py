@@ -11,6 +11,14 @@ from torch import Tensor
 POOL = 50  # best candidates that are put into another order; a longer list goes on as scored
 
 
+def best_first(scores: Tensor, k: int) -> Tensor:
+    """Return the (B, k) places of the highest of (B, C) scores, of equal ones the first one first.
+
+    Not ``topk``, which breaks ties as it likes: a rank is to be the place in the list.
+    """
+    return scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
+
+
 def diversify(scores: Tensor, vectors: Tensor, *, diversity: float, length: int) -> Tensor:
     """Return the (B, K) candidates of each list, first place first.
 
@@ -24,8 +32,9 @@ def diversify(scores: Tensor, vectors: Tensor, *, diversity: float, length: int)
         diversity: 0 keeps the order of the scores, 1 looks at differences only.
         length: K, at most C.
     """
-    order = scores.topk(min(max(POOL, length), scores.shape[1]), dim=1)
-    best, pool, behind = order.values[:, :POOL], order.indices[:, :POOL], order.indices[:, POOL:]
+    order = best_first(scores, max(POOL, length))
+    pool, behind = order[:, :POOL], order[:, POOL:]
+    best = scores.gather(1, pool)
     relevance = torch.exp(best - best[:, :1]).nan_to_num(0.0)
     inside = vectors.gather(1, pool[..., None].expand(-1, -1, vectors.shape[-1]))  # (B, P, D)
     likeness = torch.full_like(best, -1.0)  # to the likest item placed so far

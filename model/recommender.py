@@ -20,7 +20,7 @@ from headrace.model import fused
 from headrace.model.arrays import Floats, Ints, Longs
 from headrace.model.candidates import Candidates, Gatherer
 from headrace.model.config import ModelConfig
-from headrace.model.diversity import diversify
+from headrace.model.diversity import best_first, diversify
 from headrace.model.encoder import EMBEDDING_STD, Encoded, Encoder
 from headrace.model.histories import Histories, from_columns
 from headrace.model.inner_loop import (
@@ -300,7 +300,7 @@ class Recommender:
         """Return the (B, K) candidates of each user's list, first place first."""
         length = min(length, scores.shape[1])
         if not diversity:
-            return scores.topk(length, dim=1).indices
+            return best_first(scores, length)
         vectors = self.vectors(prepared.items)
         return diversify(scores, vectors, diversity=diversity, length=length)
 
@@ -412,11 +412,12 @@ def position_of(items: Ints, targets: Ints) -> Longs:
 
 
 def ranks_of(scores: Tensor, positions: Longs) -> Longs:
-    """Return the (B,) 1-based rank of each place: one more than those scored strictly higher.
+    """Return the (B,) 1-based rank of each place in ``best_first``, ``MISS`` where it is negative.
 
-    ``MISS`` where the place is negative. NaN never looks like a first place: what is not at most
-    the item's score stands before it.
+    NaN never looks like a first place: what is not at most the item's score stands before it.
     """
     place = torch.from_numpy(np.maximum(positions, 0)).to(scores.device)[:, None]
-    ranks = (~(scores <= scores.gather(1, place))).sum(1) + 1
+    mine = scores.gather(1, place)
+    is_before = torch.arange(scores.shape[1], device=scores.device) < place
+    ranks = (~(scores <= mine) | (is_before & (scores == mine))).sum(1) + 1
     return np.where(positions >= 0, ranks.cpu().numpy(), MISS)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from headrace.model.candidate_signals import N_SIGNALS
 from headrace.model.candidates import Candidates
 from headrace.model.config import ModelConfig
+from headrace.model.diversity import best_first
 from headrace.model.encoder import EMBEDDING_STD
 from headrace.model.inner_loop import GRADIENT_LIMIT, N_DECAYS, GradientSums, n_scorer_weights
 from headrace.model.recommender import (
@@ -88,15 +89,24 @@ def test_unknown_target_is_not_found_in_the_padding() -> None:
     assert position_of(np.array([[5, -1]], np.int32), np.array([-1], np.int32)).tolist() == [-1]
 
 
-def test_rank_is_one_more_than_the_number_scored_strictly_higher() -> None:
+def test_rank_is_one_more_than_the_number_scored_higher() -> None:
     scores = torch.tensor([[0.1, 0.9, 0.5]] * 3)
     assert ranks_of(scores, np.array([0, 1, 2])).tolist() == [3, 1, 2]
 
 
-def test_items_of_equal_score_share_the_better_rank() -> None:
+def test_of_items_of_equal_score_the_first_one_stands_first() -> None:
     scores = torch.tensor([[1.0, 3.0, 1.0, 2.0]] * 2)
-    assert ranks_of(scores, np.array([0, 2])).tolist() == [3, 3]
-    assert ranks_of(torch.zeros(1, 4), np.array([3])).tolist() == [1]
+    assert ranks_of(scores, np.array([0, 2])).tolist() == [3, 4]
+    assert ranks_of(torch.zeros(1, 4), np.array([3])).tolist() == [4]
+
+
+@pytest.mark.parametrize("n_scores", [1, 2, 5, 1000])
+def test_a_rank_is_the_place_in_the_list(n_scores: int) -> None:
+    scores = torch.randint(n_scores, (8, 300), generator=torch.Generator().manual_seed(n_scores))
+    order = best_first(scores.float(), 300).numpy()
+    for place in (0, 1, 77, 299):
+        found = np.argmax(order == place, axis=1) + 1
+        assert ranks_of(scores.float(), np.full(8, place)).tolist() == found.tolist()
 
 
 def test_padding_ranks_below_everything() -> None:
