@@ -204,7 +204,8 @@ def make_app(settings: Settings, role: str, options: IntakeOptions) -> IntakeApp
     """
     data_dir = settings.data_dir / role
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)  # Faust creates its folder without parents
+        # Faust creates its folder without parents, and where it cannot, with a traceback.
+        (data_dir / "v1").mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise SettingsError(f"data_dir={settings.data_dir} cannot be used: {exc.strerror}") from exc
     session_s = settings.session_timeout_s

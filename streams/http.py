@@ -31,7 +31,10 @@ STOP_POLL_S = 0.1  # how long ``close`` waits at most for the listener to notice
 UNAUTHORIZED = "unauthorized: send the header Authorization: Bearer, with the role's http_token"
 NOT_LIVE = "not live: the role has stopped working; restart it"
 TOKEN_FORM = re.compile(r"[A-Za-z0-9._~+/=-]{16,}")  # RFC 6750, and too long to be guessed
-NOT_READY = "not ready: no model version is loaded yet, or states are still being recovered"
+NOT_READY = (
+    "not ready: no model version is loaded yet, states are still being recovered, or no broker"
+    " answers"
+)
 
 
 @dataclass(frozen=True, slots=True)

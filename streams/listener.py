@@ -87,7 +87,7 @@ def _addresses(settings: Settings) -> Iterator[tuple[str, int]]:
         if "://" in settings.bootstrap:
             raise ValueError("a URL")
         hosts = collect_hosts(settings.bootstrap)
-        if not all(host and 0 < port < 2**16 for host, port, _ in hosts):
+        if not all(host.encode("idna") and 0 < port < 2**16 for host, port, _ in hosts):
             raise ValueError("an address that nothing can listen at")
     except ValueError as exc:
         raise SettingsError(

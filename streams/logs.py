@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 
 from headrace.streams.settings import Settings
 
@@ -30,11 +31,11 @@ class Seldom(logging.Filter):
         if not record.name.startswith(("aiokafka", "kafka")):
             return True
         what = f"{record.name} {record.msg}"[:SHOWN_LETTERS]
-        is_new = record.created - self._told_s.get(what, -math.inf) >= SELDOM_S
+        is_new = (now_s := time.monotonic()) - self._told_s.get(what, -math.inf) >= SELDOM_S
         if is_new:
             if len(self._told_s) >= MOST_MESSAGES:
                 self._told_s.clear()
-            self._told_s[what] = record.created
+            self._told_s[what] = now_s
         return is_new
 
 

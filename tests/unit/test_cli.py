@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -188,6 +189,7 @@ def test_a_command_that_takes_no_broker_offers_none() -> None:
         (["topics", "--bootstrap", "http://localhost:9092"], "is not HOST:PORT"),
         (["topics", "--bootstrap", ""], "bootstrap='' is not HOST:PORT"),
         (["topics", "--bootstrap", ":9092"], "is not HOST:PORT"),
+        (["topics", "--bootstrap", "kafka..svc:9092"], "is not HOST:PORT"),
         (["topics", "--bootstrap", "localhost:9092,"], "is not HOST:PORT"),
         (["topics", "--bootstrap", "localhost:65536"], "is not HOST:PORT"),
         (["topics", "-s", "sede=1"], "did you mean 'seed'"),
@@ -225,6 +227,7 @@ def test_a_role_that_finds_a_disk_full_is_to_be_started_again(
     def fill_the_disk(_: Settings, **__: object) -> None:
         raise OSError(errno.ENOSPC, "no space left on device")
 
+    monkeypatch.setattr("headrace.streams.roles.as_process", nullcontext)  # pytest's is no role's
     monkeypatch.setattr(f"headrace.streams.roles.run_{role}", fill_the_disk)
     result = CliRunner().invoke(main, [role])
     assert isinstance(result.exception, OSError)  # which ends Python with another status than 2

@@ -64,6 +64,14 @@ def test_a_data_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
         with_app(tmp_path, never)
 
 
+def test_a_folder_that_faust_cannot_make_is_the_data_folders_fault(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    (tmp_path / "adapt").mkdir()
+    (tmp_path / "adapt" / "v1").write_text("a file")
+    with pytest.raises(SettingsError, match=r"data_dir=.* cannot be used"):
+        make_app(settings, "adapt", IntakeOptions(frozenset({"t"}), batch_records=1))
+
+
 @pytest.mark.parametrize(
     ("failure", "status"),
     [(ValueError("a defect"), EXIT_FAILED), (TopicMismatchError("made anew"), EXIT_WRONG)],
