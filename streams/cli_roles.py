@@ -34,9 +34,10 @@ def adapt(settings: Settings) -> None:
     Example:  headrace adapt --bootstrap broker:9092 --model-store s3://shop/models
     Next:     headrace consume --follow; curl http://127.0.0.1:8601/metrics
     """
-    from headrace.streams.roles import run_adapt
+    from headrace.streams.roles import as_process, run_adapt
 
-    run_adapt(settings)
+    with as_process("adapt"):
+        run_adapt(settings)
 
 
 @click.command()
@@ -58,9 +59,10 @@ def learn(settings: Settings, *, anew: bool) -> None:
               headrace learn --learn-processes 4
     Next:     headrace adapt
     """
-    from headrace.streams.roles import run_learn
+    from headrace.streams.roles import as_process, run_learn
 
-    run_learn(settings, anew=anew)
+    with as_process("learn"):
+        run_learn(settings, anew=anew)
 
 
 @click.command()

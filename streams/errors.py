@@ -8,8 +8,9 @@ StreamsError
 ├── MalformedRecordError     the record can never be applied         dead letter
 ├── InputFileError           a file lacks a column or has bad rows   stop, fix the file
 ├── RoleFailedError          a role cannot run                       stop, fix what its log says
-├── StoreError               the model store cannot be written       make room, or give rights
+├── StoreError               the model store cannot be used          make room, or give rights
 └── CheckpointError          a checkpoint is damaged or does not fit keep the old version
+    └── UnreadableError      the store does not give it              try again
 """
 
 from typing import Literal
@@ -66,8 +67,12 @@ class CheckpointError(StreamsError):
     """A checkpoint fails its checksum or does not fit. The version being served stays."""
 
 
+class UnreadableError(CheckpointError):
+    """The store does not give a file, maybe for a while only. Operator action: as it says."""
+
+
 class StoreError(StreamsError):
-    """The model store cannot be written to. Operator action: make room there, or give rights."""
+    """The model store cannot be used. Operator action: make room there, or give rights."""
 
 
 class RoleFailedError(StreamsError):

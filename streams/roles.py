@@ -1,15 +1,23 @@
 """The two roles as processes: what `headrace adapt` and `headrace learn` run."""
 
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from headrace.streams import adapt, http, learn, metrics
 from headrace.streams.access import require_access
 from headrace.streams.broadcast import Broadcast
-from headrace.streams.errors import BrokerRefusedError, BrokerUnreachableError
-from headrace.streams.guards import EXIT_REFUSED, EXIT_UNAVAILABLE
+from headrace.streams.errors import (
+    BrokerRefusedError,
+    BrokerUnreachableError,
+    StoreError,
+    UnreadableError,
+)
+from headrace.streams.guards import EXIT_FAILED, EXIT_REFUSED, EXIT_UNAVAILABLE, end_process
 from headrace.streams.logs import start_logging
 from headrace.streams.model_settings import pick_device
 from headrace.streams.process import Readiness
@@ -18,10 +26,32 @@ from headrace.streams.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+THREAD_LIMIT_S = 2.0  # for those that are about to end; all that matters is committed
+
 
 @contextmanager
-def ended_without_broker() -> Iterator[None]:
-    """End with a line that says what to do if no broker answers, or one refuses us."""
+def as_process(role: Literal["adapt", "learn"]) -> Iterator[None]:
+    """Be the process of a role: its metrics alone, and an end when it is told to, at any time.
+
+    1. Until ``run_role`` listens to signals, nothing is in flight, and one ends the process at
+    once: the first process of a container would not hear it. 2. A stop that comes while Faust joins
+    its group leaves a thread of its behind, which Python would wait for.
+    """
+    metrics.leave_out(metrics.OF_LEARN if role == "adapt" else metrics.OF_ADAPT)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: end_process(0))  # 1
+    yield
+    for thread in threading.enumerate():  # 2
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join(THREAD_LIMIT_S)
+            if thread.is_alive():
+                logger.warning("ended without waiting for the thread %s any longer", thread.name)
+                end_process(0)
+
+
+@contextmanager
+def ended_when_away() -> Iterator[None]:
+    """End with a line that says what to do if brokers or the store are away, or one refuses us."""
     try:
         yield
     except BrokerUnreachableError as exc:
@@ -30,9 +60,12 @@ def ended_without_broker() -> Iterator[None]:
     except BrokerRefusedError as exc:
         logger.error("ended: %s", exc)
         sys.exit(EXIT_REFUSED)
+    except (StoreError, UnreadableError) as exc:
+        logger.error("ended: %s", exc)
+        sys.exit(EXIT_FAILED)
 
 
-@ended_without_broker()
+@ended_when_away()
 def run_adapt(settings: Settings) -> None:
     """Run an adapt worker until it is told to stop.
 
@@ -40,7 +73,6 @@ def run_adapt(settings: Settings) -> None:
         StreamsError: a topic is missing, or does not fit.
     """
     start_logging(settings)
-    metrics.leave_out(metrics.OF_LEARN)
     token = http.token_of(settings)
     require_access(settings, "adapt")
     serving = Serving(settings, device=pick_device(settings))
@@ -61,7 +93,7 @@ def run_adapt(settings: Settings) -> None:
         server.close()
 
 
-@ended_without_broker()
+@ended_when_away()
 def run_learn(settings: Settings, *, anew: bool = False) -> None:
     """Run the learn role until it is told to stop; ``anew`` leaves out the versions so far.
 
@@ -69,7 +101,6 @@ def run_learn(settings: Settings, *, anew: bool = False) -> None:
         StreamsError: a topic is missing, or does not fit, or no version can be read.
     """
     start_logging(settings)
-    metrics.leave_out(metrics.OF_ADAPT)
     token = http.token_of(settings)
     require_access(settings, "learn")
     readiness = Readiness()

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from headrace.streams.blobs import Blob
-from headrace.streams.errors import CheckpointError, SettingsError, StoreError
+from headrace.streams.errors import CheckpointError, SettingsError, StoreError, UnreadableError
 
 _PIECE_BYTES = 2**24  # read and written at a time
 _PART = ".part"  # ends the passing name of a file while it is written
@@ -78,7 +78,8 @@ class ModelStore:
         """Read a file of the store.
 
         Raises:
-            CheckpointError: it is not there, or its bytes are not the announced ones.
+            UnreadableError: it is not there, or the store is away.
+            CheckpointError: its bytes are not the announced ones.
         """
         path = f"{self._root}/{file.name}"
         try:
@@ -92,7 +93,7 @@ class ModelStore:
         except CheckpointError:
             raise
         except Exception as exc:  # each kind of store has errors of its own
-            raise CheckpointError(
+            raise UnreadableError(
                 f"{file.name} cannot be read from {self._root}: {exc}: is model_store the one"
                 " that learn writes to (if not set: under data_dir, where it is started)?"
             ) from exc
@@ -102,7 +103,11 @@ class ModelStore:
         return blob.data
 
     def newest(self) -> int:
-        """Return the highest version that there is a file of, 0 if there is none."""
+        """Return the highest version that there is a file of, 0 if there is none.
+
+        Raises:
+            StoreError: it cannot be listed.
+        """
         return max((version for _, version in _versions(self._names()).values()), default=0)
 
     def prune(self) -> None:
@@ -127,6 +132,8 @@ class ModelStore:
             paths = self._files.ls(self._root, detail=False)
         except FileNotFoundError:
             return []
+        except Exception as exc:  # each kind of store has errors of its own
+            raise StoreError(f"the model store {self._root} cannot be listed: {exc}") from exc
         return [path.rsplit("/", 1)[-1] for path in paths]
 
 

@@ -1,6 +1,9 @@
 """The roles' processes: how they start."""
 
 import logging
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +11,8 @@ import pytest
 
 from headrace.streams import logs, roles
 from headrace.streams.broker import free_port
-from headrace.streams.guards import EXIT_UNAVAILABLE
+from headrace.streams.errors import StoreError, StreamsError, UnreadableError
+from headrace.streams.guards import EXIT_FAILED, EXIT_UNAVAILABLE
 from headrace.streams.settings import Settings
 from headrace.streams.up import NEVER_AGAIN
 
@@ -35,13 +39,50 @@ def test_a_broker_that_is_gone_when_the_versions_are_read_is_no_reason_to_give_u
     assert ended.value.code == EXIT_UNAVAILABLE
 
 
-def test_what_the_kafka_clients_repeat_is_told_once_in_a_while_and_what_we_say_always() -> None:
+@pytest.mark.parametrize("error", [StoreError, UnreadableError])
+def test_a_store_that_is_away_for_a_while_is_no_reason_to_give_up(
+    error: type[StreamsError],
+) -> None:
+    with pytest.raises(SystemExit) as ended, roles.ended_when_away():
+        raise error("503")
+    assert ended.value.code == EXIT_FAILED
+    assert EXIT_FAILED not in NEVER_AGAIN
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_role_ends_at_once_when_it_is_told_to_while_it_starts(number: signal.Signals) -> None:
+    program = "with as_process('learn'):\n    print('starting', flush=True)\n    time.sleep(60)"
+    with role_process(program) as role:
+        assert role.stdout is not None
+        role.stdout.readline()
+        role.send_signal(number)
+        assert role.wait(20) == 0
+
+
+def test_a_role_that_has_stopped_does_not_wait_for_a_thread_that_has_not() -> None:
+    program = (
+        "with as_process('adapt'):\n    threading.Thread(target=time.sleep, args=[60]).start()"
+    )
+    with role_process(program) as role:
+        assert role.wait(20) == 0
+
+
+def role_process(program: str) -> subprocess.Popen[str]:
+    """Start a process that calls itself a role; an end is no pytest's."""
+    imports = "import threading, time; from headrace.streams.roles import as_process\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", imports + program], stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_what_the_kafka_clients_repeat_is_told_once_in_a_while_and_what_we_say_always(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seldom = logs.Seldom()
 
     def is_told(name: str, text: str, *, at_s: float) -> bool:
-        record = logging.LogRecord(name, logging.ERROR, "", 0, text, None, None)
-        record.created = at_s
-        return seldom.filter(record)
+        monkeypatch.setattr(logs.time, "monotonic", lambda: at_s)
+        return seldom.filter(logging.LogRecord(name, logging.ERROR, "", 0, text, None, None))
 
     assert is_told("aiokafka.conn", "no %s", at_s=0)
     assert not is_told("aiokafka.conn", "no %s", at_s=1)

@@ -10,7 +10,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from headrace.streams import store as store_module
-from headrace.streams.errors import CheckpointError, SettingsError, StoreError
+from headrace.streams.errors import CheckpointError, SettingsError, StoreError, UnreadableError
 from headrace.streams.store import ModelStore
 
 
@@ -77,13 +77,18 @@ class Unavailable(MemoryFileSystem):  # type: ignore[misc] # fsspec has no types
     def cat_file(self, path: str, *_: Any, **__: Any) -> bytes:
         raise Exception(f"503 {path}")
 
+    def ls(self, path: str, *_: Any, **__: Any) -> list[str]:
+        raise Exception(f"503 {path}")
+
 
 def test_a_file_that_its_store_refuses_in_its_own_way_is_refused_by_name() -> None:
     fsspec.register_implementation("unavailable", Unavailable, clobber=True)
     store = ModelStore(f"unavailable://{uuid4().hex}", keep=2)
     file = store.write(1, "model", b"weights")
-    with pytest.raises(CheckpointError, match=r"v00000001\.model\.safetensors cannot be read.*503"):
+    with pytest.raises(UnreadableError, match=r"v00000001\.model\.safetensors cannot be read.*503"):
         store.read(file)
+    with pytest.raises(StoreError, match=r"the model store .* cannot be listed: 503"):
+        store.newest()
 
 
 @pytest.mark.parametrize(
