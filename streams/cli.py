@@ -26,6 +26,10 @@ class Failure(click.ClickException):
 
 
 ROLES = ("adapt", "learn", "up")
+NO_CACHE = (
+    "compiled loops can be kept neither beside the package nor in this user's home: set"
+    " NUMBA_CACHE_DIR to a folder that only this user can write to"
+)
 
 
 class Headrace(click.Group):
@@ -41,6 +45,10 @@ class Headrace(click.Group):
             return super().invoke(ctx)
         except StreamsError as exc:
             raise Failure(str(exc)) from exc
+        except RuntimeError as exc:
+            if "no locator available" not in str(exc):  # numba's, as a module is imported
+                raise
+            raise Failure(NO_CACHE) from exc
         except OSError as exc:
             # A role that finds a disk full may do better when it is started again.
             if exc.errno != errno.ENOSPC or ctx.invoked_subcommand in ROLES:

@@ -233,6 +233,23 @@ def test_a_role_that_finds_a_disk_full_is_to_be_started_again(
     assert isinstance(result.exception, OSError)  # which ends Python with another status than 2
 
 
+def test_a_user_who_can_keep_no_compiled_loops_is_told_where_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def compile_one(_: Settings) -> None:
+        import numba
+
+        # As on a read-only system: no place is one to write to.
+        monkeypatch.setattr(numba.core.caching.CacheImpl, "_locator_classes", [])
+        numba.njit(cache=True)(lambda: 0)
+
+    monkeypatch.setattr("headrace.streams.roles.as_process", nullcontext)
+    monkeypatch.setattr("headrace.streams.roles.run_adapt", compile_one)
+    code, _, err = run("adapt")
+    assert code == 2
+    assert "set NUMBA_CACHE_DIR to a folder" in err
+
+
 def test_more_workers_than_partitions_are_refused() -> None:
     code, _, err = run("up", "--workers", "3", "--partitions", "2")
     assert code == 2
