@@ -52,6 +52,14 @@ def test_only_items_with_few_events_are_cold_and_the_newest_stand_first() -> Non
     assert content.cold.tolist() == [2, 0]
 
 
+def test_what_is_forgotten_is_no_longer_cold_at_once() -> None:
+    content = with_content(EAST, NORTH, NORTH_EAST)
+    content.refresh(np.zeros(3, np.float32))
+    content.forget([1])  # another item may have the index before the next refresh
+    assert content.cold.tolist() == [2, 0]
+    assert set(content.nearest(content.profiles(had(1, 0)))[0].tolist()) == {2, 0}
+
+
 def test_of_many_cold_items_the_newest_are_kept() -> None:
     content = with_content(*[EAST] * (MAX_COLD + 5))
     content.refresh(np.zeros(MAX_COLD + 5, np.float32))
