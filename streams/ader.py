@@ -67,7 +67,11 @@ def rounds_of(events: pl.DataFrame, name: str) -> list[Round]:
         InputFileError: a period is no whole number, or there is only one.
     """
     events = interactions(events)
-    events = events.with_columns(pl.col("period").cast(pl.Int64, strict=False))
+    given = events["period"]
+    whole = given.cast(pl.Int64, strict=False)
+    if given.dtype.is_float():
+        whole = whole.set(whole != given, None)
+    events = events.with_columns(whole)
     if n_bad := events["period"].null_count():
         raise InputFileError(f"{name}: in {n_bad} rows the period is no whole number")
     periods = events["period"].unique().sort().to_list()
@@ -163,7 +167,15 @@ def evaluate(
     stream: str,
     on_progress: Progress = lambda _: None,
 ) -> dict[str, Any]:
-    """Return the report of one stream: recall and MRR by period, and their means over periods."""
+    """Return the report of one stream: recall and MRR by period, and their means over periods.
+
+    Raises:
+        InputFileError: there is nothing to test.
+    """
+    if all(each.tests.is_empty() for each in rounds):
+        raise InputFileError(
+            f"{stream}: no period after the first has a user with two events of items seen before"
+        )
     torch.set_num_threads(settings.threads)
     model = Continual(settings)
     started = time.perf_counter()
@@ -175,6 +187,7 @@ def evaluate(
         baselines.learn(each.learned)
         by_period.append(_summary(period, ranks | baselines.test(each.tests)))
         on_progress(n_steps([each]))
+    with_tests = [one for one in by_period if one["tested"]]
     return {
         "stream": stream,
         "protocol": "ader",
@@ -184,13 +197,15 @@ def evaluate(
         "seconds": round(seconds, 1),
         "events_per_second": round(n_steps(rounds) / seconds, 1),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "candidate_recall": _mean([one["candidate_recall"] for one in by_period]),
-        "contenders": _over_periods([one["contenders"] for one in by_period]),
+        "candidate_recall": _mean([one["candidate_recall"] for one in with_tests]),
+        "contenders": _over_periods([one["contenders"] for one in with_tests]),
         "by_period": by_period,
     }
 
 
 def _summary(period: int, ranks: dict[str, Longs]) -> dict[str, Any]:
+    if not len(ranks["frozen"]):  # nothing of it counts in the means
+        return {"period": period, "tested": 0, "candidate_recall": None, "contenders": {}}
     return {
         "period": period,
         "tested": len(ranks["frozen"]),

@@ -204,6 +204,7 @@ def evaluate(
 
     from headrace.streams import drift as change
     from headrace.streams import plots
+    from headrace.streams.evaluate import EVENTS_PER_VERSION
     from headrace.streams.evaluate import evaluate as judge
     from headrace.streams.files import load_events, load_items
     from headrace.streams.outputs import require_writable
@@ -245,6 +246,14 @@ def evaluate(
             drift=drift,
         )
     click.echo(json.dumps(report, allow_nan=False))
+    if not (report["versions"] or no_lag):
+        click.echo(
+            f"note: too few events for a version, which comes every {EVENTS_PER_VERSION:,}: the"
+            " encoder is as it begins, and settings of it change nothing; --no-lag shows them",
+            err=True,
+        )
+    if settings.leave_out:
+        click.echo("note: what leave_out leaves out of lists is ranked here all the same", err=True)
     if save:
         write_model(learned[0], save)
     if plot:

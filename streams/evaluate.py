@@ -73,7 +73,7 @@ class Evaluation:
         self._lists = {name: ListStatistics() for name in LISTED}
         self._first_scored = 0  # position in the stream
         self._actions: list[int] = []  # of the stream, if there are several
-        self._since_version = 0
+        self._since_version = self.n_versions = 0
 
     @property
     def served(self) -> Recommender:
@@ -192,6 +192,7 @@ class Evaluation:
         is_due = self._since_version >= self.events_per_version
         if is_due:
             self._since_version = 0
+            self.n_versions += 1
         return is_due or not self.has_lag
 
 
@@ -238,6 +239,7 @@ def evaluate(
         "seed": settings.seed,
         "lag": has_lag,
         "without": list(without),
+        "versions": evaluation.n_versions,
         "seconds": round(evaluation.seconds, 1),
         "events_per_second": round(len(events) / evaluation.seconds, 1),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,

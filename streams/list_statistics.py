@@ -62,9 +62,9 @@ def _distances(lists: Ints, vectors: Floats) -> Floats:
 
 
 def _category_distances(lists: Ints, category: Ints) -> Floats:
-    """Return the share of pairs of different categories, of each list with a pair."""
-    filled = lists >= 0
-    of = np.where(filled, category[lists], -1)
+    """Return the share of pairs of different known categories, of each list with such a pair."""
+    of = np.where(lists >= 0, category[lists], -1)
+    filled = of >= 0
     is_pair = filled[:, :, None] & filled[:, None, :] & ~np.eye(lists.shape[1], dtype=np.bool_)
     differs = (of[:, :, None] != of[:, None, :]) & is_pair
     return _mean_over_pairs(differs.sum((1, 2)), filled.sum(1))

@@ -48,9 +48,10 @@ def draw(report: Mapping[str, Any], path: str | Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _draw_over_stream(axes: "Axes", told: Mapping[str, list[float]], names: list[str]) -> None:
+def _draw_over_stream(axes: "Axes", told: Mapping[str, Any], names: list[str]) -> None:
     for place, name in enumerate(names):
-        axes.plot(told["events"], told[name], label=name.replace("_", " "), **_style(place))
+        drawn = [float("nan") if ndcg is None else ndcg for ndcg in told[name]]
+        axes.plot(told["events"], drawn, label=name.replace("_", " "), **_style(place))
     axes.axvline(told["events"][-1] / 2, color="0.8", linewidth=1, zorder=0)
     axes.set(title="over the stream (scored right of the line)", xlabel="events", ylim=(0, None))
     axes.set_ylabel("NDCG@10 of each window")

@@ -120,16 +120,19 @@ def _of_span(judged: Judged, span: Span) -> dict[str, Any]:
     }
 
 
-def _over_stream(judged: Judged) -> dict[str, list[float]]:
-    """Return each contender's NDCG@10 in equal windows of the stream, and where they end."""
+def _over_stream(judged: Judged) -> dict[str, list[float | None]]:
+    """Return each contender's NDCG@10 in equal windows of the stream, and where they end.
+
+    None in a window in which nothing was judged.
+    """
     is_ranked = _is_ranked(judged)
     n = len(is_ranked)
     ends = [n * (i + 1) // WINDOWS for i in range(WINDOWS)]
     at = np.searchsorted(np.flatnonzero(is_ranked), [0, *ends])
-    told: dict[str, list[float]] = {"events": [float(end) for end in ends]}
+    told: dict[str, list[float | None]] = {"events": [float(end) for end in ends]}
     for name, ranks in judged.ranks.items():
         scored = ranks[is_ranked]
-        told[name] = [round(ndcg_at(scored[a:b], K), 5) for a, b in pairwise(at)]
+        told[name] = [round(ndcg_at(scored[a:b], K), 5) if a < b else None for a, b in pairwise(at)]
     return told
 
 

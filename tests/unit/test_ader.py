@@ -199,6 +199,20 @@ def test_the_report_has_each_period_and_their_means_however_long_they_are() -> N
     assert 1 / 20 < told["contenders"]["adapted"]["mrr20"] < 1
 
 
+def test_a_period_without_a_test_has_no_part_in_the_means() -> None:
+    rows = [
+        *DRAWN[:400],
+        (2, "once", "item-0"),
+        *((3, user, item) for _, user, item in DRAWN[:200]),
+    ]
+    told = evaluate(rounds_of(stream(rows), "drawn"), small(), stream="drawn")
+    one, none, other = told["by_period"]
+    assert (none["tested"], none["candidate_recall"], none["contenders"]) == (0, None, {})
+    for name, measures in told["contenders"].items():
+        of = [period["contenders"][name]["mrr20"] for period in (one, other)]
+        assert measures["mrr20"] == pytest.approx(sum(of) / 2, abs=1e-5)
+
+
 def test_progress_adds_up() -> None:
     cut = rounds_of(stream(DRAWN), "drawn")
     done: list[int] = []
@@ -220,12 +234,22 @@ def test_all_contenders_are_judged_on_the_same_events() -> None:
 
 @pytest.mark.parametrize(
     ("periods", "reason"),
-    [(["0", "one"], "in 1 rows the period is no whole number"), (["3", "3"], "one period to")],
+    [
+        (["0", "one"], "in 1 rows the period is no whole number"),
+        ([0.0, 1.5], "in 1 rows the period is no whole number"),
+        (["3", "3"], "one period to"),
+    ],
 )
-def test_a_stream_that_does_not_fit_is_refused(periods: list[str], reason: str) -> None:
+def test_a_stream_that_does_not_fit_is_refused(periods: list[object], reason: str) -> None:
     events = stream([(0, "ann", "tea"), (0, "ann", "milk")])
     with pytest.raises(InputFileError, match=reason):
         rounds_of(events.with_columns(period=pl.Series(periods)), "a stream")
+
+
+def test_a_stream_without_a_test_is_refused() -> None:
+    cut = rounds((0, "ann", "tea"), (1, "ann", "milk"))
+    with pytest.raises(InputFileError, match="no period after the first has a user with two"):
+        evaluate(cut, small(), stream="a stream")
 
 
 def command(path: Path, *more: str) -> Result:

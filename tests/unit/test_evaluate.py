@@ -1,14 +1,17 @@
 """Evaluating a recorded stream: each event is ranked before anything learns from it."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from click.testing import CliRunner
 from stream_samples import drawn, small
 
 from headrace.model.baselines import UNSCORED
 from headrace.model.recommender import MISS
+from headrace.streams.cli import main
 from headrace.streams.errors import InputFileError
 from headrace.streams.evaluate import Evaluation, evaluate
 from headrace.streams.wire import Item
@@ -217,3 +220,24 @@ def test_a_file_without_interactions_is_told() -> None:
     shown = STREAM.with_columns(action=pl.lit("impression"))
     with pytest.raises(InputFileError, match="shown has no interactions"):
         evaluate(shown, small(), stream="shown", n_events=100)
+
+
+@pytest.mark.parametrize(
+    ("options", "notes"),
+    [
+        ([], ["too few events for a version"]),
+        (["--no-lag"], []),
+        (["-s", 'leave_out={"view":-1}'], ["too few events for a version", "leave_out"]),
+    ],
+)
+def test_the_command_notes_what_its_figures_do_not_show(
+    tmp_path: Path, options: list[str], notes: list[str]
+) -> None:
+    path = tmp_path / "e.parquet"
+    STREAM.head(60).rename({"action": "event"}).write_parquet(path)
+    ran = CliRunner().invoke(main, ["evaluate", str(path), "-s", "encoder_width=8", *options])
+    assert ran.exit_code == 0, ran.stderr
+    assert json.loads(ran.stdout)["versions"] == 0
+    told = [line for line in ran.stderr.splitlines() if line.startswith("note: ")]
+    assert len(told) == len(notes)
+    assert all(note in line for note, line in zip(notes, told, strict=True))

@@ -48,6 +48,11 @@ def test_categories_count_pairs_that_differ(recommender: Recommender) -> None:
     assert told["category_distance"] == pytest.approx((2 / 3 + 0) / 2, abs=1e-5)
 
 
+def test_an_item_of_no_known_category_is_in_no_pair(recommender: Recommender) -> None:
+    recommender.signals.arrays.category[:3] = [7, -1, 8]
+    assert described(recommender, LISTS)["category_distance"] == 1  # of the first and last of one
+
+
 def test_lists_made_in_parts_count_as_those_made_at_once(recommender: Recommender) -> None:
     recommender.signals.arrays.category[:3] = [7, 7, 8]
     parts = described(recommender, LISTS[:1], LISTS[1:, :2])

@@ -69,6 +69,12 @@ def test_the_whole_stream_is_told_in_windows() -> None:
     assert told["adapted"] == [0] * 5 + [1] * 15
 
 
+def test_a_window_in_which_nothing_is_judged_says_nothing() -> None:
+    ranks = np.where(AT < 10, MISS, 1)
+    told = summarise(judged(np.where(AT < 4, UNSCORED, ranks)))["over_stream"]
+    assert told["adapted"] == [None] * 2 + [0] * 3 + [1] * 15
+
+
 def test_what_adapting_adds_is_paired_with_each_other_contender() -> None:
     told = summarise(judged(np.full(N, 1), np.full(N, 3)))["adapting"]
     assert told["versus_twin"]["all"]["difference"] == 0.5
