@@ -83,6 +83,12 @@ def followed(files: Sequence[tuple[str, pl.DataFrame]], *, n_events: int) -> Dri
         InputFileError: there are no events, or none left, in a file.
     """
     tables = _apart(files)
+    kinds = {file: table.schema.get("context") for file, table in tables.items()}
+    if len(set(kinds.values())) > 1:
+        raise InputFileError(
+            f"{', '.join(kinds)}: the context of events has other columns, or columns of another"
+            " kind, in one than in another: leave it out of one file, or of all"
+        )
     so_far: dict[str, pl.DataFrame] = {}
     parts: list[pl.DataFrame] = []
     changes: list[Change] = []

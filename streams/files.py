@@ -21,8 +21,11 @@ from headrace.streams.wire import (
     MAX_ACTION_LETTERS,
     MAX_ID_BYTES,
     MAX_TIME_MS,
+    WITHOUT_ITEM,
     Event,
     Item,
+    decode_item,
+    encode,
     vectors_of,
 )
 
@@ -67,7 +70,8 @@ def read_events(
     is_ms = "time_ms" in names
     columns = {ALIASES.get(name, name): name for name in names if ALIASES.get(name) not in names}
     expected = {"user": "user", "item": "item", "action": "event", "time_ms": "timestamp"}
-    stand_ins = {} if now_ms is None else {"action": pl.lit(None), "time_ms": pl.lit(None)}
+    typed = () if now_ms is None else ("item", "action", "time_ms")
+    stand_ins = {name: pl.lit(None) for name in typed}
     require(
         [shown for name, shown in expected.items() if name not in columns.keys() | stand_ins.keys()]
         + [name for name in (*also, *context) if name not in names],
@@ -82,7 +86,11 @@ def read_events(
         given["context"] = pl.col("context")
     also = [name for name in given if name not in expected]
     table = collect(frame.select(**(stand_ins | given)).select([*expected, *also]), path)
-    as_written = {name: table[name].alias(columns[name]) for name in expected if name in columns}
+    as_written = {
+        name: table[name].alias(columns.get(name, name))
+        for name in expected
+        if name in columns or name == "item"
+    }
     nested = [name for name in expected if table[name].dtype.is_nested()]
     _refuse_nested([columns[name] for name in nested], path)
     with converting(path):
@@ -93,6 +101,8 @@ def read_events(
         ids = (_ids(table[name]) for name in ("user", "item"))
         action = pl.col("action").cast(pl.String)
         table = table.select(*ids, action, times.alias("time_ms"), *also)
+        needs_item = ~pl.col("action").is_in(WITHOUT_ITEM).fill_null(value=False)
+        table = table.with_columns(pl.when(needs_item).then("item").otherwise(pl.lit("")))
     _refuse_bad_rows(table, as_written, path)
     return table.sort("time_ms", maintain_order=True)
 
@@ -159,7 +169,9 @@ def _refuse_bad_rows(
 ) -> None:
     """Refuse events with an unusable value, showing the first; each value has the file's name."""
     is_good = table.select(
-        pl.col("user", "item").str.len_bytes().is_between(1, MAX_ID_BYTES),
+        pl.col("user").str.len_bytes().is_between(1, MAX_ID_BYTES),
+        pl.col("item").str.len_bytes().is_between(1, MAX_ID_BYTES)
+        | pl.col("action").is_in(WITHOUT_ITEM),
         pl.col("action").str.len_chars().is_between(1, MAX_ACTION_LETTERS),
         pl.col("time_ms").is_between(0, MAX_TIME_MS),
     ).fill_null(value=False)
@@ -212,7 +224,7 @@ def read_items(path: str | Path) -> list[Item]:
             table = table.with_columns(read(given))
             _refuse_bad_value(given, given.is_not_null() & table[name].is_null(), path)
     rows = enumerate(table.iter_rows(named=True), start=1)
-    return [_item(row, f"{path}: row {number}") for number, row in rows]
+    return [_checked(_item(row, f"{path}: row {n}"), f"{path}: row {n}") for n, row in rows]
 
 
 def _refuse_misfits(schema: pl.Schema, path: str | Path) -> None:
@@ -295,6 +307,19 @@ def _item(row: dict[str, Any], where: str) -> Item:
         vectors=vectors,
         active=row.get("active") is not False,
     )
+
+
+def _checked(item: Item, where: str) -> Item:
+    """Return an item that the roles take.
+
+    Raises:
+        InputFileError: they do not; half of a catalogue would be on its topic by then.
+    """
+    try:
+        decode_item(encode(item), key=None)
+    except MalformedRecordError as exc:
+        raise InputFileError(f"{where} cannot be published: {exc}") from exc
+    return item
 
 
 def _named(vectors: Any) -> dict[str, Any]:

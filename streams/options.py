@@ -34,6 +34,7 @@ context_columns = click.option(
     "--context",
     metavar="COLUMN",
     multiple=True,
+    callback=lambda _context, _option, names: tuple(dict.fromkeys(names)),
     help="A column that goes with each event as context; may be given repeatedly.",
 )
 

@@ -22,6 +22,7 @@ from headrace.streams.record_batches import VALUE_LIMIT_BYTES, Unreadable
 
 # Actions that need no item: an event asks to forget its user, or to make their list anew.
 FORGET, REFRESH = "forget", "refresh"
+WITHOUT_ITEM = (FORGET, REFRESH)
 MAX_ID_BYTES = 256  # longer ids are almost always a whole payload in the wrong field
 MAX_REC_ID_BYTES = MAX_ID_BYTES + 32  # a user's id, a partition and an offset: see ``rec_id_of``
 SHORT_ID = MAX_ID_BYTES // 4  # so many characters always fit: in UTF-8 one takes at most 4 bytes
@@ -128,7 +129,7 @@ def decode_event(value: bytes | None, *, key: bytes | None, record_time_ms: int)
     action = _action_of(fields.get("action", "click"))
     return Event(
         user=_id_of(fields, "user"),
-        item="" if action in (FORGET, REFRESH) else _id_of(fields, "item"),
+        item="" if action in WITHOUT_ITEM else _id_of(fields, "item"),
         time_ms=_time_of(fields.get("time_ms", record_time_ms), record_time_ms),
         action=action,
         event_id=_optional_text(fields, "event_id"),
@@ -298,7 +299,7 @@ def _categories_of(value: object) -> tuple[str, ...]:
         value = [value]
     if not isinstance(value, list | tuple) or not all(isinstance(c, str) for c in value):
         raise MalformedRecordError("wrong_type", "categories must be a list of words")
-    categories = tuple(value[:MAX_CATEGORIES])
+    categories = tuple(value[-MAX_CATEGORIES:])  # the finest is the last
     if any(len(category.encode(errors="replace")) > MAX_ID_BYTES for category in categories):
         raise MalformedRecordError("too_large", f"a category is over {MAX_ID_BYTES} bytes")
     return categories

@@ -82,6 +82,16 @@ def test_a_file_without_events_left_cannot_follow() -> None:
         followed([("a.tsv", A), ("b.tsv", B), ("a.tsv", A)], n_events=60)
 
 
+def test_files_whose_events_have_other_contexts_are_named() -> None:
+    one, other = (
+        table.with_columns(context=pl.struct(pl.lit("x").alias(name)))
+        for table, name in ((A, "country"), (B, "device"))
+    )
+    for first in (one, A):
+        with pytest.raises(InputFileError, match=r"a\.tsv, b\.tsv: the context of events has"):
+            followed([("a.tsv", first), ("b.tsv", other)], n_events=10)
+
+
 # ------------------------------------------------------------------------------------ the report
 
 

@@ -343,6 +343,29 @@ def test_typed_events_mean_a_click_now(monkeypatch: pytest.MonkeyPatch, typed: b
     ]
 
 
+@pytest.mark.parametrize(
+    ("typed", "items"),
+    [
+        (b'{"user": "u", "action": "refresh"}', [""]),
+        (b'{"user": "u", "item": "i"}\n{"user": "u", "action": "forget"}', ["i", ""]),
+    ],
+)
+def test_typed_events_that_need_no_item_need_none(
+    monkeypatch: pytest.MonkeyPatch, typed: bytes, items: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(typed)))
+    assert read_events("-", now_ms=1000)["item"].to_list() == items
+
+
+def test_an_event_without_an_item_is_told_whatever_else_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    typed = b'{"user": "u", "action": "refresh"}\n{"user": "u", "action": "view"}'
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(typed)))
+    with pytest.raises(InputFileError, match=r"1 of 2 rows lack.*the first is row 2, in item"):
+        read_events("-", now_ms=1000)
+
+
 def test_typed_events_keep_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     typed = (
         b'{"user": "u", "item": "i", "action": "view", "time_ms": 500}\n{"user": "u", "item": "j"}'

@@ -112,6 +112,22 @@ def test_catalogue_needs_an_item_only(tmp_path: Path) -> None:
         read_items(write(tmp_path, "k.csv", "item,title\na,A\n,B\n"))
 
 
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"categories": ["c" * 300]}, "a category is over 256 bytes"),
+        ({"text": "t" * 2_000_000}, "2000057 bytes, at most"),
+    ],
+)
+def test_a_row_that_no_role_takes_is_refused_before_any_is_published(
+    row: dict[str, object], why: str, tmp_path: Path
+) -> None:
+    rows = [{"item": "a"}, {"item": "b"} | row]
+    path = write(tmp_path, "i.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(InputFileError, match=f"row 2 cannot be published: .*{why}"):
+        read_items(path)
+
+
 @pytest.mark.parametrize("column", ["item", "title", "text", "categories"])
 def test_a_catalogue_of_bytes_that_are_no_text_is_refused_by_file(
     column: str, tmp_path: Path
