@@ -16,7 +16,7 @@ def best_first(scores: Tensor, k: int) -> Tensor:
 
     Not ``topk``, which breaks ties as it likes: a rank is to be the place in the list.
     """
-    return scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return scores.sort(dim=1, descending=True, stable=True).indices[:, :k].contiguous()
 
 
 def diversify(scores: Tensor, vectors: Tensor, *, diversity: float, length: int) -> Tensor:

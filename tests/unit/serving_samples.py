@@ -59,7 +59,7 @@ class Shop:
     def popularise(self, item: str) -> None:
         """Let many take an item."""
         for number in range(40):
-            self.learner.learn([(f"new-{number}", 0, event("new", item))])
+            self.learner.learn([(f"{item}-{number}", 0, event("new", item))])
 
     def delta(self, *, epoch: int = 1, learned_to: tuple[int, ...] = ()) -> None:
         """Tell the worker what changed."""
