@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 LOST_AFTER_S = 60.0  # without an answer; longer than a start takes on a busy machine
 NEVER_S = 10 * 365 * 86_400.0  # a rank waits for the next event; the role's end is its own
 STOP_LIMIT_S = 10.0
+SETTLE_S = 1.0  # in which a signal that is sent to all processes of a unit has come to each
 
 
 @contextmanager
@@ -71,8 +73,13 @@ def processes_of(
 
 
 def _watch(child: Child, is_over: threading.Event, end: Callable[[int], object]) -> None:
-    """End with a child: while no events come, nobody else would notice."""
+    """End with a child: while no events come, nobody else would notice.
+
+    One that was told to end before the ranks have met is not alone: so were we, most likely.
+    """
     status = child.wait()
+    if status == -signal.SIGTERM:
+        is_over.wait(SETTLE_S)
     if not is_over.is_set():
         logger.error(
             "ended: a process that computes a part of the gradients has ended with status %d: its"
@@ -83,16 +90,21 @@ def _watch(child: Child, is_over: threading.Event, end: Callable[[int], object])
 
 
 def _join(rank: int, n: int, file: str, *, limit_s: float) -> None:
-    """Meet the other ranks; from here on, each waits so long for the others."""
+    """Meet the other ranks; from here on, each waits so long for the others.
+
+    In a thread: gloo waits where Python hears no signal.
+    """
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     try:
-        dist.init_process_group(
-            "gloo",
-            init_method=f"file://{file}",
-            rank=rank,
-            world_size=n,
-            timeout=timedelta(seconds=limit_s),
-        )
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(
+                dist.init_process_group,
+                "gloo",
+                init_method=f"file://{file}",
+                rank=rank,
+                world_size=n,
+                timeout=timedelta(seconds=limit_s),
+            ).result()
     except RuntimeError as exc:
         raise RankLostError("a process that is to compute gradients did not start") from exc
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from headrace.streams import clients, metrics
-from headrace.streams.errors import CheckpointError, MalformedRecordError, UnreadableError
+from headrace.streams.errors import CheckpointError, MalformedRecordError
 from headrace.streams.guards import PauseGuard
 from headrace.streams.learner import Learner
 from headrace.streams.learner_state import Positions, pack_learner, restore
@@ -98,7 +98,7 @@ class Publisher:
         again.
 
         Raises:
-            UnreadableError: the store gives none, or not all, now.
+            UnreadableError: the store does not give the newest, and no other can be read.
             CheckpointError: none can be read, or the settings ask for a model of another shape; or
                 so it is with the model of another shop that the settings say to start from.
         """
@@ -128,9 +128,7 @@ class Publisher:
                 continue
             logger.info("going on from version=%d positions=%s", one.version, self._positions)
             return
-        # One that is only out of reach may be read at another start.
-        away = (exc for exc in refused.values() if isinstance(exc, UnreadableError))
-        first = next(away, next(iter(refused.values())))
+        first = next(iter(refused.values()))  # older ones may have been removed since
         raise type(first)(
             f"{first}; if no version can be had any more, `headrace learn --anew`, once, learns"
             " from the events that the topic still has"

@@ -13,8 +13,9 @@ from serving_samples import metric
 from stream_samples import drawn, learned, small
 
 from headrace.streams import publisher as publisher_module
-from headrace.streams.errors import UnreadableError
+from headrace.streams.errors import CheckpointError, UnreadableError
 from headrace.streams.guards import PauseGuard
+from headrace.streams.learner import Learner
 from headrace.streams.learner_state import Positions
 from headrace.streams.publication import ANNOUNCEMENT_KEY, Announcement, Fragment
 from headrace.streams.publisher import Publisher, Send
@@ -237,6 +238,21 @@ def test_what_a_role_publishes_that_is_stopped_before_it_serves_is_of_an_epoch_o
             asyncio.run(publisher.publish_version(send, GUARD))  # as a role does that stops
             assert len(announced) == n_announced + 1
             assert epochs[-1] == announced[-1].epoch - ahead > max([0, *before])
+
+
+def test_settings_that_do_not_fit_are_told_though_older_versions_are_gone(
+    tmp_path: Path, sent: Sent
+) -> None:
+    settings = small(model_store=str(tmp_path), versions_kept=2)
+    with ThreadPoolExecutor(1) as thread:
+        publisher = Publisher(settings, learned(drawn(60)), thread, {0: 60})
+        for _ in range(settings.versions_kept + 2):
+            asyncio.run(publisher.publish_version(sent.send, GUARD))
+        wider = small(model_store=str(tmp_path), encoder_width=16)
+        again = Publisher(wider, Learner(wider), thread, {})
+        with pytest.raises(CheckpointError, match=r"width is .* the settings ask for 16") as told:
+            again.restore()
+        assert type(told.value) is CheckpointError  # which no other start mends
 
 
 def test_a_role_whose_files_are_lost_begins_anew_where_it_is_told_to(

@@ -4,8 +4,10 @@ import logging
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,20 +53,35 @@ def test_a_store_that_is_away_for_a_while_is_no_reason_to_give_up(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_role_ends_at_once_when_it_is_told_to_while_it_starts(number: signal.Signals) -> None:
-    program = "with as_process('learn'):\n    print('starting', flush=True)\n    time.sleep(60)"
+    program = "with as_process('learn'):\n    print('starting', flush=True)\n    time.sleep(600)"
     with role_process(program) as role:
         assert role.stdout is not None
         role.stdout.readline()
         role.send_signal(number)
-        assert role.wait(20) == 0
+        assert role.wait(120) == 0
+
+
+def test_a_role_hears_that_it_is_to_end_while_its_processes_meet() -> None:
+    program = (
+        "from headrace.streams.learn_processes import _join; import tempfile\n"
+        "with as_process('learn'), tempfile.NamedTemporaryFile() as file:\n"
+        "    print('meeting', flush=True)\n"
+        "    _join(0, 2, file.name, limit_s=600)"  # nobody comes
+    )
+    with role_process(program) as role:
+        assert role.stdout is not None
+        role.stdout.readline()
+        time.sleep(1)  # until it waits in C++, which tells nobody that it does
+        role.send_signal(signal.SIGTERM)
+        assert role.wait(120) == 0
 
 
 def test_a_role_that_has_stopped_does_not_wait_for_a_thread_that_has_not() -> None:
     program = (
-        "with as_process('adapt'):\n    threading.Thread(target=time.sleep, args=[60]).start()"
+        "with as_process('adapt'):\n    threading.Thread(target=time.sleep, args=[600]).start()"
     )
     with role_process(program) as role:
-        assert role.wait(20) == 0
+        assert role.wait(120) == 0
 
 
 def role_process(program: str) -> subprocess.Popen[str]:
@@ -81,7 +98,7 @@ def test_what_the_kafka_clients_repeat_is_told_once_in_a_while_and_what_we_say_a
     seldom = logs.Seldom()
 
     def is_told(name: str, text: str, *, at_s: float) -> bool:
-        monkeypatch.setattr(logs.time, "monotonic", lambda: at_s)
+        monkeypatch.setattr(logs, "time", SimpleNamespace(monotonic=lambda: at_s))
         return seldom.filter(logging.LogRecord(name, logging.ERROR, "", 0, text, None, None))
 
     assert is_told("aiokafka.conn", "no %s", at_s=0)
