@@ -55,7 +55,8 @@ class Content:
         self.put(known.astype(np.int32), self.vectors[known] * 0, zeros, zeros)
         # Or another item is a candidate by what this one was, before anybody has seen it.
         stays = ~np.isin(self.cold, known)
-        self.cold, self._cold_vectors = self.cold[stays], self._cold_vectors[stays]
+        if not stays.all():
+            self.cold, self._cold_vectors = self.cold[stays], self._cold_vectors[stays]
 
     def stamp_of(self, index: int) -> int:
         """Return what the item's vector was made from, 0 if it has none."""

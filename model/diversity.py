@@ -14,9 +14,15 @@ POOL = 50  # best candidates that are put into another order; a longer list goes
 def best_first(scores: Tensor, k: int) -> Tensor:
     """Return the (B, k) places of the highest of (B, C) scores, of equal ones the first one first.
 
-    Not ``topk``, which breaks ties as it likes: a rank is to be the place in the list.
+    A rank is to be the place in the list, and ``topk`` breaks ties as it likes; it takes a third of
+    the time of a sort all the same, and ties are few.
     """
-    return scores.sort(dim=1, descending=True, stable=True).indices[:, :k].contiguous()
+    top = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    has_ties = (top.values[:, 1:] == top.values[:, :-1]).any(1)
+    places = top.indices[:, :k].contiguous()
+    if has_ties.any():
+        places[has_ties] = scores[has_ties].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return places
 
 
 def diversify(scores: Tensor, vectors: Tensor, *, diversity: float, length: int) -> Tensor:
