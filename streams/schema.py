@@ -45,7 +45,7 @@ class Schema:
 EVENT = Schema("event", 2)  # 2 added what needs no item
 ITEM = Schema("item", 1)
 LIST = Schema("list", 1)
-STATE = Schema("state", 2)  # 2 added the features, and names of events
+STATE = Schema("state", 2)  # 2 added the features; 0.1.0 passes over the events' names behind
 ANNOUNCEMENT = Schema("announcement", 1)
 DELTA = Schema("delta", 1)
 MODEL = Schema("model", 1)

@@ -2,7 +2,8 @@
 
 ``tests/fixtures`` holds a file of each schema version, written by the release that had it. After a
 schema has got its next version: ``.venv/bin/python tests/schema_samples.py`` writes the files that
-are missing and touches none that is there.
+are missing and touches none that is there. ``.first`` is how a version was written until something
+came behind that its readers pass over.
 """
 
 from pathlib import Path
