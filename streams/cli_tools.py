@@ -107,11 +107,11 @@ def produce(settings: Settings, file: str, is_catalogue: bool, context: tuple[st
     (Ctrl-D).
 
     FILE is TSV, CSV, JSON lines or Parquet, also .gz or .xz, with the columns user, item, event
-    and timestamp (seconds, milliseconds or ISO text). Typed events are JSON lines or TSV; a missing
-    event means click, a missing timestamp now. A catalogue (--items) has the column item, and may
-    have title, categories (or department, category, type), price, text, active (true or false) and,
-    in JSON lines and Parquet, vectors (name to numbers). The name "completejourney" stands for a
-    year of real purchases (pip install 'headrace[demo]').
+    and timestamp (seconds, milliseconds or ISO text), and optionally event_id and rec_id. Typed
+    events are JSON lines or TSV; a missing event means click, a missing timestamp now. A catalogue
+    (--items) has the column item, and may have title, categories (or department, category, type),
+    price, text, active (true or false) and, in JSON lines and Parquet, vectors (name to numbers).
+    The name "completejourney" stands for a year of real purchases (pip install 'headrace[demo]').
 
     \b
     Example:  headrace produce --items products.csv
@@ -127,7 +127,7 @@ def produce(settings: Settings, file: str, is_catalogue: bool, context: tuple[st
         items = load_items(file)
         n_sent = publish_items(settings, tracked(items, total=len(items), label="items"))
     else:
-        events = load_events(file, context=context)
+        events = load_events(file, context=context, is_named=True)
         steps = tracked(events_of(events), total=len(events), label="events")
         n_sent = publish_events(settings, steps)
     click.echo(f"{n_sent} {'items' if is_catalogue else 'events'} published", err=True)
@@ -168,7 +168,7 @@ def replay(
 
     if speed and rate:
         raise click.UsageError("give --speed or --rate, not both")
-    table = load_events(file, context=context)
+    table = load_events(file, context=context, is_named=True)
     table = table.head(limit) if limit else table
     events = events_of(table)
     schedule = at_rate(events, events_per_s=rate) if rate else at_speed(events, speed=speed or 1)

@@ -20,6 +20,7 @@ from headrace.streams.tables import STDIN, collect, converting, names_of, requir
 from headrace.streams.wire import (
     MAX_ACTION_LETTERS,
     MAX_ID_BYTES,
+    MAX_REC_ID_BYTES,
     MAX_TIME_MS,
     WITHOUT_ITEM,
     Event,
@@ -35,6 +36,7 @@ SAMPLE = "completejourney"  # stands for a file: a year of real purchases
 
 FIELDS = ("user", "item", "action", "time_ms")
 ALIASES = {"event": "action", "timestamp": "time_ms"}  # as files in the field name them
+NAMES = {"event_id": MAX_ID_BYTES, "rec_id": MAX_REC_ID_BYTES}  # that events may have, in bytes
 CATEGORY_COLUMNS = ("department", "category", "type")  # from the widest to the finest
 ITEM_COLUMNS = ("item", "title", "price", "text", "active", "vectors", "categories")
 FLAGS = {"true": True, "1": True, "false": False, "0": False}  # as text in any case
@@ -53,6 +55,7 @@ def read_events(
     now_ms: int | None = None,
     also: Sequence[str] = (),
     context: Sequence[str] = (),
+    is_named: bool = False,
 ) -> pl.DataFrame:
     """Read interactions: columns user, item, event (or action), timestamp (or time_ms).
 
@@ -60,7 +63,8 @@ def read_events(
     ``time_ms`` is in milliseconds. With ``now_ms``, as for events typed by hand, a missing time
     means now and a missing action means click. ``-`` reads standard input, as JSON lines or TSV.
     Columns named in ``also`` come along as they are; those named in ``context`` as one, a struct,
-    which a file of JSON lines may also have of that name.
+    which a file of JSON lines may also have of that name. With ``is_named`` there are the columns
+    event_id and rec_id where the file has them, with nulls where a row has none.
 
     Raises:
         InputFileError: a column is missing, or a row has no usable value in one.
@@ -84,23 +88,28 @@ def read_events(
         given["context"] = pl.struct(context)
     elif isinstance(frame.collect_schema().get("context"), pl.Struct):
         given["context"] = pl.col("context")
+    ids = [name for name in NAMES if is_named and name in names]
+    given |= {name: pl.col(name) for name in ids}
     also = [name for name in given if name not in expected]
     table = collect(frame.select(**(stand_ins | given)).select([*expected, *also]), path)
     as_written = {
         name: table[name].alias(columns.get(name, name))
         for name in expected
         if name in columns or name == "item"
-    }
-    nested = [name for name in expected if table[name].dtype.is_nested()]
-    _refuse_nested([columns[name] for name in nested], path)
+    } | {name: table[name] for name in ids}
+    nested = [name for name in as_written if table[name].dtype.is_nested()]
+    _refuse_nested([as_written[name].name for name in nested], path)
     with converting(path):
         times = _times_ms(table["time_ms"], is_ms=is_ms)
         if now_ms is not None:
             times = times.zip_with(table["time_ms"].is_not_null(), pl.Series([now_ms]))
             table = table.with_columns(pl.col("action").fill_null("click"))
-        ids = (_ids(table[name]) for name in ("user", "item"))
-        action = pl.col("action").cast(pl.String)
-        table = table.select(*ids, action, times.alias("time_ms"), *also)
+        table = table.with_columns(
+            *(_ids(table[name]) for name in ("user", "item")),
+            *(_given_ids(table[name]) for name in ids),
+            pl.col("action").cast(pl.String),
+            times.alias("time_ms"),
+        )
         needs_item = ~pl.col("action").is_in(WITHOUT_ITEM).fill_null(value=False)
         table = table.with_columns(pl.when(needs_item).then("item").otherwise(pl.lit("")))
     _refuse_bad_rows(table, as_written, path)
@@ -114,11 +123,11 @@ def interactions(events: pl.DataFrame) -> pl.DataFrame:
 
 def events_of(table: pl.DataFrame) -> Iterator[Event]:
     """Yield the rows of a table of events."""
-    columns = [name for name in (*FIELDS, "context") if name in table.columns]
-    for user, item, action, time_ms, *more in table.select(columns).iter_rows():
-        context = (more[0] if more else None) or {}
+    columns = [name for name in (*FIELDS, *NAMES, "context") if name in table.columns]
+    for row in table.select(columns).iter_rows(named=True):
+        context = row.pop("context", None) or {}
         told = {name: value for name, value in context.items() if value is not None}
-        yield Event(user=user, item=item, action=action, time_ms=time_ms, context=told)
+        yield Event(**row, context=told)
 
 
 def _ids(values: pl.Series) -> pl.Series:
@@ -130,6 +139,12 @@ def _ids(values: pl.Series) -> pl.Series:
         largest = LARGEST_EXACT[str(values.dtype)]
         values = whole.set((whole != values) | (whole.abs() > largest), None)
     return values.cast(pl.String)
+
+
+def _given_ids(values: pl.Series) -> pl.Series:
+    """Return ids as text, null where none is given; empty, and so refused, where it is unusable."""
+    ids = _ids(values)
+    return ids.set(ids.is_null() & values.is_not_null(), "")
 
 
 def _times_ms(times: pl.Series, *, is_ms: bool) -> pl.Series:
@@ -174,6 +189,10 @@ def _refuse_bad_rows(
         | pl.col("action").is_in(WITHOUT_ITEM),
         pl.col("action").str.len_chars().is_between(1, MAX_ACTION_LETTERS),
         pl.col("time_ms").is_between(0, MAX_TIME_MS),
+        *(
+            pl.col(name).is_null() | pl.col(name).str.len_bytes().is_between(1, NAMES[name])
+            for name in as_written.keys() & NAMES.keys()
+        ),
     ).fill_null(value=False)
     bad = is_good.select(pl.all_horizontal(pl.all()).not_().arg_true()).to_series()
     if len(bad):
@@ -181,7 +200,7 @@ def _refuse_bad_rows(
         first = {values.name: values[row] for values in as_written.values()}
         lacking = [values.name for name, values in as_written.items() if not is_good[name][row]]
         raise InputFileError(
-            f"{path}: {len(bad)} of {len(table)} rows lack a usable user, item, event or timestamp;"
+            f"{path}: {len(bad)} of {len(table)} rows lack a usable value;"
             f" the first is row {row + 1}, in {', '.join(lacking)}: {str(first)[:SHOWN_LETTERS]}"
         )
 
@@ -325,7 +344,11 @@ def _named(vectors: Any) -> dict[str, Any]:
 
 
 def load_events(
-    name: str, *, also: Sequence[str] = (), context: Sequence[str] = ()
+    name: str,
+    *,
+    also: Sequence[str] = (),
+    context: Sequence[str] = (),
+    is_named: bool = False,
 ) -> pl.DataFrame:
     """Read the events a person names: a file, ``-``, or the sample; see ``read_events``.
 
@@ -338,7 +361,7 @@ def load_events(
         require([column for column in asked if column not in events.columns], events.columns, name)
         return events
     now_ms = int(time.time() * 1000) if name == STDIN else None
-    events = read_events(name, now_ms=now_ms, also=also, context=context)
+    events = read_events(name, now_ms=now_ms, also=also, context=context, is_named=is_named)
     if events.is_empty():
         raise InputFileError(f"{name}: there are no events in it")
     return events

@@ -105,6 +105,36 @@ def test_columns_of_a_file_or_a_map_of_typed_events_are_the_context(tmp_path: Pa
         read_events(table, context=["city"])
 
 
+def test_events_keep_their_ids_and_that_of_the_list_that_led_to_them(tmp_path: Path) -> None:
+    head = "user,item,event,timestamp,event_id,rec_id"
+    table = write(tmp_path, "events.csv", f"{head}\nann,tea,click,1,7,ann-0-3\nbob,tea,click,2,,\n")
+    typed = write(
+        tmp_path,
+        "events.jsonl",  # as `headrace dead-letters --json` gives records to mend
+        '{"user": "ann", "item": "tea", "event": "click", "timestamp": 1, "event_id": 7,'
+        ' "rec_id": "ann-0-3"}\n{"user": "bob", "item": "tea", "event": "click", "timestamp": 2}\n',
+    )
+    for path in (table, typed):
+        found = list(events_of(read_events(path, is_named=True)))
+        assert [(event.event_id, event.rec_id) for event in found] == [("7", "ann-0-3"), (None, None)]
+    assert "event_id" not in read_events(table).columns
+
+
+@pytest.mark.parametrize(
+    "unusable",
+    ['"event_id": ""', '"event_id": 0.5', '"event_id": true', f'"rec_id": "{"r" * 289}"'],
+)
+def test_an_unusable_id_of_an_event_is_refused(tmp_path: Path, unusable: str) -> None:
+    row = '"user": "ann", "item": "tea", "event": "click", "timestamp": 1'
+    path = write(tmp_path, "events.jsonl", f"{{{row}}}\n{{{row}, {unusable}}}\n")
+    name = unusable.split('"')[1]
+    with pytest.raises(InputFileError, match=f"1 of 2 rows lack.*the first is row 2, in {name}"):
+        read_events(path, is_named=True)
+    nested = write(tmp_path, "nested.jsonl", f'{{{row}, "{name}": ["r"]}}\n')
+    with pytest.raises(InputFileError, match=f"lists or maps, not text or numbers, in: {name}"):
+        read_events(nested, is_named=True)
+
+
 def test_a_column_that_was_asked_for_and_is_missing_is_named(tmp_path: Path) -> None:
     path = tmp_path / "events.parquet"
     EVENTS.write_parquet(path)
@@ -250,7 +280,7 @@ def test_a_bad_row_is_shown_as_it_stands_in_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [time(0, 30), timedelta(days=20_000)])
 def test_a_time_of_day_or_a_duration_is_no_timestamp(tmp_path: Path, value: object) -> None:
     EVENTS.with_columns(timestamp=pl.lit(value)).write_parquet(tmp_path / "e.parquet")
-    with pytest.raises(InputFileError, match="3 of 3 rows lack a usable user, item, event or time"):
+    with pytest.raises(InputFileError, match="3 of 3 rows lack a usable value"):
         read_events(tmp_path / "e.parquet")
 
 
