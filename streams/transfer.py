@@ -14,7 +14,7 @@ from headrace.model.config import ModelConfig
 from headrace.streams import schema
 from headrace.streams.apart import complete
 from headrace.streams.blobs import under, unpack
-from headrace.streams.errors import CheckpointError
+from headrace.streams.errors import CheckpointError, UnreadableError
 from headrace.streams.inheritance import Inheritance
 from headrace.streams.learner import Learner
 from headrace.streams.publication import pack_model
@@ -34,7 +34,8 @@ def start_from(learner: Learner, url: str) -> dict[str, torch.Tensor]:
     """Make a new learner start from a version's ``model`` file; return the tensors it took over.
 
     Raises:
-        CheckpointError: the file cannot be read, is no ``model`` file, or is of another shape.
+        CheckpointError: there is no such file, it is no ``model`` file, or is of another shape.
+        UnreadableError: its store does not give it.
     """
     if (kind := kind_of(url)) not in ("model", None):
         raise CheckpointError(
@@ -42,11 +43,15 @@ def start_from(learner: Learner, url: str) -> dict[str, torch.Tensor]:
         )
     try:
         with fsspec.open(url, "rb") as file:
-            arrays, fields = unpack(file.read(), schema.MODEL)
+            blob = file.read()
+    except (FileNotFoundError, IsADirectoryError, ImportError, ValueError) as exc:
+        raise CheckpointError(f"{url} cannot be read: {exc}") from exc
+    except Exception as exc:  # each kind of store has errors of its own
+        raise UnreadableError(f"{url} cannot be read: {exc}") from exc
+    try:
+        arrays, fields = unpack(blob, schema.MODEL)
     except CheckpointError as exc:
         raise CheckpointError(f"{url}: {exc}") from exc
-    except (ImportError, OSError, ValueError) as exc:
-        raise CheckpointError(f"{url} cannot be read: {exc}") from exc
     asked = learner.recommender.meta.config.to_dict()
     # What is configurable since the file was written is at its default there.
     stored = ModelConfig().to_dict() | fields.get("config", {})

@@ -13,7 +13,7 @@ from stream_samples import drawn, learned, small
 from headrace.streams import schema
 from headrace.streams.blobs import pack, unpack
 from headrace.streams.cli import main
-from headrace.streams.errors import CheckpointError
+from headrace.streams.errors import CheckpointError, UnreadableError
 from headrace.streams.evaluate import evaluate
 from headrace.streams.learner import Learner
 from headrace.streams.publication import pack_model, pack_weights
@@ -84,6 +84,17 @@ def test_a_model_from_before_actions_were_told_apart_tells_none_apart(
 def test_a_model_of_another_shape_is_refused_by_what_differs(model: Path) -> None:
     with pytest.raises(CheckpointError, match="width is 8, the settings ask for 16"):
         start_from(Learner(small(encoder_width=16)), str(model))
+
+
+def test_a_store_that_is_away_says_nothing_of_the_model(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise ConnectionError("no route to it")
+
+    monkeypatch.setattr("headrace.streams.transfer.fsspec.open", away)
+    with pytest.raises(UnreadableError, match="cannot be read: no route to it"):
+        start_from(Learner(small()), str(model))
 
 
 def test_a_file_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
