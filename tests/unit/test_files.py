@@ -115,8 +115,8 @@ def test_events_keep_their_ids_and_that_of_the_list_that_led_to_them(tmp_path: P
         ' "rec_id": "ann-0-3"}\n{"user": "bob", "item": "tea", "event": "click", "timestamp": 2}\n',
     )
     for path in (table, typed):
-        found = list(events_of(read_events(path, is_named=True)))
-        assert [(event.event_id, event.rec_id) for event in found] == [("7", "ann-0-3"), (None, None)]
+        found = [(e.event_id, e.rec_id) for e in events_of(read_events(path, is_named=True))]
+        assert found == [("7", "ann-0-3"), (None, None)]
     assert "event_id" not in read_events(table).columns
 
 
