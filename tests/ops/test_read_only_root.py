@@ -40,8 +40,9 @@ mount -o remount,ro,bind /var/lib
 mount -o remount,ro,bind /
 exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
 """
-WRITE_ELSEWHERE = (
-    "for f in / /usr /var/lib /var/lib/headrace $PWD; do ! touch $f/x; done 2>/dev/null"
+WRITE_ELSEWHERE = (  # "! touch" would never end a shell, not even with -e
+    'for f in / /usr /var/lib /var/lib/headrace "$PWD"; do'
+    ' if touch "$f/x"; then exit 1; fi; done 2>/dev/null'
 )
 
 
