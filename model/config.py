@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 N_ACTIONS = 8  # known actions and one for all others
+REMEMBERED = 200  # H, interactions of a user that the model sees at most
 
 MetaLearning = Literal["fomaml", "maml", "meta_sgd", "anil", "reptile"]
 
@@ -15,7 +16,7 @@ class ModelConfig:
     width: int = 32  # D
     blocks: int = 1
     heads: int = 2
-    length: int = 32  # T, interactions the encoder sees; users have histories.REMEMBERED
+    length: int = 32  # T, interactions the encoder sees, at most REMEMBERED
     hidden: int = 32  # width of the scoring network
     inner_steps: int = 2
     meta_learning: MetaLearning = "fomaml"  # see inner_loop

@@ -11,9 +11,8 @@ import numpy.typing as npt
 from numba import njit
 
 from headrace.model.arrays import Ints, Longs
+from headrace.model.config import REMEMBERED
 from headrace.model.features import MAX_FEATURES
-
-REMEMBERED = 200  # H, interactions in which the own counts are taken
 
 
 class Histories(NamedTuple):

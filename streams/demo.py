@@ -26,7 +26,7 @@ from headrace.streams.topics import create_topics
 from headrace.streams.up import Roles
 from headrace.streams.wire import Event, Item, Recommendation
 
-READY_LIMIT_S = 120.0  # compiling the counting loops takes the first start some 20 s
+READY_LIMIT_S = 300.0  # compiling the counting loops takes the first start up to a minute or two
 DRAIN_LIMIT_S = 30.0
 REFRESH_S = 0.5
 RATE_WINDOW = 20  # refreshes that the rates and quantiles look back

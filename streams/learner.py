@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from headrace.model.arrays import Ints, Longs
-from headrace.model.config import OuterLoopConfig
+from headrace.model.config import REMEMBERED, OuterLoopConfig
 from headrace.model.content import MAX_COLD
-from headrace.model.histories import REMEMBERED
 from headrace.model.item_regression import FIT_EVENTS, Coefficients, PairCounts
 from headrace.model.losses import Processes
 from headrace.model.outer_loop import OuterLoop

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from headrace.model.arrays import Floats, Ints, Longs
-from headrace.model.histories import REMEMBERED, Histories, from_columns
+from headrace.model.config import REMEMBERED
+from headrace.model.histories import Histories, from_columns
 from headrace.model.inner_loop import GRADIENT_DECAYS, N_DECAYS, GradientSums, n_scorer_weights
 from headrace.model.recommender import (
     MISS,

@@ -28,7 +28,7 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as PydanticSettingsError
 
-from headrace.model.config import MetaLearning
+from headrace.model.config import REMEMBERED, MetaLearning
 from headrace.streams import security
 from headrace.streams.actions import check_actions
 from headrace.streams.errors import SettingsError
@@ -117,7 +117,10 @@ class Settings(BaseSettings):
 
     # ---------------------------------------------------------------------------------- state
     history_length: int = Field(
-        200, ge=2, le=10_000, description="Recent interactions kept of each user."
+        200,
+        ge=2,
+        le=10_000,
+        description="Recent interactions kept of each user; the model sees the latest 200.",
     )
     max_users: int = Field(
         1_000_000, ge=1, description="Users a worker holds; the least recent go first."
@@ -159,7 +162,9 @@ class Settings(BaseSettings):
     encoder_width: int = Field(32, ge=4, le=4096, description="Width D of the encoder.")
     encoder_blocks: int = Field(1, ge=1, le=64, description="Blocks of the encoder.")
     encoder_heads: int = Field(2, ge=1, le=64, description="Attention heads of a block.")
-    encoder_length: int = Field(32, ge=2, le=2048, description="Interactions T the encoder sees.")
+    encoder_length: int = Field(
+        32, ge=2, le=REMEMBERED, description="Interactions T the encoder sees."
+    )
     inner_steps: int = Field(2, ge=0, le=16, description="Steps of the inner loop.")
     meta_learning: MetaLearning = Field(
         "fomaml",

@@ -5,7 +5,7 @@ import pytest
 import torch
 from stream_samples import copies, drawn, event, folded, learned, state_of
 
-from headrace.model.histories import REMEMBERED
+from headrace.model.config import REMEMBERED
 from headrace.model.inner_loop import GRADIENT_DECAYS, N_DECAYS
 from headrace.model.recommender import MISS, Judgement
 from headrace.model.vocabulary import Vocabulary
