@@ -20,7 +20,7 @@ from numba.typed import Dict
 
 from headrace.model.arrays import Doubles, Ints, Longs
 from headrace.model.online_mix import OWN_FADE, OWN_ITEMS, Followers, MixState, mix_rank, new_mix
-from headrace.model.recommender import MISS
+from headrace.model.ranking_metrics import MISS
 from headrace.model.session_neighbours import (
     Sequences,
     add_interaction,
@@ -28,7 +28,6 @@ from headrace.model.session_neighbours import (
     new_sequences,
 )
 
-UNSCORED = 0  # the event repeats its user's previous item
 REFRESH_EVERY = 200  # events between two orderings by popularity
 RECENT_FADE = 0.9  # of recent popularity at each refresh
 NAMES = (

@@ -10,7 +10,7 @@ from numba import int64, njit
 from numba.typed import Dict
 
 from headrace.model.arrays import Doubles, Ints, Longs
-from headrace.model.recommender import MISS
+from headrace.model.ranking_metrics import MISS
 
 OWN_ITEMS = 50  # latest own items that are candidates
 FOLLOWERS = 60  # most frequent followers of each of the last items that are candidates

@@ -5,7 +5,9 @@ import numpy.typing as npt
 
 from headrace.model.arrays import Doubles
 
-Ranks = npt.NDArray[np.integer]  # (n,) 1-based; a large number for an item that was not ranked
+MISS = 1_000_000  # rank of an item that was no candidate
+UNSCORED = 0  # the event repeats its user's previous item
+Ranks = npt.NDArray[np.integer]  # (n,) from 1, or one of these
 
 
 def hr_at(ranks: Ranks, k: int) -> float:

@@ -31,13 +31,13 @@ from headrace.model.inner_loop import (
     UserLoop,
 )
 from headrace.model.item_regression import Coefficients
+from headrace.model.ranking_metrics import MISS
 from headrace.model.scorer import AFFINITY_LIMITS, Scorer
 from headrace.model.shown import Shown
 from headrace.model.signals import ItemSignals
 from headrace.model.speakers import speakers
 from headrace.model.targets import Targets
 
-MISS = 1_000_000  # rank of an item that was no candidate
 SMALL = ("scorer", "targets")  # how the names begin of what travels with every delta
 
 

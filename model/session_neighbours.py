@@ -26,7 +26,7 @@ import numpy as np
 from numba import njit
 
 from headrace.model.arrays import Bools, Doubles, Ints, Longs
-from headrace.model.recommender import MISS
+from headrace.model.ranking_metrics import MISS
 
 SEQUENCE = 30  # interactions after which a user's next sequence begins
 QUERY = 20  # latest items of the user that look for neighbours

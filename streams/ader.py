@@ -19,8 +19,7 @@ import polars as pl
 import torch
 
 from headrace.model.arrays import Longs
-from headrace.model.ranking_metrics import hr_at, mrr_at
-from headrace.model.recommender import MISS
+from headrace.model.ranking_metrics import MISS, hr_at, mrr_at
 from headrace.streams.ader_baselines import Baselines
 from headrace.streams.errors import InputFileError
 from headrace.streams.evaluate import (

@@ -7,8 +7,7 @@ import numpy as np
 import polars as pl
 
 from headrace.model.arrays import Longs
-from headrace.model.baselines import UNSCORED
-from headrace.model.ranking_metrics import gains_at, hr_at, ndcg_at
+from headrace.model.ranking_metrics import UNSCORED, gains_at, hr_at, ndcg_at
 from headrace.model.significance import paired_difference
 from headrace.streams.actions import ACTIONS, index_of
 from headrace.streams.report import K

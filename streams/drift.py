@@ -25,8 +25,7 @@ import numpy as np
 import polars as pl
 
 from headrace.model.arrays import Longs
-from headrace.model.baselines import UNSCORED
-from headrace.model.ranking_metrics import ndcg_at
+from headrace.model.ranking_metrics import UNSCORED, ndcg_at
 from headrace.streams.errors import InputFileError
 from headrace.streams.files import interactions
 from headrace.streams.report import K

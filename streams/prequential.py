@@ -16,8 +16,8 @@ from headrace.model.arrays import Floats, Ints, Longs
 from headrace.model.config import REMEMBERED
 from headrace.model.histories import Histories, from_columns
 from headrace.model.inner_loop import GRADIENT_DECAYS, N_DECAYS, GradientSums, n_scorer_weights
+from headrace.model.ranking_metrics import MISS
 from headrace.model.recommender import (
-    MISS,
     Adapted,
     Judgement,
     Prepared,

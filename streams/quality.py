@@ -5,8 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from headrace.model.arrays import Doubles, Longs
-from headrace.model.ranking_metrics import gains_at
-from headrace.model.recommender import MISS
+from headrace.model.ranking_metrics import MISS, gains_at
 from headrace.streams import metrics
 
 WINDOW_EVENTS = 5_000  # at 200 events a second, the last 25 seconds

@@ -13,7 +13,8 @@ import torch
 
 from headrace.model.arrays import Bools, Ints, Longs
 from headrace.model.histories import Histories
-from headrace.model.recommender import MISS, Adapted, Prepared, Recommender
+from headrace.model.ranking_metrics import MISS
+from headrace.model.recommender import Adapted, Prepared, Recommender
 from headrace.model.scorer import AFFINITY
 from headrace.model.shown import Shown, stack
 from headrace.model.signals import MEDIUM, most_popular

@@ -7,10 +7,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headrace.model.arrays import Bools, Doubles, Longs
-from headrace.model.baselines import UNSCORED
 from headrace.model.content import FEW_EVENTS
-from headrace.model.ranking_metrics import f1_at, gains_at, hr_at, mrr_at, ndcg_at, precision_at
-from headrace.model.recommender import MISS
+from headrace.model.ranking_metrics import (
+    MISS,
+    UNSCORED,
+    f1_at,
+    gains_at,
+    hr_at,
+    mrr_at,
+    ndcg_at,
+    precision_at,
+)
 from headrace.model.significance import paired_difference
 
 K = 10

@@ -24,8 +24,7 @@ from numba import njit
 
 from headrace.model.arrays import Floats, Ints, Longs
 from headrace.model.baselines import baseline_ranks
-from headrace.model.ranking_metrics import gains_at
-from headrace.model.recommender import MISS
+from headrace.model.ranking_metrics import MISS, gains_at
 from headrace.model.session_neighbours import (
     QUERY,
     Sequences,

@@ -17,9 +17,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from headrace.model.baselines import UNSCORED
-from headrace.model.ranking_metrics import gains_at
-from headrace.model.recommender import MISS
+from headrace.model.ranking_metrics import MISS, UNSCORED, gains_at
 from headrace.model.significance import paired_difference
 from headrace.streams.engine import UserWork
 from headrace.streams.evaluate import EVENTS_PER_DELTA, EVENTS_PER_VERSION, Block, blocks_of

@@ -19,8 +19,7 @@ from pathlib import Path
 import click
 import polars as pl
 
-from headrace.model.baselines import UNSCORED
-from headrace.model.ranking_metrics import ndcg_at
+from headrace.model.ranking_metrics import UNSCORED, ndcg_at
 from headrace.streams.evaluate import EVENTS_PER_DELTA, EVENTS_PER_VERSION, Evaluation
 from headrace.streams.files import completejourney, events_of, interactions, load_events, load_items
 from headrace.streams.learner import Learner

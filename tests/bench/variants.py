@@ -20,8 +20,7 @@ import numpy as np
 import polars as pl
 
 from headrace.model.ablation import PARTS
-from headrace.model.baselines import UNSCORED
-from headrace.model.ranking_metrics import gains_at
+from headrace.model.ranking_metrics import UNSCORED, gains_at
 from headrace.model.significance import paired_difference
 from headrace.streams.evaluate import Evaluation
 from headrace.streams.files import interactions, load_events, load_items

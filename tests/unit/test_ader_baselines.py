@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from headrace.model.recommender import MISS
+from headrace.model.ranking_metrics import MISS
 from headrace.streams.ader_baselines import Baselines
 
 

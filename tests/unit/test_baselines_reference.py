@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from headrace.model.baselines import UNSCORED, baseline_ranks
-from headrace.model.recommender import MISS
+from headrace.model.baselines import baseline_ranks
+from headrace.model.ranking_metrics import MISS, UNSCORED
 
 Ranks = dict[str, npt.NDArray[np.int64]]
 

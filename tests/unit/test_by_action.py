@@ -3,8 +3,7 @@
 import numpy as np
 import polars as pl
 
-from headrace.model.baselines import UNSCORED
-from headrace.model.recommender import MISS
+from headrace.model.ranking_metrics import MISS, UNSCORED
 from headrace.streams.actions import index_of
 from headrace.streams.by_action import names, numbers_of, summarise
 

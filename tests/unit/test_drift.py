@@ -9,9 +9,7 @@ import pytest
 from click.testing import CliRunner
 from stream_samples import drawn, small
 
-from headrace.model.baselines import UNSCORED
-from headrace.model.ranking_metrics import ndcg_at
-from headrace.model.recommender import MISS
+from headrace.model.ranking_metrics import MISS, UNSCORED, ndcg_at
 from headrace.streams import drift
 from headrace.streams.cli import main
 from headrace.streams.drift import Change, Drift, followed, permuted, tell

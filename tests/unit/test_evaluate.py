@@ -9,8 +9,7 @@ import pytest
 from click.testing import CliRunner
 from stream_samples import drawn, small
 
-from headrace.model.baselines import UNSCORED
-from headrace.model.recommender import MISS
+from headrace.model.ranking_metrics import MISS, UNSCORED
 from headrace.streams.cli import main
 from headrace.streams.errors import InputFileError
 from headrace.streams.evaluate import Evaluation, evaluate

@@ -7,7 +7,8 @@ from stream_samples import copies, drawn, event, folded, learned, state_of
 
 from headrace.model.config import REMEMBERED
 from headrace.model.inner_loop import GRADIENT_DECAYS, N_DECAYS
-from headrace.model.recommender import MISS, Judgement
+from headrace.model.ranking_metrics import MISS
+from headrace.model.recommender import Judgement
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams.actions import ACTIONS
 from headrace.streams.learner import Learner

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
-from headrace.model.recommender import MISS
+from headrace.model.ranking_metrics import MISS
 from headrace.streams.quality import Window
 
 CONTENDERS = ("adapted", "frozen", "popularity")

@@ -14,8 +14,8 @@ from headrace.model.config import ModelConfig
 from headrace.model.diversity import best_first
 from headrace.model.encoder import EMBEDDING_STD
 from headrace.model.inner_loop import GRADIENT_LIMIT, N_DECAYS, GradientSums, n_scorer_weights
+from headrace.model.ranking_metrics import MISS
 from headrace.model.recommender import (
-    MISS,
     MetaParameters,
     Prepared,
     Recommender,

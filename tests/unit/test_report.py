@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from headrace.model.baselines import UNSCORED
-from headrace.model.recommender import MISS
+from headrace.model.ranking_metrics import MISS, UNSCORED
 from headrace.streams.report import Judged, summarise
 
 # Forty events of two users in turn; each fifth repeats its user's last item.

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from headrace.model.baselines import UNSCORED, baseline_ranks
-from headrace.model.recommender import MISS
+from headrace.model.baselines import baseline_ranks
+from headrace.model.ranking_metrics import MISS, UNSCORED
 
 DAY = 86_400
 

@@ -6,8 +6,8 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from headrace.model.baselines import UNSCORED, baseline_ranks
-from headrace.model.recommender import MISS
+from headrace.model.baselines import baseline_ranks
+from headrace.model.ranking_metrics import MISS, UNSCORED
 
 Sequence = tuple[int, int]  # (user, number of the sequence)
 

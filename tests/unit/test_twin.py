@@ -9,7 +9,7 @@ import torch
 from stream_samples import drawn, learned, small
 from test_evaluate import STREAM
 
-from headrace.model.recommender import MISS
+from headrace.model.ranking_metrics import MISS
 from headrace.streams.evaluate import Evaluation
 from headrace.streams.learner import Learner
 from headrace.streams.prequential import judge, served
