@@ -96,7 +96,7 @@ def backward(
 
 
 @dataclass(frozen=True, slots=True)
-class Lists(Batch):
+class ScorerBatch(Batch):
     """B tasks for the scorer and its inner loop: candidates, one of which is the event's item."""
 
     needs: ClassVar = ("scorer", "targets")
@@ -142,7 +142,7 @@ class Lists(Batch):
 
 
 @dataclass(frozen=True, slots=True)
-class Sequences(Batch):
+class EncoderBatch(Batch):
     """B tasks for the encoder and the user vector's inner loop, to be learned through its steps.
 
     What is to be predicted is the event after adaptation and, before it, a sample of the events in

@@ -262,10 +262,10 @@ class OuterLoop:
     def _step(self, n_items: int) -> float:
         """Step both parts; return the mean query loss before, NaN while no item was a candidate."""
         self._standardise()
-        self._descend(self._rehearsal.draw_sequences(min(n_items, self.meta.capacity)))
+        self._descend(self._rehearsal.draw_for_encoder(min(n_items, self.meta.capacity)))
         if not self._rehearsal.n_lists:
             return float("nan")
-        return self._descend(self._rehearsal.draw_lists())
+        return self._descend(self._rehearsal.draw_for_scorer())
 
     def _keep(self, tasks: Tasks, owners: Longs) -> None:
         """Count tasks, and put them with those to draw from."""

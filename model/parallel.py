@@ -15,11 +15,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch import distributed as dist
 
-from headrace.model.losses import Batch, Lists, Processes, Sequences, backward, moved
+from headrace.model.losses import Batch, EncoderBatch, Processes, ScorerBatch, backward, moved
 from headrace.model.recommender import MetaParameters
 
 FIRST = 0
-_KINDS: tuple[type[Batch], ...] = (Lists, Sequences)
+_KINDS: tuple[type[Batch], ...] = (ScorerBatch, EncoderBatch)
 _META = "meta."
 
 

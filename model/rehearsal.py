@@ -15,8 +15,8 @@ from headrace.model.arrays import Floats, Ints, Longs
 from headrace.model.candidates import MAX_CANDIDATES
 from headrace.model.config import OuterLoopConfig
 from headrace.model.histories import Histories
-from headrace.model.losses import Lists, Sequences
-from headrace.model.replay import Array, Replay
+from headrace.model.losses import EncoderBatch, ScorerBatch
+from headrace.model.replay_buffer import Array, ReplayBuffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class Rehearsal:
         self._random = random
         self._length = length
         self._action_weights = torch.tensor(config.action_weights)
-        self._lists = Replay(config.replay_tasks)  # tasks whose item was a candidate
-        self._sequences = Replay(config.replay_tasks)  # all tasks
+        self._lists = ReplayBuffer(config.replay_tasks)  # tasks whose item was a candidate
+        self._sequences = ReplayBuffer(config.replay_tasks)  # all tasks
 
     @property
     def n_tasks(self) -> int:
@@ -101,7 +101,7 @@ class Rehearsal:
         rows: Floats = inputs[filled].astype(np.float32)
         return rows
 
-    def draw_lists(self) -> Lists:
+    def draw_for_scorer(self) -> ScorerBatch:
         """Draw a batch for the scorer; some users' gradients drop out."""
         n = self._config.batch_tasks
         drawn = self._lists.sample(n, self._random)
@@ -109,7 +109,7 @@ class Rehearsal:
         width = int(filled.sum(1).max())  # C of this batch: padding costs time
         keep = self._random.random(n) >= self._config.gradient_dropout
         weights = self._action_weights[actions]
-        return Lists(
+        return ScorerBatch(
             filled=_tensor(filled[:, :width]),
             inputs=_tensor(inputs[:, :width]),
             context=_tensor(context),
@@ -123,7 +123,7 @@ class Rehearsal:
             has_several_actions=torch.tensor(bool((actions != actions[0]).any())),
         )
 
-    def draw_sequences(self, n_items: int) -> Sequences:
+    def draw_for_encoder(self, n_items: int) -> EncoderBatch:
         """Draw a batch for the encoder, and what of its histories is to be predicted.
 
         Items with an index below ``n_items`` have an embedding.
@@ -144,7 +144,7 @@ class Rehearsal:
             some = self._random.permutation(len(task))[: self._config.history_events]
             task, step = task[some], step[some]
         history = self._softmax(asked[task, step], n_items if len(task) else 0)
-        return Sequences(
+        return EncoderBatch(
             items=_tensor(items).long(),
             actions=_tensor(actions).long(),
             times_s=_tensor(times_s),

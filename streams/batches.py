@@ -110,7 +110,7 @@ class LostBatchError(RuntimeError):
     """A batch did not reach the role. Operator action: none, the restart replays it."""
 
 
-class Sequences:
+class GapCheck:
     """Notices a batch that went missing on its way from the intake to the role."""
 
     def __init__(self) -> None:

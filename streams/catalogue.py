@@ -20,7 +20,7 @@ from headrace.streams.wire import Item
 logger = logging.getLogger(__name__)
 
 
-class Source(NamedTuple):
+class ContentSource(NamedTuple):
     """What an item's vector is made from."""
 
     arrived: int  # when its record was published, in ms, or a running count
@@ -35,7 +35,7 @@ class Catalogue:
         self._embedder = embedder
         self._max_items = max_items
         self._is_on = is_on
-        self._sources: OrderedDict[str, Source] = OrderedDict()
+        self._sources: OrderedDict[str, ContentSource] = OrderedDict()
         self.space = ""  # which vectors those of the model can be compared with
         self.n_arrived = 0  # the highest order of a record
         self._known_to = 0  # what came until then is no newer than what a restored learner holds
@@ -61,16 +61,16 @@ class Catalogue:
         self.n_arrived = max(arrived, self.n_arrived)
         if arrived <= self._known_to:
             arrived = 0
-        self._sources[item.item] = Source(arrived, stamp, content)
+        self._sources[item.item] = ContentSource(arrived, stamp, content)
         if len(self._sources) > self._max_items:
             self._sources.popitem(last=False)
         return True
 
-    def source_of(self, item: str) -> Source | None:
+    def source_of(self, item: str) -> ContentSource | None:
         """Return what the item's vector is made from, None if nothing is known of it."""
         return self._sources.get(item)
 
-    def vectors_of(self, sources: Sequence[Source]) -> Halves:
+    def vectors_of(self, sources: Sequence[ContentSource]) -> Halves:
         """Return the (n, V) content vectors."""
         texts = [source.content for source in sources if isinstance(source.content, str)]
         if texts:  # one space: then all are

@@ -16,7 +16,7 @@ from functools import partial
 from aiokafka.errors import InvalidTimestampError
 from faust.types.tuples import TP
 
-from headrace.streams.batches import RecordBatch, Sequences
+from headrace.streams.batches import GapCheck, RecordBatch
 from headrace.streams.compute import Computed, compute
 from headrace.streams.engine import Engine
 from headrace.streams.faust_app import IntakeApp
@@ -71,7 +71,7 @@ class Delivery:
         self._computing = asyncio.Semaphore(1)
         self._writing = asyncio.Lock()
         self._epoch = -1
-        self._sequences = Sequences()
+        self._gaps = GapCheck()
         self._is_draining = False
         self._filling: MicroBatch | None = None
         self._has_opened, self._is_full = asyncio.Event(), asyncio.Event()
@@ -90,7 +90,7 @@ class Delivery:
             await self._enter_epoch(batch.receipt.epoch)
         if not is_current(batch.receipt):
             return
-        self._sequences.check(batch.receipt)
+        self._gaps.check(batch.receipt)
         await self._has_room.wait()
         if self._is_draining or not is_current(batch.receipt):
             return

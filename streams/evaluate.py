@@ -232,7 +232,7 @@ def evaluate(
     n_of_item = events.select(pl.int_range(pl.len()).over("item")).to_series().to_numpy()
     users = events["user"].rank("dense").to_numpy()
     for_each, ranks = by_action.parted(ranks)
-    judged = report.Judged(ranks, users, np.concatenate(evaluation.n_earlier), n_of_item)
+    judged = report.ScoredStream(ranks, users, np.concatenate(evaluation.n_earlier), n_of_item)
     told = {
         "stream": stream,
         "events": len(events),

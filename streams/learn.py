@@ -21,7 +21,7 @@ from typing import Any
 from faust.types.tuples import TP
 
 from headrace.streams import metrics
-from headrace.streams.batches import Receipt, RecordBatch, Sequences
+from headrace.streams.batches import GapCheck, Receipt, RecordBatch
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.faust_app import IntakeApp, make_app
 from headrace.streams.follower import Follower
@@ -119,7 +119,7 @@ class Learning:
         self._positions = positions  # offsets below are learned; the compute thread's
         self._saved = dict(positions)  # offsets below are in a version
         self._unsaved: list[Receipt] = []
-        self._sequences = Sequences()
+        self._gaps = GapCheck()
         self._backlog = Backlog()
         self._is_writer = False
 
@@ -137,7 +137,7 @@ class Learning:
             LostBatchError: a batch before it did not come, and what it holds would not be learned.
             TopicMismatchError: what would be passed over is not learned: the topic was made anew.
         """
-        self._sequences.check(batch.receipt)
+        self._gaps.check(batch.receipt)
         partition = batch.tp.partition
         first = self._taken.get(partition, 0)
         if batch.records[0].offset < first:

@@ -118,13 +118,13 @@ CANDIDATE_RECALL = _gauge("candidate_recall", "Share of recent events whose item
 JUDGED_SHOWN = _counter(
     "judged_shown_total", "Events judged by the list that was kept of their user."
 )
-SERVED_HITS = _counter(
+ATTRIBUTED = _counter(
     "attributed_events_total", "Events that carry the rec_id of a list (feedback)."
 )
 OF_ADAPT = (
     LISTS, REPLAYED, DUPLICATES, DEAD_LETTERS, MICRO_BATCH_EVENTS, MICRO_BATCH_USERS, STAGE_SECONDS,
     EVENT_TO_LIST_SECONDS, ADAPT_SECONDS, CPU_SECONDS, DELTAS_APPLIED, DELTA_AGE, STATES_REFUSED,
-    HIT_RATIO, NDCG, CANDIDATE_RECALL, JUDGED_SHOWN, SERVED_HITS,
+    HIT_RATIO, NDCG, CANDIDATE_RECALL, JUDGED_SHOWN, ATTRIBUTED,
 )  # fmt: skip
 
 # ----------------------------------------------------------------------------------------- learn

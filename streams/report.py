@@ -34,7 +34,7 @@ RIVALS = ("twin", "placebo", "frozen")  # of the adapted users
 Span = tuple[int, int | None]
 
 
-class Judged(NamedTuple):
+class ScoredStream(NamedTuple):
     """The n events of a stream, in order, and where their items stood."""
 
     ranks: Mapping[str, Longs]  # contender to (n,) MISS, UNSCORED, or 1 and more
@@ -42,13 +42,13 @@ class Judged(NamedTuple):
     n_earlier: Longs  # (n,) interactions of the event's user before it
     n_of_item: Longs  # (n,) events of its item before it
 
-    def rows(self, index: Bools) -> "Judged":
+    def rows(self, index: Bools) -> "ScoredStream":
         """Return some of the events."""
         ranks = {name: ranks[index] for name, ranks in self.ranks.items()}
-        return Judged(ranks, self.users[index], self.n_earlier[index], self.n_of_item[index])
+        return ScoredStream(ranks, self.users[index], self.n_earlier[index], self.n_of_item[index])
 
 
-def summarise(judged: Judged) -> dict[str, Any]:
+def summarise(judged: ScoredStream) -> dict[str, Any]:
     """Return what the second half of the events says, and NDCG@10 over all of them in turn."""
     half = second_half(judged)
     return {
@@ -66,13 +66,13 @@ def summarise(judged: Judged) -> dict[str, Any]:
     }
 
 
-def second_half(judged: Judged) -> Judged:
+def second_half(judged: ScoredStream) -> ScoredStream:
     """Return the events that are scored."""
     n = len(judged.users)
     return judged.rows(_is_ranked(judged) & (np.arange(n) >= n // 2))
 
 
-def _is_ranked(judged: Judged) -> Bools:
+def _is_ranked(judged: ScoredStream) -> Bools:
     is_ranked: Bools = judged.ranks["adapted"] != UNSCORED
     return is_ranked
 
@@ -110,7 +110,7 @@ def _measures(ranks: Longs) -> dict[str, float]:
     return {name: round(measure(ranks, K), 5) for name, measure in measures.items()}
 
 
-def _of_cold_items(judged: Judged) -> dict[str, float]:
+def _of_cold_items(judged: ScoredStream) -> dict[str, float]:
     """Return how many events were of items with few before, and NDCG@10 over them."""
     is_cold = judged.n_of_item < FEW_EVENTS
     return {"events": int(is_cold.sum())} | {
@@ -118,7 +118,7 @@ def _of_cold_items(judged: Judged) -> dict[str, float]:
     }
 
 
-def _of_span(judged: Judged, span: Span) -> dict[str, Any]:
+def _of_span(judged: ScoredStream, span: Span) -> dict[str, Any]:
     """Return HR@10 and NDCG@10 of events whose user had so many interactions before."""
     rows = _is_within(judged.n_earlier, span)
     return {"events": int(rows.sum())} | {
@@ -127,7 +127,7 @@ def _of_span(judged: Judged, span: Span) -> dict[str, Any]:
     }
 
 
-def _over_stream(judged: Judged) -> dict[str, list[float | None]]:
+def _over_stream(judged: ScoredStream) -> dict[str, list[float | None]]:
     """Return each contender's NDCG@10 in equal windows of the stream, and where they end.
 
     None in a window in which nothing was judged.

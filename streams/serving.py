@@ -192,7 +192,7 @@ class Serving:
                 self._window.add(ranks)
             self._window.publish(self._told)
         served_hits = sum(event.rec_id is not None for one in work for _, event in one.events)
-        metrics.SERVED_HITS.inc(served_hits)
+        metrics.ATTRIBUTED.inc(served_hits)
         return results
 
     def forget(self, work: Sequence[UserWork]) -> None:

@@ -18,7 +18,7 @@ import polars as pl
 from headrace.model.ranking_metrics import gains_at
 from headrace.streams.evaluate import CONTENDERS, Evaluation
 from headrace.streams.files import interactions, load_events, load_items
-from headrace.streams.report import Judged, K, adapting, second_half, summarise
+from headrace.streams.report import K, ScoredStream, adapting, second_half, summarise
 from headrace.streams.settings import load
 
 
@@ -34,7 +34,7 @@ def run(file: str, seeds: range, n_events: int) -> None:
         evaluation.know(load_items(file) if file == "completejourney" else [])
         found = evaluation.run(events)
         ranks = {name: found[name] for name in CONTENDERS}
-        judged = Judged(ranks, users, np.concatenate(evaluation.n_earlier), n_of_item)
+        judged = ScoredStream(ranks, users, np.concatenate(evaluation.n_earlier), n_of_item)
         line = {"stream": stream, "seed": seed, "seconds": round(evaluation.seconds, 1)}
         print(json.dumps(line | summarise(judged)), flush=True)
         half = second_half(judged)  # the same events each time: the stream alone decides

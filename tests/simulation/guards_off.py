@@ -13,7 +13,7 @@ from schedules import Mix, mixed
 from simulated_worker import Worker
 
 from headrace.streams import delivery, topics
-from headrace.streams.batches import Sequences, Watermarks
+from headrace.streams.batches import GapCheck, Watermarks
 from headrace.streams.delivery import Delivery
 from headrace.streams.faust_app import IntakeApp, StateStore
 from headrace.streams.guards import PauseGuard
@@ -153,7 +153,7 @@ async def stamp_at_once(self: Any, _: Any) -> int:
 
 
 BUFFER = (IntakeApp, "FlowControlQueue", faust.App.FlowControlQueue)
-SEQUENCE = (Sequences, "check", nothing)
+SEQUENCE = (GapCheck, "check", nothing)
 WATERMARK = (
     (Watermarks, "take", commit_over_gaps),
     (Watermarks, "partitions", with_any_done),

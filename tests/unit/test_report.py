@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from headrace.model.ranking_metrics import MISS, UNSCORED
-from headrace.streams.report import Judged, summarise
+from headrace.streams.report import ScoredStream, summarise
 
 # Forty events of two users in turn; each fifth repeats its user's last item.
 N = 40
@@ -14,12 +14,12 @@ AT = np.arange(N)
 REPEATS = AT % 5 == 4
 
 
-def judged(adapted: np.ndarray, other: np.ndarray | None = None) -> Judged:
+def judged(adapted: np.ndarray, other: np.ndarray | None = None) -> ScoredStream:
     """Return the events with the adapted model's ranks, and those of everything else."""
     ranks = {name: np.full(N, MISS) if other is None else other for name in ("frozen", "twin")}
     ranks |= {"adapted": adapted, "placebo": np.full(N, MISS), "popularity": np.full(N, 11)}
     ranks = {name: np.where(REPEATS, UNSCORED, r) for name, r in ranks.items()}
-    return Judged(ranks, users=AT % 2, n_earlier=AT // 2, n_of_item=AT // 10)
+    return ScoredStream(ranks, users=AT % 2, n_earlier=AT // 2, n_of_item=AT // 10)
 
 
 def test_the_second_half_is_scored_without_repeats() -> None:
@@ -40,7 +40,9 @@ def test_recall_is_the_share_of_events_whose_item_was_a_candidate() -> None:
 def test_a_stream_of_which_nothing_can_be_scored_makes_a_report_all_the_same() -> None:
     nothing = np.full(N, UNSCORED)
     names = ("adapted", "frozen", "twin", "placebo", "popularity")
-    alone = Judged(dict.fromkeys(names, nothing), AT % 2, n_earlier=AT // 2, n_of_item=AT // 10)
+    alone = ScoredStream(
+        dict.fromkeys(names, nothing), AT % 2, n_earlier=AT // 2, n_of_item=AT // 10
+    )
     told = summarise(alone)
     assert (told["scored"], told["candidate_recall"]) == (0, None)
     json.dumps(told, allow_nan=False)

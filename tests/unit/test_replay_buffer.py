@@ -1,11 +1,11 @@
-"""Replay memory: what is kept, and what is drawn from it."""
+"""Replay buffer: what is kept, and what is drawn from it."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.model.replay import Replay
+from headrace.model.replay_buffer import ReplayBuffer
 
 
 def columns(numbers: range) -> list[np.ndarray]:
@@ -24,7 +24,7 @@ def columns(numbers: range) -> list[np.ndarray]:
     ],
 )
 def test_latest_rows_are_kept_and_no_more(batches: list[range], kept: set[int]) -> None:
-    replay = Replay(4)
+    replay = ReplayBuffer(4)
     for batch in batches:
         replay.add(columns(batch), 0)
     assert replay.filled == len(kept)
@@ -33,7 +33,7 @@ def test_latest_rows_are_kept_and_no_more(batches: list[range], kept: set[int]) 
 
 
 def test_row_comes_back_whole() -> None:
-    replay = Replay(8)
+    replay = ReplayBuffer(8)
     replay.add(columns(range(5)), 0)
     number, triple = replay.sample(50, np.random.default_rng(0))
     np.testing.assert_array_equal(triple, np.repeat(number[:, None], 3, 1))
@@ -41,7 +41,7 @@ def test_row_comes_back_whole() -> None:
 
 
 def test_new_rows_are_drawn_first_and_once_for_sure() -> None:
-    replay, random = Replay(6), np.random.default_rng(0)
+    replay, random = ReplayBuffer(6), np.random.default_rng(0)
     replay.add(columns(range(4)), 0)
     assert replay.sample(3, random)[0].tolist() == [0, 1, 2]
     replay.add(columns(range(4, 6)), 0)
@@ -51,14 +51,14 @@ def test_new_rows_are_drawn_first_and_once_for_sure() -> None:
 
 
 def test_looking_does_not_count_as_drawing() -> None:
-    replay, random = Replay(4), np.random.default_rng(0)
+    replay, random = ReplayBuffer(4), np.random.default_rng(0)
     replay.add(columns(range(2)), 0)
     replay.peek(10, random)
     assert replay.sample(2, random)[0].tolist() == [0, 1]
 
 
 def test_new_rows_that_were_overwritten_are_forgotten() -> None:
-    replay = Replay(4)
+    replay = ReplayBuffer(4)
     replay.add(columns(range(3)), 0)
     replay.add(columns(range(3, 6)), 0)
     assert replay.sample(4, np.random.default_rng(0))[0].tolist() == [2, 3, 4, 5]
@@ -72,7 +72,7 @@ def test_new_rows_that_were_overwritten_are_forgotten() -> None:
 def test_dropped_rows_are_gone_and_all_others_stay(
     batches: list[list[int]], dropped: list[int], after: list[int]
 ) -> None:
-    replay, number = Replay(6), 0
+    replay, number = ReplayBuffer(6), 0
     kept: list[tuple[int, int]] = []  # number and owner, in the order they came
     for owners in batches:
         rows = range(number, number + len(owners))

@@ -1,4 +1,4 @@
-"""Replay: what was learned from lately, kept so that a quiet taste is not forgotten."""
+"""Replay buffer: the latest rows, sampled new ones first (experience replay)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from headrace.model.arrays import Longs
 Array = npt.NDArray[Any]
 
 
-class Replay:
+class ReplayBuffer:
     """The latest rows of several columns."""
 
     def __init__(self, size: int) -> None:
