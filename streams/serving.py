@@ -191,8 +191,8 @@ class Serving:
             for ranks in judged:
                 self._window.add(ranks)
             self._window.publish(self._told)
-        served_hits = sum(event.rec_id is not None for one in work for _, event in one.events)
-        metrics.ATTRIBUTED.inc(served_hits)
+        n_attributed = sum(event.rec_id is not None for one in work for _, event in one.events)
+        metrics.ATTRIBUTED.inc(n_attributed)
         return results
 
     def forget(self, work: Sequence[UserWork]) -> None:
