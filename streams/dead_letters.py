@@ -8,7 +8,6 @@ from headrace.streams.record_batches import VALUE_LIMIT_BYTES, Unreadable
 
 Headers = list[tuple[str, bytes | None]]
 
-LARGEST_DEAD_LETTER_BYTES = VALUE_LIMIT_BYTES  # a record has room for its coordinates as well
 HEADER_BYTES = 10  # of two lengths
 
 
@@ -67,7 +66,7 @@ def fitting(letter: DeadLetter) -> tuple[bytes | None, bytes | None, Headers]:
         "headers": sum(len(k.encode()) + len(v or b"") + HEADER_BYTES for k, v in letter.headers),
     }
     omitted: list[str] = []
-    while sum(sizes.values()) > LARGEST_DEAD_LETTER_BYTES:
+    while sum(sizes.values()) > VALUE_LIMIT_BYTES:
         omitted.append(max(sizes, key=lambda part: sizes[part]))
         del sizes[omitted[-1]]
     key = letter.key if "key" in sizes else None

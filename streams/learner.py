@@ -252,7 +252,8 @@ class Learner:
         self.categorise(item.item, item.categories)
         is_another = self.catalogue.note(item, time_ms=time_ms)
         is_known = self.vocabulary.index(item.item) >= 0
-        if is_another if is_known else self.catalogue.source_of(item.item):
+        needs_place = is_another if is_known else self.catalogue.source_of(item.item) is not None
+        if needs_place:
             self._place_later(item.item)
 
     def _place_later(self, item: str) -> None:

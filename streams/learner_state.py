@@ -17,6 +17,7 @@ from headrace.streams import schema
 from headrace.streams.blobs import Blob, pack, under, unpack
 from headrace.streams.errors import CheckpointError
 from headrace.streams.learner import Learner
+from headrace.streams.model_settings import differences
 from headrace.streams.publication import unpack_model
 from headrace.streams.state import UserState
 from headrace.streams.version_check import check_pairs, checked_fields
@@ -80,14 +81,10 @@ def _check_shape(learner: Learner, recommender: Recommender, vocabulary: Vocabul
         r.meta.config.to_dict() | {"neighbours": r.signals.neighbours}
         for r in (recommender, learner.recommender)
     )
-    differences = [
-        f"{name} is {stored[name]}, the settings ask for {asked[name]}"
-        for name in stored
-        if stored[name] != asked[name]
-    ]
+    unequal = differences(stored, asked)
     if len(vocabulary) > vocabulary.max_items:
-        differences.append(f"items are {len(vocabulary)}, max_items is {vocabulary.max_items}")
-    if differences:
+        unequal.append(f"items are {len(vocabulary)}, max_items is {vocabulary.max_items}")
+    if unequal:
         raise CheckpointError(
-            f"the stored model does not fit: {'; '.join(differences)}: change the settings back"
+            f"the stored model does not fit: {'; '.join(unequal)}: change the settings back"
         )

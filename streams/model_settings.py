@@ -1,5 +1,8 @@
 """What the settings say of the model: its shape, and where it is computed."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from headrace.model.config import ModelConfig
@@ -18,6 +21,15 @@ def model_config(settings: Settings) -> ModelConfig:
         meta_learning=settings.meta_learning,
         clusters=settings.clusters,
     )
+
+
+def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Return in words where a stored model is of another shape than the settings ask for."""
+    return [
+        f"{name} is {stored[name]}, the settings ask for {asked[name]}"
+        for name in asked
+        if stored[name] != asked[name]
+    ]
 
 
 def pick_device(settings: Settings) -> str:

@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 
 BATCH_LIMIT_BYTES = 2**25  # inflated: 32 times what brokers take, and text compresses by 10 to 20
 FETCH_LIMIT_BYTES = 2**24  # inflated, of one partition at once; what is beyond is fetched again
-VALUE_LIMIT_BYTES = 1_000_000  # no reader takes more, and no dead letter holds more
+# No reader takes more. A broker's default is 1,048,588: a dead letter has room for its coordinates.
+VALUE_LIMIT_BYTES = 1_000_000
 MAX_HEADERS = 1_000  # of a record; an empty one is two bytes, and some hundred as a client makes it
 _HEADER_BYTES = 61  # of a batch, before its records
 _LENGTH_AT, _AFTER_LENGTH, _MAGIC_AT, _ATTRIBUTES_AT = 8, 12, 16, 22
@@ -171,12 +172,9 @@ class CheckedBatch:
             for record in self._read():
                 yield _within_limit(record)
                 offset = record.offset + 1
-        except (
-            Exception
-        ) as exc:  # it depends on the bytes alone: it would be raised at every replay
-            if (
-                offset >= batch.next_offset
-            ):  # all were read, and then came more than there should be
+        # What is raised depends on the bytes alone: it would be raised at every replay.
+        except Exception as exc:
+            if offset >= batch.next_offset:  # all were read, and then came more than should be
                 return
             reason: Malformation = "too_large" if isinstance(exc, TooLargeError) else "undecodable"
             detail = f"offsets {offset} to {batch.next_offset - 1} of one batch: {exc}"

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
 SCRAPE_LIMIT_S = 2.0
-# What a role is told that is to be scraped from here: who else is on this machine may look, too.
+# Settings of a role that this process scrapes: loopback, no token.
 FOR_THIS_MACHINE = {"http_host": "127.0.0.1", "http_token": SecretStr(""), "http_token_file": ""}
 
 

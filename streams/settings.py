@@ -96,7 +96,7 @@ class Settings(BaseSettings):
         "", description="PEM file of its key, not encrypted; empty if it is in the same file."
     )
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        "SCRAM-SHA-512", description="How the password is shown; PLAIN sends the password itself."
+        "SCRAM-SHA-512", description="SASL mechanism; PLAIN sends the password itself."
     )
     sasl_username: str = Field("", description="User, for SASL.")
     sasl_password: SecretStr = Field(

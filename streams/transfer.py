@@ -17,6 +17,7 @@ from headrace.streams.blobs import under, unpack
 from headrace.streams.errors import CheckpointError, UnreadableError
 from headrace.streams.inheritance import Inheritance
 from headrace.streams.learner import Learner
+from headrace.streams.model_settings import differences
 from headrace.streams.publication import pack_model
 from headrace.streams.store import kind_of
 
@@ -55,13 +56,8 @@ def start_from(learner: Learner, url: str) -> dict[str, torch.Tensor]:
     asked = learner.recommender.meta.config.to_dict()
     # What is configurable since the file was written is at its default there.
     stored = ModelConfig().to_dict() | fields.get("config", {})
-    differences = [
-        f"{name} is {stored[name]}, the settings ask for {asked[name]}"
-        for name in asked
-        if stored[name] != asked[name]
-    ]
-    if differences:
-        raise CheckpointError(f"{url} does not fit: {'; '.join(differences)}")
+    if unequal := differences(stored, asked):
+        raise CheckpointError(f"{url} does not fit: {'; '.join(unequal)}")
     try:
         complete(arrays)
         taken = {

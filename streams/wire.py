@@ -26,7 +26,6 @@ WITHOUT_ITEM = (FORGET, REFRESH)
 MAX_ID_BYTES = 256  # longer ids are almost always a whole payload in the wrong field
 MAX_REC_ID_BYTES = MAX_ID_BYTES + 32  # a user's id, a partition and an offset: see ``rec_id_of``
 SHORT_ID = MAX_ID_BYTES // 4  # so many characters always fit: in UTF-8 one takes at most 4 bytes
-MAX_VALUE_BYTES = VALUE_LIMIT_BYTES  # the broker's own default limit (message.max.bytes)
 MAX_EVENT_BYTES = 65_536  # 64 kB of empty lists are 4 MB when read, and a micro-batch has hundreds
 MAX_CONTEXT = 256  # entries
 MAX_TIME_MS = 253_402_300_799_999  # 9999-12-31, the last instant most clients can print
@@ -205,7 +204,7 @@ def _item_of(value: bytes | None, key: bytes | None) -> Item:
 
 
 def _decode_map(
-    value: bytes | None, kind: schema.Schema, *, at_most: int = MAX_VALUE_BYTES
+    value: bytes | None, kind: schema.Schema, *, at_most: int = VALUE_LIMIT_BYTES
 ) -> dict[str, Any]:
     if isinstance(value, Unreadable):
         raise MalformedRecordError(value.reason, value.detail)

@@ -29,9 +29,7 @@ CAPACITY_EVENTS = 3_000
 SAMPLES = 60  # while too much comes, and as often afterwards
 TIMES = 2.0  # what the worker carries
 BUSY_USERS = 0.02  # of the users, who make half of the events: several of theirs wait at once
-DRAIN_LIMIT = (
-    4.0  # times as long as the overload; on a busy machine it works off less than it could
-)
+DRAIN_LIMIT = 4.0  # times as long as the overload: a busy machine works off less than it could
 
 
 class Sample(NamedTuple):

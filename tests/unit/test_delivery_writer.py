@@ -9,7 +9,7 @@ import pytest
 from headrace.streams.compute import Computed
 from headrace.streams.dead_letters import (
     HEADER_BYTES,
-    LARGEST_DEAD_LETTER_BYTES,
+    VALUE_LIMIT_BYTES,
     DeadLetter,
     fitting,
 )
@@ -108,7 +108,7 @@ def test_what_does_not_fit_into_a_batch_goes_with_the_next_in_order() -> None:
 
 def test_a_dead_letter_that_would_not_fit_goes_without_its_value() -> None:
     beside = len(b"k") + len("trace") + HEADER_BYTES
-    largest = b"x" * (LARGEST_DEAD_LETTER_BYTES - beside)
+    largest = b"x" * (VALUE_LIMIT_BYTES - beside)
     *_, fits, does_not = write(FakeProducer(), [letter(largest), letter(largest + b"x")])
     assert fits[2] == largest
     assert does_not[2:] == (None, [("trace", None), ("headrace.omitted", b"value")])
@@ -119,13 +119,13 @@ def test_a_value_left_out_when_it_was_read_is_named_as_if_it_were_here(n_key: in
     def fitted(value: bytes) -> object:
         return fitting(DeadLetter(reason="too_large", key=bytes(n_key), value=value, headers=[]))
 
-    whole = bytes(LARGEST_DEAD_LETTER_BYTES + 1)
+    whole = bytes(VALUE_LIMIT_BYTES + 1)
     left_out = Unreadable.of("too_large", "", n_left_out=len(whole))
     assert fitted(left_out) == fitted(whole)
 
 
 def test_a_dead_letter_keeps_its_coordinates_whatever_else_does_not_fit() -> None:
-    huge = b"x" * LARGEST_DEAD_LETTER_BYTES
+    huge = b"x" * VALUE_LIMIT_BYTES
     key, value, headers = fitting(
         DeadLetter(
             reason="empty",
@@ -143,7 +143,7 @@ def test_a_dead_letter_keeps_its_coordinates_whatever_else_does_not_fit() -> Non
     ]
 
 
-@pytest.mark.parametrize("value", [None, bytes(LARGEST_DEAD_LETTER_BYTES + 1)])
+@pytest.mark.parametrize("value", [None, bytes(VALUE_LIMIT_BYTES + 1)])
 def test_a_dead_letter_without_key_and_value_can_be_sent(value: bytes | None) -> None:
     (*_, sent) = write(
         FakeProducer(), [DeadLetter(reason="empty", key=None, value=value, headers=[])]

@@ -22,9 +22,9 @@ from headrace.streams.wire import (
     MAX_ID_BYTES,
     MAX_REC_ID_BYTES,
     MAX_TIME_MS,
-    MAX_VALUE_BYTES,
     MAX_VECTOR_WIDTH,
     REFRESH,
+    VALUE_LIMIT_BYTES,
     Event,
     Item,
     Reason,
@@ -339,7 +339,7 @@ def test_wrong_field_of_an_item_is_refused(fields: Any, reason: str) -> None:
 
 
 def test_item_has_the_room_that_a_record_has() -> None:
-    text = "x" * (MAX_VALUE_BYTES - len(as_json({"item": "i", "text": ""})))
+    text = "x" * (VALUE_LIMIT_BYTES - len(as_json({"item": "i", "text": ""})))
     assert decode_item(as_json({"item": "i", "text": text}), key=None).text == text
     with pytest.raises(MalformedRecordError, match="too_large"):
         decode_item(as_json({"item": "i", "text": text + "x"}), key=None)
