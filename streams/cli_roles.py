@@ -206,7 +206,8 @@ def evaluate(
     from headrace.streams import plots
     from headrace.streams.evaluate import EVENTS_PER_VERSION
     from headrace.streams.evaluate import evaluate as judge
-    from headrace.streams.files import load_events, load_items
+    from headrace.streams.files import load_events
+    from headrace.streams.files_items import load_items
     from headrace.streams.outputs import require_writable
     from headrace.streams.progress import counted
     from headrace.streams.transfer import write_model

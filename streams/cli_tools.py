@@ -119,7 +119,8 @@ def produce(settings: Settings, file: str, is_catalogue: bool, context: tuple[st
               echo '{"user": "u1", "item": "i1"}' | headrace produce -
     Next:     headrace consume --user u1
     """
-    from headrace.streams.files import events_of, load_events, load_items
+    from headrace.streams.files import events_of, load_events
+    from headrace.streams.files_items import load_items
     from headrace.streams.produce import publish_events, publish_items
     from headrace.streams.progress import tracked
 

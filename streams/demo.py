@@ -17,8 +17,9 @@ from headrace.streams import consume
 from headrace.streams.broker import EmbeddedBroker, free_port
 from headrace.streams.demo_screen import Moment, Shopper, render, summary
 from headrace.streams.errors import RoleFailedError, SettingsError
-from headrace.streams.files import completejourney, events_of
+from headrace.streams.files import events_of
 from headrace.streams.produce import publish_events, publish_items
+from headrace.streams.purchases import completejourney
 from headrace.streams.replay import at_rate, paced
 from headrace.streams.scrape import FOR_THIS_MACHINE, Scrape, scrape
 from headrace.streams.settings import Settings

@@ -12,9 +12,8 @@ import asyncio
 import logging
 import math
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Awaitable, Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +21,7 @@ from faust.types.tuples import TP
 
 from headrace.streams import metrics
 from headrace.streams.batches import GapCheck, Receipt, RecordBatch
+from headrace.streams.catalogue_reader import CatalogueReader
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.faust_app import IntakeApp, make_app
 from headrace.streams.follower import Follower
@@ -31,7 +31,6 @@ from headrace.streams.guards import (
     PauseGuard,
     Watchdog,
     end_process,
-    tell_failure,
 )
 from headrace.streams.intake import IntakeOptions
 from headrace.streams.learn_processes import processes_of
@@ -42,14 +41,13 @@ from headrace.streams.observe import observe_intake
 from headrace.streams.process import Readiness, Role, run_role
 from headrace.streams.publisher import Publisher, Send
 from headrace.streams.settings import Settings
-from headrace.streams.wire import Event, Item, decode_item, record_time_ms
+from headrace.streams.wire import Event, record_time_ms
 
 logger = logging.getLogger(__name__)
 
 WAITING_CHUNKS = 4  # of micro_batch_events; then the intake waits
 LOOK_EVERY_S = 10.0  # at whether more comes than is learned; long enough that a burst is none
 LAST_VERSION_LIMIT_S = 15.0  # at a stop; what it would hold is else learned anew
-WAITING_ITEMS = 256  # catalogue records of up to 1 MB; then the follower waits
 SETTLE_S = 1.0  # while a rebalance begins, nothing is anybody's
 SECOND = (
     "ended: another learn role is in group %s-learn, and this one has published nothing: the role"
@@ -305,60 +303,3 @@ def _sender(app: IntakeApp) -> Send:
         return int((await sent).offset)
 
     return send
-
-
-class CatalogueReader:
-    """Takes catalogue records over on the thread that owns the learner.
-
-    A failure there ends the process.
-    """
-
-    def __init__(self, learner: Learner, thread: Executor) -> None:
-        self._learner = learner
-        self._thread = thread
-        self._is_placing = self._is_closed = False
-        self._waiting: deque[Future[None]] = deque()
-
-    def __call__(self, record: Any) -> None:
-        """Note what a record says of its item.
-
-        Waits while many wait: a catalogue is read faster than it is taken over.
-
-        Raises:
-            MalformedRecordError: it cannot be decoded.
-        """
-        item = decode_item(record.value, key=record.key)
-        time_ms = record_time_ms(record.timestamp, now_ms=int(time.time() * 1000))
-        waiting = self._waiting
-        waiting.append(self._submit(self._note, item, time_ms))
-        while waiting and (len(waiting) > WAITING_ITEMS or waiting[0].done()):
-            waiting.popleft().exception()  # waits; what failed has ended the process
-
-    def close(self) -> None:
-        """Place nothing more: the thread is about to end, and a restart reads all again."""
-        self._is_closed = True
-
-    def _submit(self, work: Callable[..., None], *given: Any) -> Future[None]:
-        submitted = self._thread.submit(work, *given)
-        submitted.add_done_callback(_end_if_failed)
-        return submitted
-
-    def _note(self, item: Item, time_ms: int) -> None:
-        self._learner.note(item, time_ms=time_ms)
-        self._place_later()
-
-    def _place_later(self) -> None:
-        """Place what is noted once the records that wait now are, several of them together."""
-        if not (self._is_placing or self._is_closed):
-            self._is_placing = True
-            self._submit(self._place)
-
-    def _place(self) -> None:
-        self._is_placing = False
-        if self._learner.place():
-            self._place_later()
-
-
-def _end_if_failed(submitted: Future[None]) -> None:
-    if not submitted.cancelled() and (exc := submitted.exception()) is not None:
-        end_process(tell_failure(exc, "taking the catalogue over failed"))

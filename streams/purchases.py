@@ -12,6 +12,8 @@ import polars as pl
 from headrace.streams.errors import InputFileError
 from headrace.streams.wire import Item
 
+SAMPLE = "completejourney"  # stands for a file
+
 
 def completejourney() -> tuple[pl.DataFrame, list[Item]]:
     """Return all purchases, as ``read_events`` does, and the catalogue.

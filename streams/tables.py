@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +18,9 @@ from polars.exceptions import PanicException, PolarsError
 from headrace.streams.errors import InputFileError
 
 STDIN = "-"
+SHOWN_LETTERS = 300  # of a bad row
+# Of whole numbers as floats; beyond, several ids would become one.
+LARGEST_EXACT = {"Float64": 2**53 - 1, "Float32": 2**24 - 1, "Float16": 2**11 - 1}
 INFLATED_LIMIT_BYTES = 2**32  # it is held in memory; a few MB of zeros can stand for more
 
 _OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
@@ -168,3 +171,24 @@ def require(missing: list[str], found: list[str], path: str | Path) -> None:
             f"{path}: missing column{'s' * (len(missing) > 1)} {', '.join(missing)};"
             f" found {', '.join(map(repr, found))}"
         )
+
+
+def refuse_nested(nested: Sequence[str], path: str | Path) -> None:
+    """Refuse a file in which these columns, if any, hold lists or maps.
+
+    Raises:
+        InputFileError: ``nested`` is not empty.
+    """
+    if nested:
+        raise InputFileError(f"{path}: lists or maps, not text or numbers, in: {', '.join(nested)}")
+
+
+def ids_of(values: pl.Series) -> pl.Series:
+    """Return ids as text; null where there is none to be made out: a fraction, a truth."""
+    if values.dtype == pl.Boolean:
+        return pl.repeat(None, len(values), dtype=pl.String, eager=True).alias(values.name)
+    if values.dtype.is_float():  # one fraction, or one gap of a data frame, makes all numbers so
+        whole = values.cast(pl.Int64, strict=False)
+        largest = LARGEST_EXACT[str(values.dtype)]
+        values = whole.set((whole != values) | (whole.abs() > largest), None)
+    return values.cast(pl.String)

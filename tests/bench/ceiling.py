@@ -35,7 +35,8 @@ from headrace.model.session_neighbours import (
     new_sequences,
 )
 from headrace.streams.evaluate import EVENTS_PER_DELTA, EVENTS_PER_VERSION, blocks_of
-from headrace.streams.files import interactions, load_events, load_items
+from headrace.streams.files import interactions, load_events
+from headrace.streams.files_items import load_items
 from headrace.streams.learner import Learner
 from headrace.streams.prequential import judge, served
 from headrace.streams.report import K

@@ -17,7 +17,8 @@ import polars as pl
 
 from headrace.model.ranking_metrics import gains_at
 from headrace.streams.evaluate import CONTENDERS, Evaluation
-from headrace.streams.files import interactions, load_events, load_items
+from headrace.streams.files import interactions, load_events
+from headrace.streams.files_items import load_items
 from headrace.streams.report import K, ScoredStream, adapting, second_half, summarise
 from headrace.streams.settings import load
 

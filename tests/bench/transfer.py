@@ -21,9 +21,11 @@ import polars as pl
 
 from headrace.model.ranking_metrics import UNSCORED, ndcg_at
 from headrace.streams.evaluate import EVENTS_PER_DELTA, EVENTS_PER_VERSION, Evaluation
-from headrace.streams.files import completejourney, events_of, interactions, load_events, load_items
+from headrace.streams.files import events_of, interactions, load_events
+from headrace.streams.files_items import load_items
 from headrace.streams.learner import Learner
 from headrace.streams.publication import pack_model
+from headrace.streams.purchases import completejourney
 from headrace.streams.report import K
 from headrace.streams.settings import Settings
 from headrace.streams.wire import Item

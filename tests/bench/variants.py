@@ -23,7 +23,8 @@ from headrace.model.ablation import PARTS
 from headrace.model.ranking_metrics import UNSCORED, gains_at
 from headrace.model.significance import paired_difference
 from headrace.streams.evaluate import Evaluation
-from headrace.streams.files import interactions, load_events, load_items
+from headrace.streams.files import interactions, load_events
+from headrace.streams.files_items import load_items
 from headrace.streams.report import K
 from headrace.streams.settings import load
 from headrace.streams.wire import Item

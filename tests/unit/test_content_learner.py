@@ -12,11 +12,11 @@ import torch
 from stream_samples import drawn, event, folded, learned, small
 
 from headrace.model.vocabulary import Vocabulary
-from headrace.streams import learn, schema
+from headrace.streams import catalogue_reader, schema
 from headrace.streams.blobs import pack, unpack
+from headrace.streams.catalogue_reader import WAITING_ITEMS, CatalogueReader
 from headrace.streams.errors import CheckpointError, MalformedRecordError
 from headrace.streams.guards import EXIT_FAILED
-from headrace.streams.learn import WAITING_ITEMS, CatalogueReader
 from headrace.streams.learner import Learner
 from headrace.streams.learner_state import pack_learner, restore
 from headrace.streams.publication import apply_delta, pack_delta, pack_model, unpack_model
@@ -250,7 +250,7 @@ def test_a_record_that_the_learner_fails_at_ends_the_process(
         raise ZeroDivisionError(step)
 
     statuses: list[int] = []
-    monkeypatch.setattr(learn, "end_process", statuses.append)
+    monkeypatch.setattr(catalogue_reader, "end_process", statuses.append)
     monkeypatch.setattr(Learner, step, fail)
     with ThreadPoolExecutor(1) as thread:
         reader = CatalogueReader(Learner(small()), thread)
@@ -264,7 +264,7 @@ def test_a_record_that_the_learner_fails_at_ends_the_process(
 
 def test_a_catalogue_that_is_closed_places_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
     statuses: list[int] = []
-    monkeypatch.setattr(learn, "end_process", statuses.append)
+    monkeypatch.setattr(catalogue_reader, "end_process", statuses.append)
     learner, released = Learner(small()), threading.Event()
     with ThreadPoolExecutor(1) as thread:
         reader = CatalogueReader(learner, thread)

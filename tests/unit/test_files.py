@@ -21,13 +21,9 @@ from file_samples import EVENTS, write
 
 from headrace.streams import tables
 from headrace.streams.errors import InputFileError
-from headrace.streams.files import (
-    completejourney,
-    events_of,
-    load_events,
-    read_events,
-    read_items,
-)
+from headrace.streams.files import events_of, load_events, read_events
+from headrace.streams.files_items import read_items
+from headrace.streams.purchases import completejourney
 from headrace.streams.wire import Item
 
 EXPECTED = [
