@@ -1,10 +1,8 @@
 """Fused passes: what serves on a CPU, as tensors in and out.
 
-The loops are in ``fused_scorer`` and ``fused_loop``. Nothing can be differentiated through them:
-learning takes the modules, and so does a GPU.
+The loops are in ``fused_scorer`` and ``fused_loop``. Nothing can be differentiated through them.
 
-Letters: B users, C candidates, K listed of them, I inputs, J of them adapted, X context, D width,
-W hidden width, P fast weights.
+Letters: B users, C candidates, K listed of them, I inputs, J of them adapted, W hidden width.
 """
 
 from typing import NamedTuple
@@ -16,134 +14,114 @@ from torch.nn import functional as F
 
 from headrace.model import fused_loop, fused_scorer
 from headrace.model.arrays import Floats, Longs
-from headrace.model.encoder import Encoded, Encoder
-from headrace.model.inner_loop import UserLoop
-from headrace.model.scorer import ADAPTED, N_INPUTS, Scorer
+from headrace.model.encoder import Encoded
+from headrace.model.meta_parameters import MetaParameters
+from headrace.model.passes import Users
+from headrace.model.scorer import ADAPTED, N_INPUTS
 
 
-class Weights(NamedTuple):
+class _Weights(NamedTuple):
     """What the loops take of meta-parameters on the CPU."""
 
     scorer: fused_scorer.Weights
     loop: fused_loop.Weights
 
 
-def weights_of(scorer: Scorer, loop: UserLoop, encoder: Encoder, negatives: Tensor) -> Weights:
-    """Return what the loops take, as the meta-parameters are now."""
-    return Weights(
-        fused_scorer.weights_of(scorer), fused_loop.weights_of(loop, encoder, negatives.numpy())
-    )
+class FusedPasses:
+    """Implements ``passes.Passes`` in loops over users."""
 
+    def __init__(self, meta: MetaParameters) -> None:
+        self._meta = meta
+        self._held: _Weights | None = None
 
-def shift(weights: Weights, start: Tensor, encoded: Encoded) -> Tensor:
-    """Return the (B, D) shifts of the user vectors from ``start``, as ``UserLoop`` does."""
-    shifts = _floats(start).copy()
-    items = np.ascontiguousarray(encoded.items.numpy())
-    fused_loop.adapt(weights.loop, _floats(encoded.hidden), items, shifts)
-    return torch.from_numpy(shifts)
+    def hold(self) -> None:
+        """Keep the weights in the form the loops take, until the meta-parameters change.
 
+        Else each pass converts them, which takes a small micro-batch a tenth of its time.
+        """
+        self._held = None
+        self._held = self._weights
 
-def affinities(
-    weights: Weights, users: Tensor, n_items: int, items: Tensor, filled: Longs
-) -> Tensor:
-    """Return the (B, C) affinities, as ``Recommender.affinities`` does."""
-    out = np.zeros(items.shape, np.float32)
-    fused_loop.write_affinities(weights.loop, _floats(users), n_items, items.numpy(), filled, out)
-    return torch.from_numpy(out)
+    @property
+    def _weights(self) -> _Weights:
+        meta = self._meta
+        return self._held or _Weights(
+            fused_scorer.weights_of(meta.scorer),
+            fused_loop.weights_of(meta.user_loop, meta.encoder, meta.negatives.numpy()),
+        )
 
+    def shift(self, encoded: Encoded) -> Tensor:
+        """See ``Passes``."""
+        loop = self._meta.user_loop
+        shifts = _floats(loop.initial(loop.shares(encoded.latest))).copy()
+        items = np.ascontiguousarray(encoded.items.numpy())
+        fused_loop.adapt(self._weights.loop, _floats(encoded.hidden), items, shifts)
+        return torch.from_numpy(shifts)
 
-def inputs(
-    residual: Tensor,
-    n_items: int,
-    signals: Tensor,
-    items: Tensor,
-    filled: Longs,
-    affinities: Tensor,
-) -> Tensor:
-    """Return the (B, C, I) inputs of the scorer, as ``Recommender.inputs`` does."""
-    out = np.zeros((*items.shape, N_INPUTS), np.float32)
-    fused_scorer.write_inputs(
-        *(_floats(each) for each in (signals, residual, affinities)),
-        n_items,
-        items.numpy(),
-        filled,
-        out,
-    )
-    return torch.from_numpy(out)
+    def affinities(self, users: Tensor, items: Tensor, filled: Longs) -> Tensor:
+        """See ``Passes``."""
+        out = np.zeros(items.shape, np.float32)
+        n_items = int(self._meta.n_items)
+        fused_loop.write_affinities(
+            self._weights.loop, _floats(users), n_items, items.numpy(), filled, out
+        )
+        return torch.from_numpy(out)
 
+    def inputs(self, signals: Tensor, items: Tensor, filled: Longs, affinities: Tensor) -> Tensor:
+        """See ``Passes``."""
+        out = np.zeros((*items.shape, N_INPUTS), np.float32)
+        fused_scorer.write_inputs(
+            *(_floats(each) for each in (signals, self._meta.residual, affinities)),
+            int(self._meta.n_items),
+            items.numpy(),
+            filled,
+            out,
+        )
+        return torch.from_numpy(out)
 
-class Users(NamedTuple):
-    """What the scorer has of each user."""
+    def score(self, users: Users, filled: Longs) -> Tensor:
+        """See ``Passes``."""
+        scores = np.empty(users.inputs.shape[:2], np.float32)
+        inputs, shifts, first = self._given(users)
+        fused_scorer.score(self._weights.scorer, inputs, filled, shifts, first, scores)
+        return torch.from_numpy(scores)
 
-    inputs: Tensor  # (B, C, I)
-    context: Tensor  # (B, X)
-    linear: Tensor  # (B, J) shift of the linear part
-    hidden: Tensor  # (B, W) shift of the first layer
+    def learn(self, users: Users, filled: Longs, places: Longs) -> tuple[Tensor, Floats, Floats]:
+        """See ``Passes``."""
+        inputs, shifts, first = self._given(users)
+        scores = np.empty(inputs.shape[:2], np.float32)
+        probabilities = np.zeros(inputs.shape[:2], np.float32)
+        gradients = np.zeros((len(inputs), N_INPUTS + self._meta.scorer.hidden), np.float32)
+        fused_scorer.learn(
+            self._weights.scorer,
+            inputs,
+            filled,
+            shifts,
+            first,
+            places,
+            scores,
+            probabilities,
+            gradients,
+        )
+        return torch.from_numpy(scores), probabilities, gradients[:, ADAPTED]
 
+    def explain(self, users: Users, listed: Tensor) -> Tensor:
+        """See ``Passes``."""
+        shares = np.empty((*listed.shape, N_INPUTS), np.float32)
+        inputs, shifts, first = self._given(users)
+        fused_scorer.explain(self._weights.scorer, inputs, listed.numpy(), shifts, first, shares)
+        return torch.from_numpy(shares)
 
-def score(weights: Weights, scorer: Scorer, users: Users, filled: Longs) -> Tensor:
-    """Return the (B, C) scores, minus infinity behind the ``filled`` (B,) candidates."""
-    scores = np.empty(users.inputs.shape[:2], np.float32)
-    fused_scorer.score(
-        weights.scorer,
-        _floats(users.inputs),
-        filled,
-        _shifts(users),
-        _first(scorer, users),
-        scores,
-    )
-    return torch.from_numpy(scores)
+    def _given(self, users: Users) -> tuple[Floats, Floats, Floats]:
+        """Return what the loops take of users.
 
-
-def learn(
-    weights: Weights, scorer: Scorer, users: Users, filled: Longs, places: Longs
-) -> tuple[Tensor, Floats, Floats]:
-    """Return scores, their (B, C) softmax, and the (B, P) gradients of the log of it at a place.
-
-    A user whose (B,) place is negative has no gradient.
-    """
-    scores, probabilities = (
-        np.empty(users.inputs.shape[:2], np.float32),
-        np.zeros(users.inputs.shape[:2], np.float32),
-    )
-    gradients = np.zeros((len(users.inputs), N_INPUTS + scorer.hidden), np.float32)
-    fused_scorer.learn(
-        weights.scorer,
-        _floats(users.inputs),
-        filled,
-        _shifts(users),
-        _first(scorer, users),
-        places,
-        scores,
-        probabilities,
-        gradients,
-    )
-    return torch.from_numpy(scores), probabilities, gradients[:, ADAPTED]
-
-
-def explain(weights: Weights, scorer: Scorer, users: Users, listed: Tensor) -> Tensor:
-    """Return the (B, K, I) shares that inputs have of the scores of (B, K) listed candidates."""
-    shares = np.empty((*listed.shape, N_INPUTS), np.float32)
-    fused_scorer.explain(
-        weights.scorer,
-        _floats(users.inputs),
-        listed.numpy(),
-        _shifts(users),
-        _first(scorer, users),
-        shares,
-    )
-    return torch.from_numpy(shares)
-
-
-def _shifts(users: Users) -> Floats:
-    """Return the shifts of all inputs, of those that are not adapted zero: (B, I)."""
-    return _floats(F.pad(users.linear, (N_INPUTS - users.linear.shape[1], 0)))
-
-
-def _first(scorer: Scorer, users: Users) -> Floats:
-    """Return what context, bias and fast weights add to the first layer of each user: (B, W)."""
-    added = F.linear(users.context, scorer.context.weight, scorer.first.bias)
-    return _floats(added + users.hidden)
+        The (B, C, I) inputs; the (B, I) shifts of all, zero for those that are not adapted; and
+        the (B, W) sums of context, bias and fast weights that each adds to the first layer.
+        """
+        scorer = self._meta.scorer
+        shifts = F.pad(users.linear, (N_INPUTS - users.linear.shape[1], 0))
+        first = F.linear(users.context, scorer.context.weight, scorer.first.bias) + users.hidden
+        return _floats(users.inputs), _floats(shifts), _floats(first)
 
 
 def _floats(tensor: Tensor) -> Floats:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from headrace.model.clusters import mean_moves
 from headrace.model.encoder import Encoded, Encoder
 from headrace.model.inner_loop import GradientSums
-from headrace.model.recommender import MetaParameters
+from headrace.model.meta_parameters import MetaParameters
 
 REPTILE_STEP = 0.1  # of the way from the start to where the steps end
 

@@ -29,7 +29,8 @@ from headrace.model.arrays import Longs
 from headrace.model.config import OuterLoopConfig
 from headrace.model.encoder import EMBEDDING_STD
 from headrace.model.losses import Batch, Processes, backward, moved
-from headrace.model.recommender import MetaParameters, Recommender
+from headrace.model.meta_parameters import MetaParameters
+from headrace.model.recommender import Recommender
 from headrace.model.rehearsal import Rehearsal, Tasks
 from headrace.model.residual import Residual
 from headrace.model.scorer import ADAPTED

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from headrace.model.losses import Batch, EncoderBatch, Processes, ScorerBatch, backward, moved
-from headrace.model.recommender import MetaParameters
+from headrace.model.meta_parameters import MetaParameters
 
 FIRST = 0
 _KINDS: tuple[type[Batch], ...] = (ScorerBatch, EncoderBatch)

@@ -13,83 +13,28 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from headrace.model import fused
 from headrace.model.arrays import Floats, Ints, Longs
 from headrace.model.candidates import Candidates, Gatherer
-from headrace.model.config import ModelConfig
 from headrace.model.diversity import best_first, diversify
-from headrace.model.encoder import EMBEDDING_STD, Encoded, Encoder
+from headrace.model.encoder import Encoded
+from headrace.model.fused import FusedPasses
 from headrace.model.histories import Histories, from_columns
 from headrace.model.inner_loop import (
     GRADIENT_LIMIT,
     N_DECAYS,
     GradientSums,
-    ScorerLoop,
-    UserLoop,
 )
 from headrace.model.item_regression import Coefficients
+from headrace.model.meta_parameters import MetaParameters
+from headrace.model.passes import ModulePasses, Passes, Users
 from headrace.model.ranking_metrics import MISS
-from headrace.model.scorer import AFFINITY_LIMITS, Scorer
 from headrace.model.shown import Shown
 from headrace.model.signals import ItemSignals
 from headrace.model.speakers import speakers
 from headrace.model.targets import Targets
-
-SMALL = ("scorer", "targets")  # how the names begin of what travels with every delta
-
-
-class MetaParameters(nn.Module):
-    """All that users share and gradients move.
-
-    ``scorer``, ``scorer_loop`` and ``targets`` are the small part that travels with every delta;
-    the rest moves with model versions.
-    """
-
-    negatives: Tensor
-    n_items: Tensor
-    residual: Tensor
-
-    def __init__(self, config: ModelConfig, *, capacity: int = 1024) -> None:
-        super().__init__()
-        self.config = config
-        self.encoder = Encoder(config, capacity)
-        self.user_loop = UserLoop(config)
-        self.scorer = Scorer(config.hidden)
-        self.scorer_loop = ScorerLoop(config)
-        self.targets = Targets(config)
-        self.register_buffer("negatives", torch.zeros(config.negatives, dtype=torch.int64))
-        # Items with an index below have a learned embedding, as of the latest version.
-        self.register_buffer("n_items", torch.zeros((), dtype=torch.int64))
-        # (N,) log of how often an item was taken over how often it was expected to be.
-        self.register_buffer("residual", torch.zeros(capacity))
-
-    @property
-    def capacity(self) -> int:
-        """Return how many items have an embedding."""
-        return len(self.encoder.bias)
-
-    def small_state(self) -> dict[str, Tensor]:
-        """Return the state of the part that travels with every delta."""
-        return {k: v for k, v in self.state_dict().items() if k.startswith(SMALL)}
-
-    def grow(self, capacity: int) -> None:
-        """Give embeddings to item indexes below ``capacity``; the old ones keep theirs."""
-        old, width = self.encoder.items.shape
-        device = self.encoder.items.device
-        new = torch.randn(capacity - old, width, device=device) * EMBEDDING_STD
-        self.encoder.items = nn.Parameter(torch.cat([self.encoder.items.data, new]))
-        self.encoder.bias = nn.Parameter(F.pad(self.encoder.bias.data, (0, capacity - old)))
-        self.residual = F.pad(self.residual, (0, capacity - old))
-
-    def start_anew(self, indexes: Tensor) -> None:
-        """Let go of what was learned of items whose indexes become others'."""
-        known = indexes[indexes < self.capacity]
-        with torch.no_grad():
-            for learned in (self.encoder.items, self.encoder.bias, self.residual):
-                learned[known] = 0.0
 
 
 class Prepared(NamedTuple):
@@ -97,7 +42,6 @@ class Prepared(NamedTuple):
 
     candidates: Candidates
     items: Tensor  # (B, C) int64, padding as 0
-    is_padding: Tensor  # (B, C)
     signals: Tensor  # (B, C, F + 2) counted, and regressed on the user's items
     context: Tensor  # (B, X)
     encoded: Encoded
@@ -114,7 +58,6 @@ class Prepared(NamedTuple):
         return Prepared(
             Candidates._make(array[index] for array in self.candidates),
             self.items[index],
-            self.is_padding[index],
             self.signals[index],
             self.context[index],
             Encoded._make(tensor[index] for tensor in self.encoded),
@@ -157,28 +100,20 @@ class Recommender:
         coefficients: Coefficients | None = None,
         device: str = "cpu",
         with_last: bool = False,
+        use_fused: bool | None = None,
     ) -> None:
+        """Serve; unless said otherwise by ``FusedPasses`` on a CPU, by ``ModulePasses`` else."""
         self.meta = meta.to(device)
         self.signals = signals
         self.coefficients = coefficients or Coefficients()  # of the item regression
         self.device = torch.device(device)
         self._gatherer = Gatherer(with_last=with_last)
-        self.is_fused = self.device.type == "cpu"  # else modules do what ``fused`` does
-        self._held: fused.Weights | None = None
+        use_fused = self.device.type == "cpu" if use_fused is None else use_fused
+        self._passes: Passes = (FusedPasses if use_fused else ModulePasses)(self.meta)
 
     def hold(self) -> None:
-        """Keep the weights in the form the fused passes take, until the meta-parameters change.
-
-        Else each pass converts them, which takes a small micro-batch a tenth of its time.
-        """
-        self._held = None
-        self._held = self._weights() if self.is_fused else None
-
-    def _weights(self) -> fused.Weights:
-        meta = self.meta
-        return self._held or fused.weights_of(
-            meta.scorer, meta.user_loop, meta.encoder, meta.negatives
-        )
+        """Follow the meta-parameters, which have changed."""
+        self._passes.hold()
 
     def warm_up(self) -> None:
         """Run every pass once, so that the first user does not wait for the loops to compile."""
@@ -228,7 +163,6 @@ class Recommender:
         return Prepared(
             candidates,
             items.clamp(min=0),
-            items < 0,
             self._tensor(np.concatenate([candidates.signals, regressed], -1)),
             self._tensor(candidates.context),
             encoded,
@@ -253,46 +187,16 @@ class Recommender:
     def inputs(self, prepared: Prepared, user_shift: Tensor) -> Tensor:
         """Return the (B, C, I) inputs of the scorer: signals, residual and affinity."""
         affinities = self.affinities(prepared, user_shift)
-        if self.is_fused:
-            return fused.inputs(
-                self.meta.residual,
-                int(self.meta.n_items),
-                prepared.signals,
-                prepared.items,
-                prepared.filled,
-                affinities,
-            )
-        known = prepared.items < self.meta.n_items
-        residual = self.meta.residual[prepared.items * known] * known
-        return torch.cat([prepared.signals, residual[..., None], affinities[..., None]], -1)
+        return self._passes.inputs(prepared.signals, prepared.items, prepared.filled, affinities)
 
     def affinities(self, prepared: Prepared, user_shift: Tensor) -> Tensor:
         """Return the (B, C) affinities to the candidates: above the average negative item's."""
-        encoder, negatives = self.meta.encoder, self.meta.negatives
-        n_items, user = self.meta.n_items, prepared.encoded.latest + user_shift  # (B, D)
-        if self.is_fused:
-            items, filled = prepared.items, prepared.filled
-            return fused.affinities(self._weights(), user, int(n_items), items, filled)
-        negative = user @ encoder.items[negatives].T + encoder.bias[negatives]  # (B, M)
-        average = torch.logsumexp(negative, 1, keepdim=True) - np.log(len(negatives))  # (B, 1)
-        known = prepared.items < n_items
-        items = prepared.items * known
-        logits = torch.einsum("bcd,bd->bc", encoder.items[items], user) + encoder.bias[items]
-        affinities: Tensor = (logits - average).clamp(*AFFINITY_LIMITS) * known
-        return affinities
+        user = prepared.encoded.latest + user_shift  # (B, D)
+        return self._passes.affinities(user, prepared.items, prepared.filled)
 
     def score(self, prepared: Prepared, adapted: Adapted) -> Tensor:
         """Return the (B, C) scores; padding scores minus infinity."""
-        if self.is_fused:
-            users = fused.Users(adapted.inputs, prepared.context, adapted.linear, adapted.hidden)
-            return fused.score(self._weights(), self.meta.scorer, users, prepared.filled)
-        scores: Tensor = self.meta.scorer(
-            adapted.inputs,
-            prepared.context,
-            linear_shift=adapted.linear,
-            hidden_shift=adapted.hidden,
-        )
-        return scores.masked_fill(prepared.is_padding, float("-inf"))
+        return self._passes.score(_users(prepared, adapted), prepared.filled)
 
     def lists(
         self, prepared: Prepared, scores: Tensor, *, length: int, diversity: float = 0.0
@@ -320,12 +224,7 @@ class Recommender:
         self, prepared: Prepared, gradients: GradientSums, *, support: Encoded | None = None
     ) -> Adapted:
         """Run the inner loop for all users at once, on their histories, or on ``support``."""
-        encoder, loop, negatives = self.meta.encoder, self.meta.user_loop, self.meta.negatives
-        if self.is_fused:
-            shares = loop.shares(support.latest) if support else prepared.shares
-            shift = fused.shift(self._weights(), loop.initial(shares), support or prepared.encoded)
-        else:
-            shift = loop(encoder, support or prepared.encoded, negatives, first_order=True)
+        shift = self._passes.shift(support or prepared.encoded)
         fast = self.meta.scorer_loop(gradients, prepared.shares)
         return Adapted(self.inputs(prepared, shift), *fast)
 
@@ -338,71 +237,35 @@ class Recommender:
         """
         with torch.no_grad():
             start = self.initial(prepared)
-        users = fused.Users(start.inputs, prepared.context, start.linear, start.hidden)
-        return self._judge(prepared.candidates.items, users, targets)
+        return self._judge(prepared.candidates.items, _users(prepared, start), targets)
 
     def judge_shown(self, shown: Shown, targets: Ints) -> Judgement:
         """Do the same by what was shown before the events."""
         with torch.no_grad():
             linear, hidden = self.meta.scorer_loop.initial(self._tensor(shown.shares))
             inputs = self._tensor(shown.inputs).float()
-        users = fused.Users(inputs, self._tensor(shown.context), linear, hidden)
+        users = Users(inputs, self._tensor(shown.context), linear, hidden)
         return self._judge(shown.items, users, targets)
 
-    def _judge(self, items: Ints, users: fused.Users, targets: Ints) -> Judgement:
-        positions = position_of(items, targets)
-        if self.is_fused:
-            filled: Longs = (items >= 0).sum(1)
-            scores, probabilities, gradients = fused.learn(
-                self._weights(), self.meta.scorer, users, filled, positions
-            )
-        else:
-            scores, probabilities, gradients = self._learn_from(
-                *users, self._tensor(items) < 0, self._tensor(positions)
-            )
+    def _judge(self, items: Ints, users: Users, targets: Ints) -> Judgement:
+        positions, filled = position_of(items, targets), (items >= 0).sum(1)
+        scores, probabilities, gradients = self._passes.learn(users, filled, positions)
         gradients = np.nan_to_num(gradients).clip(-GRADIENT_LIMIT, GRADIENT_LIMIT)
         return Judgement(ranks_of(scores, positions), positions, probabilities, gradients)
-
-    def _learn_from(
-        self,
-        inputs: Tensor,
-        context: Tensor,
-        linear: Tensor,
-        hidden: Tensor,
-        is_padding: Tensor,
-        places: Tensor,
-    ) -> tuple[Tensor, Floats, Floats]:
-        """Return scores, their softmax, and each user's gradients of the log of it at a place."""
-        at = linear.requires_grad_(True), hidden.requires_grad_(True)
-        scores = self.meta.scorer(inputs, context, linear_shift=at[0], hidden_shift=at[1])
-        scores = scores.masked_fill(is_padding, float("-inf"))
-        likelihoods = torch.log_softmax(scores, 1)  # (B, C)
-        likelihood = likelihoods.gather(1, places.clamp(min=0)[:, None]).squeeze(1)
-        # Users do not interact: row b of the sum's gradient is user b's own.
-        rows = torch.autograd.grad(torch.where(places >= 0, likelihood, 0.0).sum(), at)
-        probabilities = likelihoods.detach().exp()
-        return scores.detach(), probabilities.cpu().numpy(), torch.cat(rows, 1).cpu().numpy()
 
     def explain(self, prepared: Prepared, adapted: Adapted, top: Tensor) -> Tensor:
         """Return each input's share of the score of the (B, K) candidates ``top``: (B, K, I).
 
         Input times gradient, against the mean input: exact for the linear part.
         """
-        if self.is_fused:
-            users = fused.Users(adapted.inputs, prepared.context, adapted.linear, adapted.hidden)
-            return fused.explain(self._weights(), self.meta.scorer, users, top)
-        width = adapted.inputs.shape[-1]
-        chosen = adapted.inputs.gather(1, top[..., None].expand(-1, -1, width)).detach()
-        chosen.requires_grad_(True)
-        scores = self.meta.scorer(
-            chosen, prepared.context, linear_shift=adapted.linear, hidden_shift=adapted.hidden
-        )
-        (gradient,) = torch.autograd.grad(scores.sum(), chosen)
-        share: Tensor = gradient * (chosen.detach() - self.meta.scorer.whole().mean)
-        return share
+        return self._passes.explain(_users(prepared, adapted), top)
 
     def _tensor(self, array: npt.NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+def _users(prepared: Prepared, adapted: Adapted) -> Users:
+    return Users(adapted.inputs, prepared.context, adapted.linear, adapted.hidden)
 
 
 def position_of(items: Ints, targets: Ints) -> Longs:

@@ -12,7 +12,7 @@ import torch
 
 from headrace.model.content import Content
 from headrace.model.item_regression import N_REGRESSORS, Coefficients
-from headrace.model.recommender import MetaParameters
+from headrace.model.meta_parameters import MetaParameters
 from headrace.model.signals import ItemSignals
 from headrace.streams.blobs import Arrays
 

@@ -23,8 +23,8 @@ import torch
 from torch import distributed as dist
 
 from headrace.model.losses import Processes
+from headrace.model.meta_parameters import MetaParameters
 from headrace.model.parallel import FIRST, RankLostError, SeveralProcesses, compute_forever
-from headrace.model.recommender import MetaParameters
 from headrace.streams.child import Child
 from headrace.streams.guards import EXIT_FAILED, end_process
 from headrace.streams.model_settings import model_config, pick_device

@@ -15,8 +15,9 @@ from headrace.model.config import REMEMBERED, OuterLoopConfig
 from headrace.model.content import MAX_COLD
 from headrace.model.item_regression import FIT_EVENTS, Coefficients, PairCounts
 from headrace.model.losses import Processes
+from headrace.model.meta_parameters import MetaParameters
 from headrace.model.outer_loop import OuterLoop
-from headrace.model.recommender import MetaParameters, Recommender
+from headrace.model.recommender import Recommender
 from headrace.model.rehearsal import Tasks
 from headrace.model.signals import ALL_TIME, ItemSignals
 from headrace.model.vocabulary import ItemIndex, Vocabulary

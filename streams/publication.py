@@ -19,7 +19,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from headrace.model.config import ModelConfig
 from headrace.model.item_regression import Coefficients
-from headrace.model.recommender import MetaParameters, Recommender
+from headrace.model.meta_parameters import MetaParameters
+from headrace.model.recommender import Recommender
 from headrace.model.signals import ItemSignals
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import schema

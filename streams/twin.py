@@ -14,8 +14,9 @@ import torch
 
 from headrace.model.arrays import Longs
 from headrace.model.encoder import Encoded
+from headrace.model.meta_parameters import MetaParameters
 from headrace.model.outer_loop import OuterLoop
-from headrace.model.recommender import MetaParameters, Recommender
+from headrace.model.recommender import Recommender
 from headrace.streams.learner import Learner
 from headrace.streams.prequential import Judged, to_tensors
 

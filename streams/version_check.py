@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from headrace.model.config import ModelConfig
 from headrace.model.content import Content
 from headrace.model.item_regression import MAX_PLACES
-from headrace.model.recommender import MetaParameters
+from headrace.model.meta_parameters import MetaParameters
 from headrace.model.signals import ItemSignals
 from headrace.streams.blobs import Arrays, under
 from headrace.streams.delta_check import check_content, check_regression, check_signals

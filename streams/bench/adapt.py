@@ -27,7 +27,8 @@ from headrace.model.candidates import Candidates
 from headrace.model.config import ModelConfig
 from headrace.model.histories import Histories
 from headrace.model.inner_loop import GradientSums, Support
-from headrace.model.recommender import Adapted, MetaParameters, Prepared, Recommender
+from headrace.model.meta_parameters import MetaParameters
+from headrace.model.recommender import Adapted, Prepared, Recommender
 from headrace.model.scorer import N_INPUTS
 from headrace.model.walk import HISTORY
 from headrace.streams.bench.measuring import Figure, Row, seconds_of
@@ -198,7 +199,6 @@ def mapped(model: Recommender, batch: Batch) -> Tensor:
         )
         own = prepared._replace(
             items=items,
-            is_padding=is_padding,
             signals=signals,
             context=context,
             encoded=type(encoded)(hidden, support, latest),
@@ -214,7 +214,7 @@ def mapped(model: Recommender, batch: Batch) -> Tensor:
     with torch.no_grad():
         scores: Tensor = torch.func.vmap(of_one)(
             prepared.items,
-            prepared.is_padding,
+            torch.from_numpy(prepared.candidates.items < 0),
             prepared.signals,
             prepared.context,
             prepared.shares,
@@ -226,9 +226,7 @@ def mapped(model: Recommender, batch: Batch) -> Tensor:
 
 def _of_modules(meta: MetaParameters, model: Recommender) -> Recommender:
     """Return a recommender without fused loops, which no transformation sees through."""
-    plain = Recommender(meta, model.signals, device=str(model.device))
-    plain.is_fused = False
-    return plain
+    return Recommender(meta, model.signals, device=str(model.device), use_fused=False)
 
 
 def _gradient_by_functional(support: Support, shift: Tensor) -> Tensor:

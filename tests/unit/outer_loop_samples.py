@@ -13,8 +13,9 @@ from headrace.model.candidate_signals import N_CONTEXTS
 from headrace.model.config import ModelConfig, OuterLoopConfig
 from headrace.model.inner_loop import N_DECAYS, GradientSums, n_scorer_weights
 from headrace.model.losses import Processes
+from headrace.model.meta_parameters import MetaParameters
 from headrace.model.outer_loop import OuterLoop
-from headrace.model.recommender import MetaParameters, Recommender
+from headrace.model.recommender import Recommender
 from headrace.model.rehearsal import Tasks
 from headrace.model.scorer import N_INPUTS
 from headrace.model.signals import ItemSignals

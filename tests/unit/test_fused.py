@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from headrace.model import arithmetic
 from headrace.model.config import ModelConfig
 from headrace.model.inner_loop import N_DECAYS, GradientSums, n_scorer_weights
-from headrace.model.recommender import MetaParameters, Prepared, Recommender
+from headrace.model.meta_parameters import MetaParameters
+from headrace.model.recommender import Prepared, Recommender
 from headrace.model.signals import ItemSignals
 
 N_ITEMS, N_KNOWN = 30, 27  # the last have no embedding yet
@@ -44,9 +45,7 @@ def two_ways(config: ModelConfig) -> tuple[Recommender, Recommender]:
     nn.init.normal_(meta.residual)
     meta.negatives.copy_(torch.arange(config.negatives))
     meta.n_items.fill_(N_KNOWN)
-    fused, plain = Recommender(meta, signals), Recommender(meta, signals)
-    plain.is_fused = False
-    return fused, plain
+    return Recommender(meta, signals), Recommender(meta, signals, use_fused=False)
 
 
 def judged_before(config: ModelConfig) -> GradientSums:
@@ -58,7 +57,7 @@ def judged_before(config: ModelConfig) -> GradientSums:
 
 def is_candidate(prepared: Prepared) -> torch.Tensor:
     """Return where there is a candidate: what stands elsewhere is never looked at."""
-    return ~prepared.is_padding
+    return torch.from_numpy(prepared.candidates.items >= 0)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)

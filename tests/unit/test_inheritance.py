@@ -8,7 +8,8 @@ import pytest
 import torch
 from stream_samples import event, learned, small
 
-from headrace.model.recommender import MetaParameters, Recommender
+from headrace.model.meta_parameters import MetaParameters
+from headrace.model.recommender import Recommender
 from headrace.model.signals import ALL_TIME, ItemSignals
 from headrace.streams.evaluate import Evaluation
 from headrace.streams.inheritance import Inheritance

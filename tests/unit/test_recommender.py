@@ -14,9 +14,9 @@ from headrace.model.config import ModelConfig
 from headrace.model.diversity import best_first
 from headrace.model.encoder import EMBEDDING_STD
 from headrace.model.inner_loop import GRADIENT_LIMIT, N_DECAYS, GradientSums, n_scorer_weights
+from headrace.model.meta_parameters import MetaParameters
 from headrace.model.ranking_metrics import MISS
 from headrace.model.recommender import (
-    MetaParameters,
     Prepared,
     Recommender,
     position_of,
@@ -276,7 +276,7 @@ def test_padding_scores_minus_infinity(recommender: Recommender) -> None:
     prepared = recommender.prepare(histories(*USERS))
     scores = recommender.score(prepared, recommender.initial(prepared))
     assert (scores == -math.inf).tolist() == (prepared.candidates.items < 0).tolist()
-    assert prepared.is_padding.any()
+    assert (prepared.candidates.items < 0).any()
 
 
 def test_users_of_a_batch_do_not_affect_each_other(recommender: Recommender) -> None:
