@@ -38,4 +38,4 @@ def remove(outer_loop: OuterLoop, parts: Sequence[str]) -> None:
         meta.user_loop.inner_steps = 0
     if "scorer_loop" in parts:
         meta.scorer_loop.inner_steps = 0
-    outer_loop.published = outer_loop.recommender.copy()
+    outer_loop.served = outer_loop.recommender.copy()

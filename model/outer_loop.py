@@ -45,7 +45,7 @@ ADAM = {"step", "exp_avg", "exp_avg_sq"}  # what the optimisers hold of a parame
 class OuterLoop:
     """Owns the optimisers and the replay of one set of meta-parameters.
 
-    ``published`` is what is served meanwhile: the meta-parameters of the latest version with the
+    ``served`` ranks meanwhile: the meta-parameters of the latest version with the
     small weights of the latest delta.
     """
 
@@ -58,7 +58,7 @@ class OuterLoop:
         processes: Processes | None = None,
     ) -> None:
         self.recommender = recommender
-        self.published = recommender.copy()
+        self.served = recommender.copy()
         self.config = config
         self.n_tasks = 0
         self._processes = processes or Processes()
@@ -118,7 +118,7 @@ class OuterLoop:
         if unexpected:
             raise RuntimeError(f"unknown: {', '.join(unexpected)}")
         self._standardise_until = 0
-        self.published = self.recommender.copy()
+        self.served = self.recommender.copy()
 
     def start_items(self, indexes: Tensor, start: Tensor) -> None:
         """Let (n,) items start from (n, D + 1) embeddings and biases learned elsewhere."""
@@ -152,7 +152,7 @@ class OuterLoop:
         """Reset what was learned of items whose indexes are about to be given to others."""
         encoder = self.meta.encoder
         gone = torch.from_numpy(indexes[indexes < self.meta.capacity].astype(np.int64))
-        for served in (self.meta, self.published.meta):
+        for served in (self.meta, self.served.meta):
             served.start_anew(gone)
         with torch.no_grad():
             encoder.items[gone] = (
@@ -208,7 +208,7 @@ class OuterLoop:
                 raise ValueError(f"{name} lacks a moment")
             optimiser.load_state_dict(state)
 
-    def publish_version(self, n_items: int) -> None:
+    def serve_version(self, n_items: int) -> None:
         """Serve the meta-parameters of now; none of the tasks so far is left to learn from.
 
         What moves with versions only is brought up to date: the inner loop's negatives, half drawn
@@ -217,11 +217,11 @@ class OuterLoop:
         """
         self._settle(n_items)
         self._prepare_version(n_items)
-        self.published = self.recommender.copy()
+        self.served = self.recommender.copy()
 
-    def publish_delta(self) -> None:
+    def serve_delta(self) -> None:
         """Serve the small weights of now."""
-        self.published.meta.load_state_dict(self.meta.small_state(), strict=False)
+        self.served.meta.load_state_dict(self.meta.small_state(), strict=False)
 
     def _prepare_version(self, n_items: int) -> None:
         n_items = min(n_items, self.meta.capacity)

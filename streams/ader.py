@@ -28,7 +28,7 @@ from headrace.streams.evaluate import (
     Block,
     Progress,
     blocks_of,
-    serving,
+    serve_by,
 )
 from headrace.streams.files import interactions
 from headrace.streams.learner import Learner
@@ -108,7 +108,7 @@ class Continual:
             self._since_version += len(block)
             if self._since_version >= EVENTS_PER_VERSION:
                 self._publish_version()
-            self.learner.publish_delta()
+            self.learner.serve_delta()
             on_progress(len(block))
         self._publish_version()
 
@@ -116,7 +116,7 @@ class Continual:
         self._since_version = 0
         self.learner.make_room()
         self.learner.forget_users()
-        self.learner.publish_version()
+        self.learner.serve_version()
 
     def test(
         self, events: pl.DataFrame, *, on_progress: Progress = lambda _: None
@@ -135,7 +135,7 @@ class Continual:
 
     def _test(self, block: Block, states: dict[str, UserState]) -> dict[str, Longs]:
         """Rank a block's events, and apply them to their users' states."""
-        recommender, serve = self.learner.published, serving(self.learner.settings)
+        recommender, serve = self.learner.served, serve_by(self.learner.settings)
         owners = {user: i for i, user in enumerate(dict.fromkeys(user for user, _, _ in block))}
         own = [states.setdefault(user, UserState()) for user in owners]
         folded = self.learner.fold_into(own, [(owners[user], at, e) for user, at, e in block])

@@ -44,7 +44,7 @@ EVENTS_PER_VERSION = 6_000  # half a minute of it
 
 
 class Evaluation:
-    """A learner and the recommender that serves what it published, beside a twin and a placebo."""
+    """A learner and the recommender that ranks by it, beside a twin and a placebo."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Evaluation:
         self.has_lag = has_lag
         self.seconds = 0.0  # of the model alone, without what it is measured against
         self.n_earlier: list[Longs] = []  # of each block, each event's user's interactions before
-        self._serve = serving(settings)
+        self._serve = serve_by(settings)
         self._twin = Twin(self.learner) if has_twin else None
         if self._twin:
             remove(self._twin.outer_loop, without)
@@ -79,7 +79,7 @@ class Evaluation:
     @property
     def served(self) -> Recommender:
         """What ranks."""
-        return self.learner.published
+        return self.learner.served
 
     def know(self, items: Sequence[Item]) -> None:
         """Take over the catalogue."""
@@ -129,13 +129,13 @@ class Evaluation:
         is_version = self._is_version_due(len(block))
         if is_version:
             learner.make_room()
-            learner.publish_version()
-        learner.publish_delta()
+            learner.serve_version()
+        learner.serve_delta()
         self.seconds += time.perf_counter() - started
         if self._twin:
             if is_version:
-                self._twin.publish_version()
-            self._twin.outer_loop.publish_delta()
+                self._twin.serve_version()
+            self._twin.outer_loop.serve_delta()
         return ranks
 
     def _others(self, judged: Judged) -> dict[str, Served]:
@@ -263,7 +263,7 @@ def _baselines(events: pl.DataFrame, on_progress: Progress) -> dict[str, Longs]:
     return baseline_ranks(users, items, times_s, on_progress=on_progress)
 
 
-def serving(settings: Settings) -> partial[Served]:
+def serve_by(settings: Settings) -> partial[Served]:
     """Return ``served`` by the shop's rules: whatever contender is ranked, they are the same."""
     return partial(
         served,

@@ -105,20 +105,20 @@ class Learner:
         return [self.outer_loop, *self.twins]
 
     @property
-    def published(self) -> Recommender:
-        """What is served, and what events are judged by."""
-        return self.outer_loop.published
+    def served(self) -> Recommender:
+        """What ranks, and what events are judged by."""
+        return self.outer_loop.served
 
-    def publish_version(self) -> None:
-        """Judge by what is known now: it is about to be served."""
-        self.outer_loop.publish_version(len(self.vocabulary))
+    def serve_version(self) -> None:
+        """Serve, and judge by, the meta-parameters of now."""
+        self.outer_loop.serve_version(len(self.vocabulary))
 
-    def publish_delta(self) -> None:
-        """Judge by what a delta carries as it is now; some items are fitted anew for it."""
+    def serve_delta(self) -> None:
+        """Serve what a delta carries as it is now; some items are fitted anew for it."""
         if self._n_unfitted >= FIT_EVENTS:
             self._n_unfitted = 0
             self.pairs.fit(self.recommender.coefficients)
-        self.outer_loop.publish_delta()
+        self.outer_loop.serve_delta()
 
     @property
     def signals(self) -> ItemSignals:
@@ -154,7 +154,7 @@ class Learner:
         owners = np.array([owner_of(key) for key, _, _ in events], np.int64)
         if is_behind:
             folded.is_task[owners % SAMPLE_OF >= self.settings.behind_share * SAMPLE_OF] = False
-        judged = judge(self.published, folded, states)  # 4
+        judged = judge(self.served, folded, states)  # 4
         tasks = judged.tasks if judged else None
         owners = owners[folded.is_task]
         learned = self.absorb(folded, tasks, rehearse=not is_behind, owners=owners)  # 5, 6

@@ -236,7 +236,7 @@ class Publisher:
             self._open_epoch()
             with_checkpoint = True
         learner.forget_users()
-        learner.publish_version()
+        learner.serve_version()
         positions = dict(self._positions)
         weights = pack_weights(learner.recommender.meta)
         if not with_checkpoint:
@@ -303,7 +303,7 @@ class Publisher:
         return offset
 
     def _pack_delta(self) -> tuple[bytes, tuple[int, ...]]:
-        self._learner.publish_delta()
+        self._learner.serve_delta()
         new_items, self._learner.new_items = self._learner.new_items, []
         delta = pack_delta(self._learner.recommender, new_items)
         return delta, _by_partition(self._positions)

@@ -44,14 +44,14 @@ class Twin:
         """Start from another shop's meta-parameters and items too, less the inner loop's."""
         self.outer_loop.start_from({k: v for k, v in state.items() if "loop." not in k})
 
-    def publish_version(self) -> None:
+    def serve_version(self) -> None:
         """Serve the meta-parameters of now."""
-        self.outer_loop.publish_version(len(self._learner.vocabulary))
+        self.outer_loop.serve_version(len(self._learner.vocabulary))
 
     @property
     def served(self) -> Recommender:
         """What ranks."""
-        return self.outer_loop.published
+        return self.outer_loop.served
 
     def judge(self, judged: Judged) -> Judged:
         """Return the tasks as they are for it, its users as all start."""

@@ -116,8 +116,8 @@ def learner() -> Learner:
     made.note(Item(item="item-0", categories=("drinks",), vectors={"image": (1.0, 0.0)}))
     made.note(Item(item="item-1", categories=("cups",), vectors={"image": (0.0, 1.0)}))
     made.place()
-    made.publish_delta()
-    made.publish_version()
+    made.serve_delta()
+    made.serve_version()
     return made
 
 

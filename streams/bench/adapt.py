@@ -64,7 +64,7 @@ def measure(
 ) -> list[Row]:
     """Return a row for each size of a micro-batch; ``on_progress`` is called once for each."""
     shop = open_shop(settings, n_items=n_items, n_users=n_users, n_events=0)
-    model = shop.learner.published
+    model = shop.learner.served
     states = list(states_of(shop.learner).values())
     rows: list[Row] = []
     for size in sizes:

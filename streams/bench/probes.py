@@ -93,7 +93,7 @@ def items(settings: Settings, size: int, repeats: int) -> Found:
     held = _resident_bytes() - held
     shop = _shop(settings, size, repeats, learner=learner)
     found = defaultdict[str, list[float]](list)
-    learner.publish_delta()  # so that none of those measured fits items anew
+    learner.serve_delta()  # so that none of those measured fits items anew
     published = _publish(settings, learner)
     served = _resident_bytes()
     serving = _serving(settings, published)

@@ -61,7 +61,7 @@ def open_shop(
         while learner.pairs.new_takers.any():  # every item, some at a time
             learner.pairs.fit(learner.recommender.coefficients)
         learner.learn(block)
-    learner.publish_version()
+    learner.serve_version()
     return Shop(learner, drawn[n_counted : n_counted + n_events])
 
 

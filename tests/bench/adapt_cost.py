@@ -31,7 +31,7 @@ def time_stages(
     learner: Learner, lists: ListMaker, states: list[UserState], folded: Folded
 ) -> dict[str, float]:
     """Return the CPU seconds that each stage took for one micro-batch."""
-    model: Recommender = learner.published
+    model: Recommender = learner.served
     stamps = {"": time.process_time()}
     before, after = prepare(model, folded)
     stamps["candidates, encoder"] = time.process_time()

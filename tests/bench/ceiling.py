@@ -67,7 +67,7 @@ def rank_stream(events: pl.DataFrame, users: Ints, settings: Settings, file: str
     for block in blocks_of(events, EVENTS_PER_DELTA):
         learner.admit([event for _, _, event in block])
         states, folded = learner.fold(block)
-        judged = judge(learner.published, folded, states)
+        judged = judge(learner.served, folded, states)
         at = np.array([position for _, position, _ in block])
         row = 0
         for i, is_task in enumerate(folded.is_task):
@@ -82,7 +82,7 @@ def rank_stream(events: pl.DataFrame, users: Ints, settings: Settings, file: str
             user = users[at[one]].astype(np.int32)
             learn_stream(sequences, user, folded.targets[one], folded.times_s[one])
         if judged is not None:
-            shown = served(learner.published, judged, length=settings.list_length)
+            shown = served(learner.served, judged, length=settings.list_length)
             half = at[folded.is_task] >= len(events) // 2
             positions.append(at[folded.is_task][half])
             ranks.append(shown.ranks[half])
@@ -90,8 +90,8 @@ def rank_stream(events: pl.DataFrame, users: Ints, settings: Settings, file: str
         learner.absorb(folded, judged.tasks if judged else None)
         if (at[-1] + 1) % EVENTS_PER_VERSION < len(block):
             learner.make_room()
-            learner.publish_version()
-        learner.publish_delta()
+            learner.serve_version()
+        learner.serve_delta()
     return Scored(np.concatenate(positions), np.concatenate(ranks), np.concatenate(places), inputs)
 
 

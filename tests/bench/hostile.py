@@ -159,7 +159,7 @@ def new_items(settings: Settings, n_events: int, bound: int) -> list[Row]:
             learner.learn(events)
             if first // STEP % 8 == 7:  # a version
                 learner.make_room()
-                learner.publish_version()
+                learner.serve_version()
         kept = learner.vocabulary.indexes([f"i{n}" for n in range(bound // 20)])
         rows.append(
             {

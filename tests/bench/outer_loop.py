@@ -29,7 +29,7 @@ def events_per_s(settings: Settings, events: list[Event], *, is_behind: bool) ->
                 block = enumerate(events[at : min(at + settings.micro_batch_events, end)], at)
                 triples = [(event.user, offset, event) for offset, event in block]
                 learner.learn(triples, is_behind=is_behind and first > 0)
-            learner.publish_version()  # it settles what is due
+            learner.serve_version()  # it settles what is due
 
         learn(0, half)
         return (len(events) - half) / seconds_of(lambda: learn(half, len(events)))

@@ -99,7 +99,7 @@ def measure(
     learner = Learner(settings)
     workers = [Worker(settings, minutes) for minutes in (NEVER, *away_minutes)]
     for number, block in enumerate(blocks_of(events, EVENTS_PER_DELTA), 1):
-        live = Live(1, 1, learner.published, learner.vocabulary, sequence=0)
+        live = Live(1, 1, learner.served, learner.vocabulary, sequence=0)
         live.follow()
         for batch in micro_batches(block, size):
             for worker in workers:
@@ -107,8 +107,8 @@ def measure(
         learner.learn(block)
         if number * EVENTS_PER_DELTA % EVENTS_PER_VERSION == 0:
             learner.make_room()
-            learner.publish_version()
-        learner.publish_delta()
+            learner.serve_version()
+        learner.serve_delta()
     ranks = np.array([worker.ranks for worker in workers])
     is_scored = (ranks[0] != UNSCORED) & (np.arange(len(events)) >= len(events) // 2)
     users = events["user"].rank("dense").to_numpy()[is_scored].astype(np.int64)

@@ -63,8 +63,8 @@ def learned(shop: Shop, n_events: int) -> Learner:
         block = events[at : at + EVENTS_PER_DELTA]
         learner.learn([(event.user, at + i, event) for i, event in enumerate(block)])
         if at % EVENTS_PER_VERSION == EVENTS_PER_VERSION - EVENTS_PER_DELTA:
-            learner.publish_version()
-        learner.publish_delta()
+            learner.serve_version()
+        learner.serve_delta()
     return learner
 
 

@@ -21,7 +21,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record import MemoryRecords as KafkaRecords
 
 from headrace.model.features import N_FEATURES, features_of
-from headrace.streams import files, schema, set_aside, settings, wire
+from headrace.streams import files, files_items, schema, set_aside, settings, wire
 from headrace.streams.blobs import pack, unpack
 from headrace.streams.errors import (
     CheckpointError,
@@ -221,7 +221,7 @@ DECODERS = {
         lambda: [gzip.compress(ROWS.encode(), mtime=0)],
     ),
     "items.jsonl": Decoder(
-        _file("i.jsonl", files.read_items),
+        _file("i.jsonl", files_items.read_items),
         InputFileError,
         lambda: [
             b'{"item": "i", "title": "t", "categories": ["a"], "price": 1.5}\n',

@@ -68,7 +68,7 @@ def learned(stream: Iterable[Triple], *, size: int = 16, **changes: Any) -> Lear
     learner = PlainLearner(small(**changes))
     for batch in batches(list(stream), size):
         learner.learn(batch)
-    learner.publish_version()
+    learner.serve_version()
     return learner
 
 

@@ -20,13 +20,13 @@ def learned_without(*parts: str) -> OuterLoop:
     remove(loop, parts)
     for _ in range(3):
         loop.learn(with_gradients(new_tasks(loop)), n_items=N_ITEMS, rehearse=False)
-    loop.publish_version(N_ITEMS)
+    loop.serve_version(N_ITEMS)
     return loop
 
 
 def scores(loop: OuterLoop, *, odd: str = "", gradients: bool = True) -> Tensor:
     """Return what is served's scores, with one input made odd and the user adapted or not."""
-    recommender, tasks = loop.published, with_gradients(new_tasks(loop))
+    recommender, tasks = loop.served, with_gradients(new_tasks(loop))
     with torch.no_grad():
         prepared = recommender.prepare(tasks.histories)
         sums = GradientSums(*map(torch.from_numpy, (tasks.gradient_sums, tasks.gradient_counts)))

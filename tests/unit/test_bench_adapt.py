@@ -19,7 +19,7 @@ def learned() -> tuple[Recommender, Batch]:
     """Return the model of a small shop and some of its users."""
     shop = open_shop(small(), n_items=N_ITEMS, n_users=N_USERS, n_events=0)
     states = list(states_of(shop.learner).values())
-    model = shop.learner.published
+    model = shop.learner.served
     torch.nn.init.normal_(model.meta.user_loop.raw_step, std=2.0)  # steps of different lengths
     return model, batch_of(model, histories_of(states, shop.learner.vocabulary), states)
 

@@ -71,9 +71,9 @@ def test_a_new_item_is_a_candidate_for_users_of_items_like_it() -> None:
         Item(item="black", title="black tea"),
         *(Item(item=f"oil-{i}", title=f"engine oil {i}") for i in range(30)),
     )
-    learner.publish_version()
+    learner.serve_version()
     rows = folded(learner, [UserState()], [(0, 0, event("ann", "item-3"))])
-    found = learner.published.gather(rows.after).items[0]
+    found = learner.served.gather(rows.after).items[0]
     assert learner.vocabulary.index("black") in found
 
 
@@ -327,9 +327,9 @@ def test_a_worker_that_follows_deltas_knows_what_the_learner_knows() -> None:
 def test_an_item_is_judged_and_served_by_nothing_that_was_learned_of_its_index_before() -> None:
     learner = learned(drawn(60, n_items=10), max_items=16)
     note(learner, *shop(6))
-    learner.publish_version()
+    learner.serve_version()
     old = learner.vocabulary.index("new-0")
-    for meta in (learner.recommender.meta, learner.published.meta):
+    for meta in (learner.recommender.meta, learner.served.meta):
         meta.residual[old] = 3.0
     worker, vocabulary = unpack_model(
         pack_model(learner.recommender, learner.vocabulary), max_items=16, device="cpu"
@@ -338,7 +338,7 @@ def test_an_item_is_judged_and_served_by_nothing_that_was_learned_of_its_index_b
     take(learner, "item-99")
     assert learner.vocabulary.index("item-99") == old
     apply_delta(pack_delta(learner.recommender, learner.new_items), worker, vocabulary)
-    for meta in (learner.published.meta, worker.meta):
+    for meta in (learner.served.meta, worker.meta):
         assert (meta.residual[old], meta.encoder.bias[old]) == (0, 0)
         assert not meta.encoder.items[old].any()
         assert meta.encoder.items[: old - 1].any(1).all()  # of the others it is kept
@@ -375,7 +375,7 @@ def test_a_delta_whose_content_does_not_fit_is_refused_whole(
 def test_a_restarted_learner_knows_all_content_and_makes_no_vector_again() -> None:
     learner = learned(drawn(60, n_items=10))
     note(learner, *shop(5))
-    learner.publish_version()
+    learner.serve_version()
     blobs = pack_model(learner.recommender, learner.vocabulary), pack_learner(learner, {})
     resumed = Learner(small())
     restore(resumed, *blobs)

@@ -47,7 +47,7 @@ def files(learner: Learner) -> bytes:
 def next_version(learner: Learner) -> bytes:
     """Do what a version does, and return its files."""
     learner.make_room()
-    learner.publish_version()
+    learner.serve_version()
     return files(learner)
 
 
@@ -88,7 +88,7 @@ def test_who_owed_all_that_was_due_can_be_forgotten_before_the_version() -> None
     learner = Learner(small())
     learner.learn(visits("ann", "tea", "milk", "soap"))
     learner.learn([asks("ann", 3)])
-    learner.publish_version()
+    learner.serve_version()
     assert learner.outer_loop.n_rehearsed == 0
 
 

@@ -117,7 +117,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         learner.note(Item(item=f"old-{tea}", title=f"{tea} tea"))
     users = [("ann", tea) for _ in range(5) for tea in TEAS] + [("bob", "rare")]
     learner.learn([(u, at, event(u, f"old-{t}", at)) for at, (u, t) in enumerate(users)])
-    learner.publish_version()
+    learner.serve_version()
     space = learner.catalogue.space
     path.write_bytes(pack_model(learner.recommender, learner.vocabulary, content_space=space))
     return path

@@ -59,12 +59,12 @@ def learned(
     losses = []
     for at, some in enumerate(tasks):
         if at == 6:
-            loop.publish_version(N_ITEMS)
+            loop.serve_version(N_ITEMS)
             loop.grow(N_ITEMS + 10)
         if at == 10:
             loop.forget(np.array([3, 4]), n_items=N_ITEMS)
         losses.append(loop.learn(some, n_items=N_ITEMS if at < 6 else N_ITEMS + 5))
-    loop.publish_version(N_ITEMS)
+    loop.serve_version(N_ITEMS)
     return loop, losses
 
 

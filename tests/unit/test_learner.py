@@ -101,8 +101,8 @@ def test_more_items_than_the_arrays_hold_make_them_grow() -> None:
     assert learner.signals.capacity >= 1025
     assert learner.recommender.meta.capacity == learner.signals.capacity
     learner.learn(visits("item-0", "item-1024", "item-0"))
-    learner.publish_version()
-    assert learner.published.meta.n_items == 1025
+    learner.serve_version()
+    assert learner.served.meta.n_items == 1025
 
 
 def test_the_least_recent_users_are_forgotten_beyond_the_bound() -> None:
@@ -179,7 +179,7 @@ def test_a_version_that_evicts_learns_first_what_it_is_about_to_forget() -> None
     learner.learn(visits(*(f"item-{i}" for i in range(20))))
     before = learner.recommender.meta.encoder.positions.detach().clone()
     assert learner.make_room()
-    learner.publish_version()
+    learner.serve_version()
     assert not learner.recommender.meta.encoder.positions.equal(before)
     assert learner.outer_loop.n_rehearsed == 0
 

@@ -53,24 +53,24 @@ def test_version_takes_the_step_that_is_not_due_yet_and_no_other() -> None:
     loop = new_loop(replace(PLAIN, batch_tasks=8))
     loop.learn(new_tasks(loop, [[1, 2]] * 3), n_items=N_ITEMS, rehearse=False)
     before = parameters(loop)
-    loop.publish_version(N_ITEMS)
+    loop.serve_version(N_ITEMS)
     after = parameters(loop)
     assert not are_equal(after, before)
-    loop.publish_version(N_ITEMS)
+    loop.serve_version(N_ITEMS)
     assert_equal(parameters(loop), after)
 
 
 def test_what_is_published_moves_with_deltas_and_versions_only() -> None:
     loop = new_loop()
-    before = loop.published.meta.state_dict()
+    before = loop.served.meta.state_dict()
     learn = partial(loop.learn, n_items=N_ITEMS, rehearse=False)
     learn(new_tasks(loop))
-    torch.testing.assert_close(loop.published.meta.state_dict(), before)
-    loop.publish_delta()
-    torch.testing.assert_close(loop.published.meta.small_state(), loop.meta.small_state())
-    assert not torch.equal(loop.published.meta.encoder.items, loop.meta.encoder.items)
-    loop.publish_version(N_ITEMS)
-    torch.testing.assert_close(loop.published.meta.state_dict(), loop.meta.state_dict())
+    torch.testing.assert_close(loop.served.meta.state_dict(), before)
+    loop.serve_delta()
+    torch.testing.assert_close(loop.served.meta.small_state(), loop.meta.small_state())
+    assert not torch.equal(loop.served.meta.encoder.items, loop.meta.encoder.items)
+    loop.serve_version(N_ITEMS)
+    torch.testing.assert_close(loop.served.meta.state_dict(), loop.meta.state_dict())
 
 
 def test_scorer_learns_from_inputs_as_they_were_judged() -> None:
@@ -146,7 +146,7 @@ def test_half_of_the_negatives_are_drawn_by_popularity_and_half_evenly() -> None
     loop = new_loop()
     loop.recommender.signals = ItemSignals(4, capacity=N_ITEMS)
     count_alone(loop.recommender.signals, 7, times=3)
-    loop.publish_version(N_ITEMS)
+    loop.serve_version(N_ITEMS)
     negatives = loop.meta.negatives.tolist()
     assert negatives[:4] == [7] * 4
     assert len(set(negatives[4:])) > 1
@@ -156,7 +156,7 @@ def test_half_of_the_negatives_are_drawn_by_popularity_and_half_evenly() -> None
 def test_negatives_have_an_embedding() -> None:
     loop = new_loop()
     loop.recommender.signals.reserve(10 * N_ITEMS)
-    loop.publish_version(10 * N_ITEMS)  # more items are in use than there are embeddings
+    loop.serve_version(10 * N_ITEMS)  # more items are in use than there are embeddings
     assert loop.meta.negatives.max() < N_ITEMS
     assert loop.meta.n_items == N_ITEMS
 
@@ -166,7 +166,7 @@ def test_version_takes_the_residuals_over() -> None:
     tasks = new_tasks(loop, [[1, 2]] * 3)
     loop.learn(tasks, n_items=N_ITEMS, rehearse=False)
     assert not loop.meta.residual.any()
-    loop.publish_version(N_ITEMS)
+    loop.serve_version(N_ITEMS)
     residual = loop.meta.residual
     taken = int(tasks.targets[0])
     p = float(tasks.probabilities[0, tasks.positions[0]])
@@ -177,7 +177,7 @@ def test_version_takes_the_residuals_over() -> None:
 
 def test_negatives_stay_while_there_are_no_items() -> None:
     loop = new_loop()
-    loop.publish_version(0)
+    loop.serve_version(0)
     assert loop.meta.negatives.tolist() == list(range(8))
 
 

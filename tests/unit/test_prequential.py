@@ -276,9 +276,9 @@ def test_an_event_stands_where_the_list_would_have_shown_its_item(diversity: flo
     learner = learned(drawn(200))
     stream = [(user, at + 1_000, one) for user, at, one in drawn(60, seed=1)]
     states, result = learner.fold(stream)
-    judged = judge(learner.published, result, states)
+    judged = judge(learner.served, result, states)
     assert judged is not None
-    lists = served(learner.published, judged, length=5, diversity=diversity)
+    lists = served(learner.served, judged, length=5, diversity=diversity)
     shown = 0
     for target, rank, items in zip(judged.tasks.targets, lists.ranks, lists.items, strict=True):
         assert len(set(items.tolist())) == 5

@@ -194,7 +194,7 @@ def test_a_replica_that_follows_by_deltas_ranks_as_the_learner(
     n_known = len(vocabulary)
     for batch in batches(STREAM[n_before:], 50):
         learner.learn(batch)
-        learner.publish_delta()
+        learner.serve_delta()
         delta = pack_delta(learner.recommender, learner.new_items)
         learner.new_items = []
         for _ in range(2):  # a delta that is applied again changes nothing

@@ -46,7 +46,7 @@ def test_how_to_rank_is_taken_over_and_items_are_left_behind(model: Path) -> Non
     assert not torch.equal(old["scorer.linear"], before["scorer.linear"])
     assert len(new.vocabulary) == 0
     torch.testing.assert_close(
-        new.published.meta.state_dict(), new.recommender.meta.state_dict(), rtol=0, atol=0
+        new.served.meta.state_dict(), new.recommender.meta.state_dict(), rtol=0, atol=0
     )
 
 
@@ -61,7 +61,7 @@ def test_the_scale_of_the_inputs_stays_that_of_the_weights(model: Path) -> None:
         learner.outer_loop.config = Learner(small()).outer_loop.config
         for at in range(0, len(STREAM), 50):
             learner.learn(STREAM[at : at + 50])
-        learner.publish_version()
+        learner.serve_version()
     for learner in (new, again):
         torch.testing.assert_close(learner.recommender.meta.scorer.mean, mean, rtol=0, atol=0)
     assert not torch.equal(fresh.recommender.meta.scorer.mean, torch.zeros_like(mean))

@@ -46,7 +46,7 @@ def test_twin_grows_with_the_items() -> None:
             for user, at, one in stream]  # fmt: skip
     learner.admit([one for _, _, one in wide])
     states, folded = learner.fold(wide[:50])
-    judged = judge(learner.published, folded, states)
+    judged = judge(learner.served, folded, states)
     assert judged is not None
     own = twin.judge(judged)
     assert twin.outer_loop.meta.capacity == learner.recommender.meta.capacity > 1024
@@ -92,14 +92,14 @@ def test_support_is_that_of_the_next_task_of_another_user(
 
 def test_placebo_gives_each_user_the_support_of_the_other() -> None:
     learner = learned(drawn(300))
-    torch.nn.init.normal_(learner.published.meta.scorer_loop.write.weight)
+    torch.nn.init.normal_(learner.served.meta.scorer_loop.write.weight)
     stream = [(user, 1_000 + at, one) for user, at, one in drawn(40, seed=1)]
     states, folded = learner.fold(stream)
-    judged = judge(learner.published, folded, states)
+    judged = judge(learner.served, folded, states)
     assert judged is not None
     owners = folded.owners[folded.is_task]
-    others = placebo(learner.published, judged, owners)
-    alone = placebo(learner.published, judged, np.zeros_like(owners))
-    ranks = [served(learner.published, of, length=20).ranks.tolist() for of in (others, alone)]
-    assert ranks[0] != served(learner.published, judged, length=20).ranks.tolist()
+    others = placebo(learner.served, judged, owners)
+    alone = placebo(learner.served, judged, np.zeros_like(owners))
+    ranks = [served(learner.served, of, length=20).ranks.tolist() for of in (others, alone)]
+    assert ranks[0] != served(learner.served, judged, length=20).ranks.tolist()
     assert ranks[1] == judged.judgement.ranks.tolist()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from headrace.streams import wire
 from headrace.streams.dead_letters import dead_letter_headers
 from headrace.streams.errors import MalformedRecordError
+from headrace.streams.record_batches import VALUE_LIMIT_BYTES
 from headrace.streams.wire import (
     FORGET,
     MAX_AHEAD_MS,
@@ -24,7 +25,6 @@ from headrace.streams.wire import (
     MAX_TIME_MS,
     MAX_VECTOR_WIDTH,
     REFRESH,
-    VALUE_LIMIT_BYTES,
     Event,
     Item,
     Reason,
