@@ -1,6 +1,6 @@
 """Candidate signals: what the counts say of each candidate, as numbers for the scorer.
 
-Letters: B tasks, H interactions, N items, R relations, F signals, X context.
+Letters: B tasks, H interactions, C candidates, N items, R relations, F signals, X context.
 """
 
 import numpy as np

@@ -8,7 +8,7 @@ shares. One cluster is plain MAML.
 Source: Yao et al. 2019, HSML (arXiv:1905.05301), for the soft assignment; here there is one layer
 of clusters, and they mix initial values where it gates them.
 
-Letters: B tasks, D width, K clusters, P fast weights.
+Letters: B tasks, D width, G clusters, P fast weights.
 """
 
 import torch
@@ -18,7 +18,7 @@ _LEAST = 1e-6  # of all users' shares in a cluster: a share underflows to zero
 
 
 def new_prototypes(clusters: int, width: int) -> nn.Parameter:
-    """Return (K, D) prototypes, drawn at random: equal ones would never part.
+    """Return (G, D) prototypes, drawn at random: equal ones would never part.
 
     The only one of a single cluster is all zeros, and gets no gradient: its share is one.
     """
@@ -27,9 +27,9 @@ def new_prototypes(clusters: int, width: int) -> nn.Parameter:
 
 
 def mean_moves(start: Tensor, adapted: Tensor, shares: Tensor, total: Tensor) -> Tensor:
-    """Return how far the users of each cluster went from where they started, on average: (K, P).
+    """Return how far the users of each cluster went from where they started, on average: (G, P).
 
-    ``total`` is (K,): the sum of the shares. If it is that of more users than these (of other
+    ``total`` is (G,): the sum of the shares. If it is that of more users than these (of other
     processes), the results are to be added up. A cluster without anybody stays where it is.
     """
     moves = adapted - shares @ start  # (B, P)

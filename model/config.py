@@ -20,7 +20,7 @@ class ModelConfig:
     hidden: int = 32  # width of the scoring network
     inner_steps: int = 2
     meta_learning: MetaLearning = "fomaml"  # see inner_loop
-    clusters: int = 1  # K, kinds of users whose fast weights start apart
+    clusters: int = 1  # G, kinds of users whose fast weights start apart
     negatives: int = 256  # M, items every support interaction is contrasted with
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 Sources: Vaswani et al. 2017 (arXiv:1706.03762); Kang and McAuley 2018, SASRec (arXiv:1808.09781),
 from which comes the embedding shared between the input and the scored items.
 
-Letters: B tasks, T interactions, D width, J features, N items.
+Letters: B tasks, H interactions, the latest T of them seen, D width, J features, N items.
 """
 
 import math

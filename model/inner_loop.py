@@ -24,10 +24,10 @@ autograd's (tests/unit/test_inner_loop.py) and serve without a graph.
 Sources: Finn et al. 2017, MAML (arXiv:1703.03400); Li et al. 2017, Meta-SGD (arXiv:1707.09835);
 Raghu et al. 2019, ANIL (arXiv:1909.09157); Nichol et al. 2018, Reptile (arXiv:1803.02999).
 
-Where fast weights start is mixed from those of the task clusters (``clusters``), K of them.
+Where fast weights start is mixed from those of the task clusters (``clusters``), G of them.
 
-Letters: B tasks, T interactions, D width, K clusters, M negatives, P fast weights of the scorer: J
-of its linear part and W of its first layer.
+Letters: B tasks, T interactions, S of them support, D width, G clusters, M negatives, P fast
+weights of the scorer: J of its linear part and W of its first layer.
 """
 
 from typing import NamedTuple
@@ -76,11 +76,11 @@ class UserLoop(nn.Module):
         self.raw_patience = nn.Parameter(torch.tensor(1.5))  # softplus: 1.7 interactions
 
     def shares(self, latest: Tensor) -> Tensor:
-        """Return the (B, K) shares of users whose latest hidden vectors are (B, D)."""
+        """Return the (B, G) shares of users whose latest hidden vectors are (B, D)."""
         return torch.softmax(latest @ self.prototypes.T, 1)
 
     def initial(self, shares: Tensor) -> Tensor:
-        """Return the (B, D) shifts before any step, of users with (B, K) shares."""
+        """Return the (B, D) shifts before any step, of users with (B, G) shares."""
         return shares @ self.start
 
     def forward(
@@ -190,13 +190,13 @@ class ScorerLoop(nn.Module):
         )
 
     def initial(self, shares: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the (B, J) and (B, W) shifts before any step, of users with (B, K) shares."""
+        """Return the (B, J) and (B, W) shifts before any step, of users with (B, G) shares."""
         return _split(shares @ self.start)
 
     def forward(self, gradients: GradientSums, shares: Tensor) -> tuple[Tensor, Tensor]:
         """Return the (B, J) and (B, W) shifts; the start for users without judged events.
 
-        ``shares`` is (B, K).
+        ``shares`` is (B, G).
         """
         counts = gradients.counts
         share = (counts / (counts + _SHRINK))[..., None]  # (B, decays, 1)

@@ -5,7 +5,7 @@ weighted mean is divided) is in the batch already. A batch can therefore be cut 
 the gradients of the parts, each computed by a process of its own (``parallel``), sum to those of
 the whole.
 
-Letters: B tasks, C candidates, I inputs, X context, T interactions, J features, K clusters, P fast
+Letters: B tasks, C candidates, I inputs, X context, T interactions, J features, G clusters, P fast
 weights of the scorer, H predicted interactions of histories, M items of a softmax.
 """
 
@@ -109,7 +109,7 @@ class ScorerBatch(Batch):
     weights: Tensor  # (B,)
     gradient_sums: Tensor  # (B, decays, P)
     gradient_counts: Tensor  # (B, decays)
-    shares: Tensor  # (B, K)
+    shares: Tensor  # (B, G)
     weight: Tensor  # () of all tasks of the step
     has_several_actions: Tensor  # () bool, of the step
 

@@ -14,7 +14,7 @@ trusted more than it deserves.
 The losses are in ``losses``, the tasks to draw batches from in ``rehearsal``; other processes may
 compute a part of the gradients (``parallel``).
 
-Letters: B tasks, J adapted inputs of the scorer.
+Letters: B tasks, D width, J adapted inputs of the scorer.
 """
 
 import logging

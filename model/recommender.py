@@ -4,7 +4,8 @@ The same passes serve and judge: ``prepare`` (candidates, encoder), ``judge`` (w
 item stood, and the user's gradients, at the initial weights), ``adapt`` (the inner loop) and
 ``score``.
 
-Letters: B tasks, C candidates, I inputs, J of them adapted, D width, K list length or clusters.
+Letters: B tasks, H interactions, C candidates, F signals, I inputs, J of them adapted, X context,
+D width, W hidden width, P fast weights, G clusters, K list length.
 """
 
 import copy
@@ -45,7 +46,7 @@ class Prepared(NamedTuple):
     signals: Tensor  # (B, C, F + 2) counted, and regressed on the user's items
     context: Tensor  # (B, X)
     encoded: Encoded
-    shares: Tensor  # (B, K) of the user in each task cluster
+    shares: Tensor  # (B, G) of the user in each task cluster
 
     @property
     def filled(self) -> Longs:

@@ -1,7 +1,7 @@
 """Rehearsal: the latest tasks, kept to be learned from again, and the batches drawn of them.
 
-Letters: B tasks, C candidates, I inputs, T interactions, K clusters, P fast weights of the scorer,
-M items of a softmax.
+Letters: B tasks, C candidates, I inputs, X context, T interactions, G clusters, P fast weights of
+the scorer, M items of a softmax.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Tasks:
     probabilities: Floats  # (B, C) of each candidate, before
     gradient_sums: Floats  # (B, decays, P)
     gradient_counts: Floats  # (B, decays)
-    shares: Floats  # (B, K) of the user in each task cluster
+    shares: Floats  # (B, G) of the user in each task cluster
 
     def __len__(self) -> int:
         """Return B."""

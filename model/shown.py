@@ -4,7 +4,7 @@ The list that a user had before an event was made by the very passes that judgin
 from the same history. What they found is kept instead: the event is judged by the list as it was
 shown, which is less work and nearer to the truth.
 
-Letters: B users, C candidates, I inputs, X context, P popular items, K clusters or places listed.
+Letters: B users, C candidates, I inputs, X context, P popular items, G clusters, K places listed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ class Shown(NamedTuple):
     listed: Longs  # (B, K) places among the candidates
     popular: Ints  # (B, P) items that popularity would have listed, best first, -1 padded
     context: Floats  # (B, X)
-    shares: Floats  # (B, K) of the user in each task cluster
+    shares: Floats  # (B, G) of the user in each task cluster
 
     def users(self) -> Iterator["Shown"]:
         """Yield what is of each user, without padding, as copies: the whole is let go."""

@@ -7,7 +7,8 @@ absolute values, so that a delta applied twice changes nothing.
 Time is the event clock: one tick per counted event. A quiet night does not make a shop's items
 old, and a replayed stream gives the same signals as the live one.
 
-Letters: N items, K neighbours kept of an item, R relations, P popularities, S tenures.
+Letters: N items, K neighbours kept of an item, R relations, P popularities, S tenures, n events,
+H interactions.
 """
 
 from typing import NamedTuple
@@ -137,8 +138,8 @@ class ItemSignals:
         Args:
             items: (n,) item index of each event; negative ones are skipped.
             times_s: (n,) event time.
-            history: (n, T) item indexes the user had before the event, newest first, -1 padded.
-            history_times_s: (n, T) their event times.
+            history: (n, H) item indexes the user had before the event, newest first, -1 padded.
+            history_times_s: (n, H) their event times.
             n_earlier: (n,) interactions the user ever had before.
         """
         self.clock = _count(
