@@ -129,7 +129,11 @@ def grant(settings: Settings, principals: Mapping[str, str]) -> int:
 
 
 def give(settings: Settings, principal: str, rights: Iterable[Right]) -> int:
-    """Give rights to one; return how many there are. What was given before stays."""
+    """Give rights to one; return how many there are. What was given before stays.
+
+    Raises:
+        BrokerRefusedError: the broker knows no rights, or may not be told any by this user.
+    """
     acls = [
         ACL(
             principal=principal,

@@ -215,6 +215,9 @@ def evaluate(
     The first ``n_events`` interactions count; ``items`` is the catalogue. The model is one
     ``without`` some parts (``ablation.PARTS``), and at the end of the stream is given to
     ``on_learned``. With ``drift``, ``events`` are its events.
+
+    Raises:
+        InputFileError: there is no interaction among the events.
     """
     torch.set_num_threads(settings.threads)
     events = interactions(events).head(n_events)

@@ -137,9 +137,8 @@ def test_where_an_item_had_stood_is_not_told_of_an_event_that_the_model_knows(
     assert seen == [2, 3, 2, 2]
     assert list_of(told).judged
     assert list_of(untold).judged == {}
-    np.testing.assert_array_equal(
-        untold.state.gradients, told.state.gradients
-    )  # adapted all the same
+    # Adapted all the same, but by two models: how a sum is rounded depends on where memory lies.
+    np.testing.assert_allclose(untold.state.gradients, told.state.gradients, rtol=1e-3, atol=1e-4)
     assert list_of(untold).items == list_of(told).items
 
 
