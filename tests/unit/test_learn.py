@@ -232,10 +232,10 @@ class FakePublisher:
     published: list[str] = field(default_factory=list)
 
     async def publish_forever(self, *_: Any) -> None:
-        self.served.append("from here on")
+        self.published.append("from here on")
 
     async def publish_version(self, *_: Any) -> Positions:
-        self.served.append("the last version")
+        self.published.append("the last version")
         return Positions({0: 4})
 
 

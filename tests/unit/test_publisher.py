@@ -272,7 +272,7 @@ def test_a_role_whose_files_are_lost_begins_anew_where_it_is_told_to(
         again.restore(anew=True)
         assert positions == {}  # every event is read again
         positions[0] = 7
-        asyncio.run(again.serve_version(sent.send, GUARD))
+        asyncio.run(again.publish_version(sent.send, GUARD))
         first, second = sent.announced
         assert second.version == first.version + 1  # workers take it for a newer one
         assert second.epoch > first.epoch  # and begin with its checkpoint
@@ -318,7 +318,7 @@ def test_a_role_goes_on_from_what_another_wrote_since_it_restored(
         for publisher in (first, second):
             publisher.restore()
         for _ in range(3):
-            asyncio.run(first.serve_version(sent.send, GUARD))
+            asyncio.run(first.publish_version(sent.send, GUARD))
         asyncio.run(publish_first(second))
     assert [one.version for one in announced] == [1, 2, 3, 4]
 
