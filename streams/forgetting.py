@@ -46,6 +46,11 @@ class Forgetting:
         self._taken.update(i for i in learner.vocabulary.indexes(state.items) if i >= 0)
         self.versions_due = learner.settings.versions_kept
 
+    def evict(self, indexes: Longs) -> None:
+        """Let go of items whose indexes are about to be given to others."""
+        for index in indexes.tolist():
+            self._taken.pop(index, None)
+
     def given_up(self) -> Longs:
         """Return the items that were taken by nobody but users forgotten since the last call.
 

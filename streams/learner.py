@@ -384,6 +384,7 @@ class Learner:
         self.signals.forget(gone)
         self.pairs.forget(gone)
         self.recommender.coefficients.forget(gone)
+        self.forgetting.evict(gone)
         self.vocabulary.evict(gone.tolist())
         self.new_items = []  # replicas reload; told later, an evicted one would come back to them
         self.signals.refresh_popular(len(self.vocabulary))

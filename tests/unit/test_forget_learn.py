@@ -127,6 +127,24 @@ def test_an_item_that_only_forgotten_users_took_goes_with_the_last_of_them() -> 
     assert b"tea" in after
 
 
+@pytest.mark.parametrize("takers", [0, 3])
+def test_what_was_evicted_before_the_checkpoint_is_not_evicted_again(takers: int) -> None:
+    n_items = 40
+    learner = PlainLearner(small(max_items=n_items))
+    learner.learn(visits("ann", *[ONLY] * 3))
+    learner.learn([asks("ann", 3)])
+    for at in range(4):  # hers is the least popular of a full vocabulary
+        learner.learn(visits(f"user-{at}", *(f"item-{i}" for i in range(n_items - 1))))
+    assert learner.make_room(with_checkpoint=False)
+    n_left = learner.vocabulary.n_items
+    assert learner.vocabulary.index(ONLY) < 0
+    for at in range(takers):
+        learner.learn(visits(f"other-{at}", "in its place"))
+    learner.make_room()
+    assert learner.vocabulary.n_items == n_left + (takers > 0)
+    assert (learner.vocabulary.index("in its place") >= 0) == (takers > 0)
+
+
 def test_an_item_of_the_catalogue_comes_back_as_one_that_nobody_took() -> None:
     learner = learned(with_ann(STREAM))
     learner.note(Item(item=ONLY, vectors={"image": (1.0, 0.5)}))
