@@ -3,7 +3,7 @@
 Vocabulary, item signals, the users' histories that counting needs, and the outer loop.
 """
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -268,26 +268,37 @@ class Learner:
 
         Items that nobody took get an index too: up to ``MAX_COLD`` while there is room, then in the
         place of the oldest of them. One that finds no room may find it when its record comes again.
+        Of which nothing is known any more, they give it up.
         """
+        if not self._unplaced:  # a new price is no news
+            return False
         content, vocabulary = self.signals.content, self.vocabulary
-        untaken = deque(self._untaken().tolist())
+        untaken = dict.fromkeys(self._untaken().tolist())  # oldest first
         room = min(vocabulary.n_free, self._most_untaken - len(untaken))
         placed: list[str] = []
         while self._unplaced and len(placed) < limit:
             item, _ = self._unplaced.popitem()
             source, index = self.catalogue.source_of(item), vocabulary.index(item)
+            if source is None and index in untaken:
+                del untaken[index]
+                self._give_up([index])
+                room += 1
+                continue
             if source is None:
                 content.forget([index] if index >= 0 else [])
                 continue
             if index >= 0 and content.stamp_of(index) == source.stamp:
                 continue
             if index < 0:
-                if room <= 0 and not (untaken and content.arrived[untaken[0]] < source.arrived):
+                oldest = next(iter(untaken), -1)
+                if room <= 0 and not (oldest >= 0 and content.arrived[oldest] < source.arrived):
                     continue
                 if room <= 0:
-                    self._give_up([untaken.popleft()])
+                    del untaken[oldest]
+                    self._give_up([oldest])
                 room -= 1
                 self._admit(item)
+            untaken.pop(index, None)  # described anew, it is among the newest
             placed.append(item)
         self._describe(placed)
         content.refresh(self.signals.arrays.popularity[:, ALL_TIME])
@@ -386,6 +397,8 @@ class Learner:
         self.recommender.coefficients.forget(gone)
         self.forgetting.evict(gone)
         self.vocabulary.evict(gone.tolist())
-        self.new_items = []  # replicas reload; told later, an evicted one would come back to them
+        # Replicas reload: told later, an evicted item would come back to them, and so would tables.
+        self.new_items = []
+        self.recommender.coefficients.take_delta()
         self.signals.refresh_popular(len(self.vocabulary))
         self.signals.rebase()

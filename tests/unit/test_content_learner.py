@@ -15,6 +15,7 @@ from headrace.model.vocabulary import Vocabulary
 from headrace.streams import catalogue_reader, schema
 from headrace.streams.blobs import pack, unpack
 from headrace.streams.catalogue_reader import WAITING_ITEMS, CatalogueReader
+from headrace.streams.content import MAX_WIDTH
 from headrace.streams.errors import CheckpointError, MalformedRecordError
 from headrace.streams.guards import EXIT_FAILED
 from headrace.streams.learner import Learner
@@ -182,6 +183,61 @@ def test_a_withdrawn_item_is_no_longer_cold() -> None:
     note(learner, *shop(2))
     note(learner, Item(item="new-1", active=False))
     assert cold(learner) == ["new-0"]
+
+
+def test_a_withdrawn_item_that_nobody_took_gives_its_index_up() -> None:
+    learner = Learner(small(max_items=16))
+    note(learner, *shop(3))
+    take(learner, "new-0")
+    note(learner, *(Item(item=f"new-{i}", active=False) for i in range(2)))
+    assert {*learner.vocabulary.ids} - {""} == {"new-0", "new-2"}
+    for night in range(1, 20):  # nor does what comes and goes push others out
+        note(learner, *shop(4, first=4 * night))
+        note(learner, *(replace(item, active=False) for item in shop(4, first=4 * night)))
+    assert {*learner.vocabulary.ids} - {""} == {"new-0", "new-2"}
+
+
+def test_an_item_that_is_described_anew_is_among_the_newest() -> None:
+    learner = Learner(small(max_items=16))
+    note(learner, *shop(8))  # all that are held of those that nobody took
+    learner.note(Item(item="another", title="milk"))
+    learner.note(Item(item="new-0", title="coffee"))
+    learner.place()
+    assert cold(learner)[0] == "new-0"
+    assert learner.vocabulary.index("new-1") < 0
+
+
+def test_a_record_that_changes_nothing_has_nothing_placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = Learner(small())
+    note(learner, *shop(2))
+    monkeypatch.delattr(Learner, "_untaken")  # looking through all items takes milliseconds
+    note(learner, *(replace(item, price=2.0) for item in shop(2)))
+    assert cold(learner) == ["new-1", "new-0"]
+
+
+def test_vectors_of_another_width_are_taken_from_a_restart_on_once_none_is_left() -> None:
+    def published(learner: Learner, width: int) -> None:
+        note(learner, *(Item(item=f"v-{i}", vectors={"image": (1.0,) * width}) for i in range(3)))
+
+    learner, settings = Learner(small()), small()
+    published(learner, 4)
+    published(learner, 6)
+    assert not contents(learner)
+    model, state = pack_model(learner.recommender, learner.vocabulary), pack_learner(learner, {})
+    again = Learner(settings)
+    restore(again, model, state)
+    published(again, 6)
+    assert again.catalogue.space == "given/6"
+    assert len(contents(again)) == 3
+
+
+def test_wide_vectors_are_kept_as_the_model_takes_them() -> None:
+    learner = Learner(small())
+    note(learner, Item(item="wide", vectors={"image": tuple(range(8192))}))
+    source = learner.catalogue.source_of("wide")
+    assert source
+    assert len(source.content) == MAX_WIDTH
+    assert contents(learner)["wide"] == source.content.tobytes()
 
 
 def test_placing_is_done_in_steps_newest_first() -> None:

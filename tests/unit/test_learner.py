@@ -184,6 +184,14 @@ def test_a_version_that_evicts_learns_first_what_it_is_about_to_forget() -> None
     assert learner.outer_loop.n_rehearsed == 0
 
 
+def test_after_an_eviction_no_delta_repeats_what_the_checkpoint_has() -> None:
+    learner = full_learner()
+    learner.pairs.fit(learner.recommender.coefficients)
+    assert learner.recommender.coefficients._changed
+    assert learner.make_room()
+    assert not len(learner.recommender.coefficients.take_delta()["fitted"])
+
+
 def test_items_evicted_before_a_delta_told_them_are_not_told() -> None:
     # The version that follows carries all items: what still waited for a delta is out of date.
     learner = full_learner()
