@@ -25,7 +25,7 @@ class ContentSource(NamedTuple):
 
     arrived: int  # when its record was published, in ms, or a running count
     stamp: int  # differs with the content; never 0
-    content: str | Floats
+    content: str | Halves  # text, or a vector as the model takes it: wide ones are projected
 
 
 class Catalogue:
@@ -61,7 +61,8 @@ class Catalogue:
         self.n_arrived = max(arrived, self.n_arrived)
         if arrived <= self._known_to:
             arrived = 0
-        self._sources[item.item] = ContentSource(arrived, stamp, content)
+        kept = content if isinstance(content, str) else unit(content[None])[0]
+        self._sources[item.item] = ContentSource(arrived, stamp, kept)
         if len(self._sources) > self._max_items:
             self._sources.popitem(last=False)
         return True
@@ -75,7 +76,7 @@ class Catalogue:
         texts = [source.content for source in sources if isinstance(source.content, str)]
         if texts:  # one space: then all are
             return unit(self._embedder.embed(texts))
-        return unit(np.stack([np.asarray(source.content) for source in sources]))
+        return np.stack([np.asarray(source.content) for source in sources])
 
     def restore(self, space: str, n_arrived: int) -> bool:
         """Go on in a space; False if its vectors cannot be compared with those made from now on."""

@@ -68,8 +68,10 @@ def restore(learner: Learner, model_blob: Blob, learner_blob: Blob) -> Positions
         learner.n_events = fields.n_events
         learner.forgetting.versions_due = fields.versions_due
         learner.categories.restore(fields.categories)
-        if not learner.catalogue.restore(*fields.content):
-            learner.signals.content = Content()  # of another space; the records are read again
+        # Where no vector is left, or none of this space, the records that are read again decide.
+        has_vectors = learner.signals.content.width > 0
+        if not (has_vectors and learner.catalogue.restore(*fields.content)):
+            learner.signals.content = Content()
         return {int(partition): offset for partition, offset in fields.positions.items()}
     except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as exc:
         raise CheckpointError(f"the learner's state does not fit: {exc}") from exc
