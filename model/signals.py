@@ -11,6 +11,7 @@ Letters: N items, K neighbours kept of an item, R relations, P popularities, S t
 H interactions.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -94,6 +95,19 @@ def most_popular(popularity: Floats, k: int) -> Longs:
     return top[popularity[top] > 0]
 
 
+def _first(popularity: Floats, k: int, is_out: Callable[[int], bool] | None) -> Longs:
+    """Return the ``k`` most popular that are not out, best first; only the first are asked for."""
+    if is_out is None:
+        return most_popular(popularity, k)
+    n = k
+    while True:
+        top = most_popular(popularity, n)
+        kept = top[[not is_out(index) for index in top.tolist()]] if len(top) else top
+        if len(kept) >= k or len(top) < n:
+            return kept[:k]
+        n *= 2
+
+
 class ItemSignals:
     """Counted signals of up to the vocabulary's items; grows as items come."""
 
@@ -165,10 +179,21 @@ class ItemSignals:
         fade = np.exp(-age / POPULARITY_LIVES)
         return (self.arrays.popularity[:n_items] * fade).astype(np.float32)
 
-    def refresh_popular(self, n_items: int, *, quotas: tuple[int, ...] = POPULAR_QUOTAS) -> None:
-        """Choose the candidates for everybody: the first of each popularity, without doubles."""
+    def refresh_popular(
+        self,
+        n_items: int,
+        *,
+        quotas: tuple[int, ...] = POPULAR_QUOTAS,
+        is_out: Callable[[int], bool] | None = None,
+    ) -> None:
+        """Choose the candidates for everybody: the first of each popularity, without doubles.
+
+        Items that are ``is_out``, withdrawn ones for instance, leave their places to others.
+        """
         columns = self.popularity_now(n_items).T
-        flat = np.concatenate([most_popular(c, k) for c, k in zip(columns, quotas, strict=True)])
+        flat = np.concatenate(
+            [_first(column, k, is_out) for column, k in zip(columns, quotas, strict=True)]
+        )
         _, first_seen = np.unique(flat, return_index=True)
         self.popular = flat[np.sort(first_seen)].astype(np.int32)
         self.content.refresh(self.arrays.popularity[:, ALL_TIME])

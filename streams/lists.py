@@ -59,6 +59,10 @@ class ListMaker:
         if len(self._withdrawn) > MAX_WITHDRAWN:
             del self._withdrawn[next(iter(self._withdrawn))]
 
+    def is_withdrawn(self, item: str) -> bool:
+        """Return whether the catalogue has withdrawn an item."""
+        return item in self._withdrawn
+
     def rank(
         self,
         recommender: Recommender,

@@ -8,7 +8,7 @@ the epoch it loaded, and begins with a checkpoint when the epoch is a new one.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Annotated, TypeVar
 
@@ -166,11 +166,18 @@ def pack_delta(recommender: Recommender, new_items: list[tuple[int, str]]) -> by
     return zlib.compress(pack(arrays, {"v": schema.DELTA.version, "new_items": new_items}), 1)
 
 
-def apply_delta(blob: bytes, recommender: Recommender, vocabulary: Vocabulary) -> bool:
+def apply_delta(
+    blob: bytes,
+    recommender: Recommender,
+    vocabulary: Vocabulary,
+    *,
+    is_out: Callable[[str], bool] = lambda _: False,
+) -> bool:
     """Take over a delta, all of it or nothing; applying it again changes nothing.
 
     1. Read and check everything. 2. Apply: from here on nothing can be refused. Returns whether an
-    index has become another item's: until the next version, nothing is known of that one.
+    index has become another item's: until the next version, nothing is known of that one. Items
+    that are ``is_out`` are no candidates for everybody.
 
     Raises:
         CheckpointError: the bytes are no delta, or do not fit the model being served.
@@ -197,7 +204,7 @@ def apply_delta(blob: bytes, recommender: Recommender, vocabulary: Vocabulary) -
     signals.apply_delta(changed)
     signals.content.apply_delta(content)
     recommender.coefficients.apply_delta(fitted)
-    signals.refresh_popular(n_items)
+    signals.refresh_popular(n_items, is_out=lambda index: is_out(vocabulary.ids[index]))
     return bool(replaced)
 
 

@@ -148,7 +148,12 @@ class Serving:
             try:
                 if live.sequence is not None and sequence > live.sequence + 1:
                     raise CheckpointError(f"delta {sequence} came after {live.sequence}")
-                has_replaced = apply_delta(delta, live.recommender, live.vocabulary)
+                has_replaced = apply_delta(
+                    delta,
+                    live.recommender,
+                    live.vocabulary,
+                    is_out=self._refresher.lists.is_withdrawn,
+                )
             except CheckpointError as exc:
                 live.is_behind = True  # what comes later may count on what this one carried
                 raise CheckpointError(

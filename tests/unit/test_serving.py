@@ -142,6 +142,25 @@ def test_where_an_item_had_stood_is_not_told_of_an_event_that_the_model_knows(
     assert list_of(untold).items == list_of(told).items
 
 
+def test_withdrawn_items_are_no_candidates_for_everybody(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).at_work()
+
+    def popular() -> list[str]:
+        assert shop.serving._live
+        live = shop.serving._live
+        return [live.vocabulary.ids[index] for index in live.recommender.signals.popular]
+
+    best = popular()[:3]
+    for item in best:
+        shop.serving.note_item(Item(item=item, active=False))
+    shop.delta()
+    assert len(popular()) > 3
+    assert not {*best} & {*popular()}
+    shop.serving.note_item(Item(item=best[0]))
+    shop.delta()
+    assert popular()[0] == best[0]
+
+
 @pytest.mark.parametrize("action", ["impression", "return", "refresh"])
 def test_what_was_shown_or_undone_changes_the_offset_and_not_the_list(
     tmp_path: Path, action: str

@@ -230,5 +230,16 @@ def test_popular_items_are_the_first_of_each_life_without_doubles() -> None:
     assert popular_of(signals, (2, 0, 0, 2)) == [B, A, C]
 
 
+def test_items_that_are_out_leave_their_places_to_the_next() -> None:
+    signals = new_signals(capacity=12)
+    for item in range(12):
+        count_alone(signals, item, times=item)
+    out = {11, 10, 9, 7}  # more than are asked for stand first
+    signals.refresh_popular(12, quotas=(2, 0, 0, 0), is_out=out.__contains__)
+    assert signals.popular.tolist() == [8, 6]
+    signals.refresh_popular(12, quotas=(9, 0, 0, 0), is_out=out.__contains__)
+    assert signals.popular.tolist() == [8, 6, 5, 4, 3, 2, 1]  # there are no more
+
+
 def test_nothing_is_popular_before_the_first_event() -> None:
     assert popular_of(new_signals(), (4, 4, 4, 4)) == []
