@@ -24,7 +24,7 @@ from headrace.streams.publication import (
 )
 from headrace.streams.settings import Settings
 from headrace.streams.store import ModelStore, StoredFile
-from headrace.streams.transfer import start_from
+from headrace.streams.transfer import inherit, start_from
 
 logger = logging.getLogger(__name__)
 
@@ -127,12 +127,21 @@ class Publisher:
                 refused[one.model] = exc
                 continue
             logger.info("going on from version=%d positions=%s", one.version, self._positions)
+            if self._settings.start_from:
+                self._inherit(self._settings.start_from)
             return
         first = next(iter(refused.values()))  # older ones may have been removed since
         raise type(first)(
             f"{first}; if no version can be had any more, `headrace learn --anew`, once, learns"
             " from the events that the topic still has"
         ) from first
+
+    def _inherit(self, url: str) -> None:
+        """Let items that come later start from another shop's; without, they start from nothing."""
+        try:
+            inherit(self._learner, url)
+        except CheckpointError as exc:
+            logger.warning("items that are new start from nothing: %s", exc)
 
     async def publish_forever(
         self, send: Send, guard: PauseGuard, acknowledge: Callable[[Positions], None]

@@ -138,7 +138,9 @@ class Settings(BaseSettings):
         " gcsfs); DATA_DIR/models if empty.",
     )
     start_from: str = Field(
-        "", description="Model file of another shop to start from, while there is no version here."
+        "",
+        description="Model file of another shop to start from while there is no version here; new"
+        " items always do.",
     )
     versions_kept: int = Field(5, ge=2, description="Checkpoints and weights kept in the store.")
 

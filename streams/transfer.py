@@ -6,6 +6,7 @@ a catalogue, items here start from the embeddings of items there with like conte
 """
 
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import torch
@@ -13,7 +14,7 @@ import torch
 from headrace.model.config import ModelConfig
 from headrace.streams import schema
 from headrace.streams.apart import complete
-from headrace.streams.blobs import under, unpack
+from headrace.streams.blobs import Arrays, under, unpack
 from headrace.streams.errors import CheckpointError, UnreadableError
 from headrace.streams.inheritance import Inheritance
 from headrace.streams.learner import Learner
@@ -33,6 +34,44 @@ def write_model(learner: Learner, path: str | Path) -> None:
 
 def start_from(learner: Learner, url: str) -> dict[str, torch.Tensor]:
     """Make a new learner start from a version's ``model`` file; return the tensors it took over.
+
+    Raises:
+        CheckpointError: there is no such file, it is no ``model`` file, or is of another shape.
+        UnreadableError: its store does not give it.
+    """
+    arrays, fields = _read(learner, url)
+    try:
+        complete(arrays)
+        taken = {
+            name: torch.from_numpy(array.copy())
+            for name, array in under(arrays, "meta.").items()
+            if name not in TIED_TO_ITEMS
+        }
+        inheritance = Inheritance.of(arrays, fields)
+        learner.outer_loop.start_from(taken)
+    except KeyError as exc:
+        raise CheckpointError(f"{url} is not a version's model file: it lacks {exc}") from exc
+    except (RuntimeError, IndexError, ValueError, TypeError) as exc:
+        raise CheckpointError(f"{url} does not fit: {exc}") from exc
+    learner.inheritance = inheritance
+    return taken
+
+
+def inherit(learner: Learner, url: str) -> None:
+    """Let items that come from now on start from like ones there, as ``start_from`` does.
+
+    Raises:
+        CheckpointError: as ``start_from``.
+    """
+    arrays, fields = _read(learner, url)
+    try:
+        learner.inheritance = Inheritance.of(arrays, fields)
+    except (KeyError, ValueError, TypeError, IndexError) as exc:
+        raise CheckpointError(f"{url} is not a version's model file: {exc}") from exc
+
+
+def _read(learner: Learner, url: str) -> tuple[Arrays, dict[str, Any]]:
+    """Read a version's ``model`` file.
 
     Raises:
         CheckpointError: there is no such file, it is no ``model`` file, or is of another shape.
@@ -58,18 +97,4 @@ def start_from(learner: Learner, url: str) -> dict[str, torch.Tensor]:
     stored = ModelConfig().to_dict() | fields.get("config", {})
     if unequal := differences(stored, asked):
         raise CheckpointError(f"{url} does not fit: {'; '.join(unequal)}")
-    try:
-        complete(arrays)
-        taken = {
-            name: torch.from_numpy(array.copy())
-            for name, array in under(arrays, "meta.").items()
-            if name not in TIED_TO_ITEMS
-        }
-        inheritance = Inheritance.of(arrays, fields)
-        learner.outer_loop.start_from(taken)
-    except KeyError as exc:
-        raise CheckpointError(f"{url} is not a version's model file: it lacks {exc}") from exc
-    except (RuntimeError, IndexError, ValueError, TypeError) as exc:
-        raise CheckpointError(f"{url} does not fit: {exc}") from exc
-    learner.inheritance = inheritance
-    return taken
+    return arrays, fields

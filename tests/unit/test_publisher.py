@@ -20,6 +20,7 @@ from headrace.streams.learner_state import Positions
 from headrace.streams.publication import ANNOUNCEMENT_KEY, Announcement, Fragment
 from headrace.streams.publisher import Publisher, Send
 from headrace.streams.store import ModelStore, StoredFile
+from headrace.streams.transfer import write_model
 
 GUARD = PauseGuard(60)
 
@@ -253,6 +254,24 @@ def test_settings_that_do_not_fit_are_told_though_older_versions_are_gone(
         with pytest.raises(CheckpointError, match=r"width is .* the settings ask for 16") as told:
             again.restore()
         assert type(told.value) is CheckpointError  # which no other start mends
+
+
+def test_a_role_that_goes_on_lets_new_items_start_from_the_other_shop_as_before(
+    tmp_path: Path, sent: Sent, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = tmp_path / "other.safetensors"
+    write_model(learned(drawn(60)), other)
+    settings = small(model_store=str(tmp_path / "models"), start_from=str(other))
+    with ThreadPoolExecutor(1) as thread:
+        publisher = Publisher(settings, learned(drawn(60)), thread, {0: 60})
+        asyncio.run(publisher.publish_version(sent.send, GUARD))
+        again, without = Learner(settings), Learner(settings)
+        Publisher(settings, again, thread, {}).restore()
+        other.unlink()
+        Publisher(settings, without, thread, {}).restore()
+    assert again.inheritance
+    assert not without.inheritance  # what it has learned itself does not wait for another's file
+    assert "start from nothing" in caplog.text
 
 
 def test_a_role_whose_files_are_lost_begins_anew_where_it_is_told_to(
