@@ -5,7 +5,7 @@ tool can look at a topic without disturbing a role.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,23 +33,39 @@ from headrace.streams.settings import Settings
 fetcher.MemoryRecords = checked(MemoryRecords)
 
 
-SEND_LIMIT_S = 60.0  # a leader election takes up to about 15 s, and the producer retries through it
+DELIVERY_LIMIT_S = 60.0  # a leader election takes up to about 15 s; the producer retries through it
+SEND_LIMIT_S = DELIVERY_LIMIT_S  # that an acknowledgement is waited for
+CLOSE_LIMIT_S = 5.0  # for what is under way when something failed
 POLL_WAIT_S = 0.2
 EMPTY_POLLS_LIMIT = 150  # in a row, where records are due: 30 s, which covers a leader election
 MAX_UNCONFIRMED = 10_000  # records under way: enough to never starve the sender, a few MB
 
 
+def _close(client: Any) -> None:
+    client.close()
+
+
+def _give_up(producer: Any) -> None:
+    """Close a producer that may have no broker any more: it would flush for ever, or give up."""
+    producer.flush = lambda timeout: None  # noqa: ARG005
+    producer.close(timeout=CLOSE_LIMIT_S)
+
+
 @contextmanager
-def _client(kind: Any, settings: Settings, **options: Any) -> Iterator[Any]:
-    """Yield a client of ``kind`` and close it; Kafka's errors become ours."""
+def _client(
+    kind: Any, settings: Settings, *, give_up: Callable[[Any], None] = _close, **options: Any
+) -> Iterator[Any]:
+    """Yield a client of ``kind`` and close it, or ``give_up``; Kafka's errors become ours."""
     require_listener(settings)
     limit_ms = int(CONNECT_LIMIT_S * 1000)
     try:
         client = kind(**client_options(settings), bootstrap_timeout_ms=limit_ms, **options)
     except KafkaTimeoutError as exc:
         raise explain_silence(settings) from exc
+    leave = give_up
     try:
         yield client
+        leave = _close
     except RetriableError as exc:
         raise BrokerUnreachableError(f"the broker at {settings.bootstrap} failed: {exc}") from exc
     except AuthorizationError as exc:
@@ -60,7 +76,7 @@ def _client(kind: Any, settings: Settings, **options: Any) -> Iterator[Any]:
     except KafkaError as exc:
         raise StreamsError(f"the broker at {settings.bootstrap} refused: {exc}") from exc
     finally:
-        client.close()
+        leave(client)
 
 
 @contextmanager
@@ -88,9 +104,10 @@ def outbox(settings: Settings, topic: str) -> Iterator["Outbox"]:
     with _client(
         KafkaProducer,
         settings,
+        give_up=_give_up,
         acks="all",
         enable_idempotence=True,
-        delivery_timeout_ms=int(SEND_LIMIT_S * 1000),
+        delivery_timeout_ms=int(DELIVERY_LIMIT_S * 1000),
         allow_auto_create_topics=False,
         linger_ms=5,  # fills batches at full speed, and is far below what a person notices
     ) as client:

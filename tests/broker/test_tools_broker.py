@@ -26,6 +26,33 @@ with EmbeddedBroker() as broker:
     sys.stdin.read()
 """
 
+# In a process of its own: a client whose broker is gone leaves its sockets to the end of it.
+PUBLISHER = """
+import os, signal
+from headrace.streams import clients
+from headrace.streams.broker import EmbeddedBroker
+from headrace.streams.errors import BrokerUnreachableError
+from headrace.streams.produce import publish_events
+from headrace.streams.settings import Settings
+from headrace.streams.topics import create_topics
+from headrace.streams.wire import Event
+
+def events(broker):
+    for number in range(100_000):
+        if number == 1_000:
+            os.kill(broker.child.pid, signal.SIGKILL)
+        yield Event(user=f"u{number}", item="tea", time_ms=0)
+
+clients.SEND_LIMIT_S, clients.CLOSE_LIMIT_S = 3.0, 1.0
+with EmbeddedBroker() as broker:
+    settings = broker.settings(Settings())
+    create_topics(settings)
+    try:
+        publish_events(settings, events(broker))
+    except BrokerUnreachableError as exc:
+        print(exc)
+"""
+
 
 def test_broker_answers_when_entered_and_is_gone_when_left() -> None:
     with EmbeddedBroker() as broker:
@@ -40,6 +67,12 @@ def test_rights_on_it_are_refused_at_once() -> None:
         settings = Settings(bootstrap=broker.bootstrap)
         with pytest.raises(BrokerRefusedError, match="is the embedded one"):
             grant(settings, {"reader": "User:web"})
+
+
+def test_a_publisher_whose_broker_goes_away_ends() -> None:
+    command = [sys.executable, "-c", PUBLISHER]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "failed" in done.stdout
 
 
 def test_taken_port_is_an_error_that_names_it() -> None:
