@@ -93,6 +93,10 @@ class Watermarks:
         """Return the partitions that have something new to commit."""
         return [tp for tp, run in self._receipts.items() if run and run[0].acknowledged]
 
+    def is_waiting(self, tp: TP) -> bool:
+        """Return whether a batch that was delivered is not committed yet."""
+        return bool(self._receipts[tp])
+
     def take(self, tp: TP) -> int | None:
         """Return the offset to commit, or ``None`` if no batch finished since the last call."""
         receipts, offset = self._receipts[tp], None

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from aiokafka.consumer import fetcher
 from aiokafka.record import MemoryRecords
 from faust.transport.drivers import aiokafka as driver
+from faust.types.tuples import TP
 
 from headrace.streams.record_batches import checked
 
@@ -38,6 +39,14 @@ class IntakeThread(driver.AIOKafkaConsumerThread):
         consumer._fetch_max_wait_ms, consumer._fetch_min_bytes = AT_ONCE
         consumer._isolation_level = "read_committed"  # Faust has it with transactions of its own
         return consumer
+
+    def is_read(self, tp: TP, end: int) -> bool:
+        """Return whether a partition has been fetched up to its end, whatever lay before it."""
+        try:
+            state = self._ensure_consumer()._subscription.subscription.assignment.state_value(tp)
+        except (AttributeError, KeyError):  # not assigned any more
+            return False
+        return bool(state and state.has_valid_position and state.position >= end)
 
     async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:
         records = await super()._fetch_records(consumer, *args, **kwargs)

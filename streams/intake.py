@@ -114,11 +114,13 @@ class IntakeConsumer(driver.Consumer):
         """Return end offset less committed offset by partition, where the end is known.
 
         Before the first commit, counted from where reading began: retention may have removed much.
+        None where all is read and done: behind the last event there may be marks of transactions.
         """
-        return {
-            tp.partition: max(end - (self._committed_offset[tp] or 0), 0)
-            for tp, end in self.ends().items()
-        }
+        lag = {}
+        for tp, end in self.ends().items():
+            is_done = not self._watermarks.is_waiting(tp) and self._thread.is_read(tp, end)
+            lag[tp.partition] = 0 if is_done else max(end - (self._committed_offset[tp] or 0), 0)
+        return lag
 
     async def require_end(self, tp: TP, read: int) -> None:
         """Ask whether a partition reaches as far as the role has read: if so, a replay is one.

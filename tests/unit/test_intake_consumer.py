@@ -101,6 +101,9 @@ class FakeThread:
     async def call_thread(self, fun: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         return await fun(*args)
 
+    def is_read(self, tp: TP, end: int) -> bool:
+        return self.kafka.positions[tp] >= end
+
     async def getmany(self, active: set[TP] | None, timeout: float) -> Mapping[TP, Any]:  # noqa: ARG002
         self.while_fetching()
         return self.fetches.pop(0)
@@ -446,6 +449,21 @@ def test_lag_is_end_offset_less_committed_offset_or_where_reading_starts_without
         assert rig.consumer.lag() == {0: lag}
 
     with_rig(tmp_path, check, commits=commits, position_of=lambda _: latest)
+
+
+def test_marks_of_transactions_behind_the_last_event_are_no_lag(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        await rig.consumer.perform_seek()
+        rig.thread.highwater = {P0: 10, P1: None}.__getitem__
+        (batch,) = await rig.poll({P0: records(P0, 7, 8)})
+        rig.kafka.positions[P0] = 10  # what lies at 9 is no record
+        assert rig.consumer.lag() == {0: 3}  # it is not done yet
+        rig.consumer.acknowledge(batch.batch.receipt)
+        assert rig.consumer.lag() == {0: 3}  # nor committed
+        assert rig.to_commit() == {P0: 9}
+        assert rig.consumer.lag() == {0: 0}
+
+    with_rig(tmp_path, check, commits={P0: 7})
 
 
 def test_a_look_at_partitions_that_are_being_positioned_does_not_end_the_worker(
