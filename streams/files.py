@@ -25,6 +25,7 @@ from headrace.streams.tables import (
     refuse_nested,
     require,
     scan,
+    whole_numbers,
 )
 from headrace.streams.wire import (
     MAX_ACTION_LETTERS,
@@ -84,6 +85,8 @@ def read_events(
     given |= {name: pl.col(name) for name in ids}
     also = [name for name in given if name not in expected]
     table = collect(frame.select(**(stand_ins | given)).select([*expected, *also]), path)
+    if "context" in given:
+        table = _with_usable_context(table, asked=context, path=path)
     as_written = {
         name: table[name].alias(columns.get(name, name))
         for name in expected
@@ -120,6 +123,39 @@ def events_of(table: pl.DataFrame) -> Iterator[Event]:
         context = row.pop("context", None) or {}
         told = {name: value for name, value in context.items() if value is not None}
         yield Event(**row, context=told)
+
+
+def _with_usable_context(
+    table: pl.DataFrame, *, asked: Sequence[str], path: str | Path
+) -> pl.DataFrame:
+    """Return the table with those fields of the context that hold words or whole numbers.
+
+    Roles pass over all others.
+
+    Raises:
+        InputFileError: one of the others was asked for.
+    """
+    fields = {field.name: _told(field) for field in table["context"].struct.unnest()}
+    if lost := [name for name in asked if fields[name] is None]:
+        raise InputFileError(
+            f"{path}: neither words nor whole numbers, and so no context, in: {', '.join(lost)}"
+        )
+    usable = [field for field in fields.values() if field is not None]
+    table = table.drop("context")
+    return table.with_columns(pl.DataFrame(usable).to_struct("context")) if usable else table
+
+
+def _told(values: pl.Series) -> pl.Series | None:
+    """Return words or whole numbers; None where the values are of another kind."""
+    if values.dtype in (pl.Categorical, pl.Enum):
+        return values.cast(pl.String)
+    if values.dtype.is_float():
+        values = values.fill_nan(None)
+    if values.dtype.is_float() or values.dtype.is_decimal():
+        whole = whole_numbers(values)
+        return whole if whole.null_count() == values.null_count() else None
+    is_number = values.dtype.is_integer() and values.dtype != pl.Int128  # no record holds those
+    return values if is_number or values.dtype in (pl.String, pl.Boolean, pl.Null) else None
 
 
 def _given_ids(values: pl.Series) -> pl.Series:

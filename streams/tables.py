@@ -20,6 +20,7 @@ from headrace.streams.errors import InputFileError
 STDIN = "-"
 SHOWN_LETTERS = 300  # of a bad row
 # Of whole numbers as floats; beyond, several ids would become one.
+LARGEST_WHOLE = 2**63 - 1
 LARGEST_EXACT = {"Float64": 2**53 - 1, "Float32": 2**24 - 1, "Float16": 2**11 - 1}
 INFLATED_LIMIT_BYTES = 2**32  # it is held in memory; a few MB of zeros can stand for more
 
@@ -184,11 +185,24 @@ def refuse_nested(nested: Sequence[str], path: str | Path) -> None:
 
 
 def ids_of(values: pl.Series) -> pl.Series:
-    """Return ids as text; null where there is none to be made out: a fraction, a truth."""
+    """Return ids as text; null where there is none to be made out: a fraction, a truth.
+
+    One gap in a data frame makes whole numbers fractions, 6 becomes 6.0: such ids are 6 again,
+    whatever kind of file they come in.
+    """
     if values.dtype == pl.Boolean:
         return pl.repeat(None, len(values), dtype=pl.String, eager=True).alias(values.name)
-    if values.dtype.is_float():  # one fraction, or one gap of a data frame, makes all numbers so
-        whole = values.cast(pl.Int64, strict=False)
-        largest = LARGEST_EXACT[str(values.dtype)]
-        values = whole.set((whole != values) | (whole.abs() > largest), None)
+    if values.dtype.is_float() or values.dtype.is_decimal():
+        whole = whole_numbers(values)
+        largest = LARGEST_EXACT.get(str(values.dtype), LARGEST_WHOLE)
+        values = whole.set(whole.abs() > largest, None)
+    elif values.dtype == pl.String:
+        whole = values.str.extract(r"^(-?\d+)\.0+$")
+        values = whole if whole.null_count() == values.null_count() < len(values) else values
     return values.cast(pl.String)
+
+
+def whole_numbers(values: pl.Series) -> pl.Series:
+    """Return fractions as whole numbers, null where they are none."""
+    whole = values.cast(pl.Int64, strict=False)
+    return whole.set((whole != values).fill_null(value=True), None)

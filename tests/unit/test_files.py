@@ -101,6 +101,57 @@ def test_columns_of_a_file_or_a_map_of_typed_events_are_the_context(tmp_path: Pa
         read_events(table, context=["city"])
 
 
+CONTEXT = pl.DataFrame(
+    {
+        "party": [2.0, None, 3.0],  # as a data frame has whole numbers with a gap
+        "device": pl.Series(["phone", None, "tv"], dtype=pl.Categorical),
+        "price": [2.5, 1.0, None],
+        "birthday": pl.Series([None, None, 1], dtype=pl.Date),
+    }
+)
+
+
+@pytest.mark.parametrize("as_struct", [False, True])
+def test_words_and_whole_numbers_are_context_whatever_holds_them(
+    tmp_path: Path, as_struct: bool
+) -> None:
+    path = tmp_path / "events.parquet"
+    more = CONTEXT.select(pl.struct(pl.all()).alias("context")) if as_struct else CONTEXT
+    pl.concat([EVENTS, more], how="horizontal").write_parquet(path)
+    found = read_events(path, context=() if as_struct else ("party", "device"))
+    told = [event.context for event in events_of(found)]  # in the order of their times
+    assert told == [{}, {"party": 2, "device": "phone"}, {"party": 3, "device": "tv"}]
+
+
+@pytest.mark.parametrize("column", ["price", "birthday"])
+def test_a_context_that_was_asked_for_and_can_be_none_is_refused(
+    tmp_path: Path, column: str
+) -> None:
+    path = tmp_path / "events.parquet"
+    pl.concat([EVENTS, CONTEXT], how="horizontal").write_parquet(path)
+    with pytest.raises(InputFileError, match=f"neither words nor whole numbers.* in: {column}$"):
+        read_events(path, context=["party", column])
+
+
+def test_ids_are_the_same_whatever_a_data_frame_made_of_their_column(tmp_path: Path) -> None:
+    text = write(tmp_path, "e.csv", "user,item,event,timestamp\n1.0,6.0,view,1\n2.0,,refresh,2\n")
+    exact = tmp_path / "e.parquet"
+    columns = (
+        EVENTS.drop("extra")
+        .head(2)
+        .with_columns(
+            user=pl.Series([1, 2]).cast(pl.Decimal(18, 2)),
+            item=pl.Series([6, 7]).cast(pl.Decimal(18, 2)),
+        )
+    )
+    columns.write_parquet(exact)
+    for path, items in ((text, ["6", ""]), (exact, ["7", "6"])):
+        found = read_events(path)
+        assert (sorted(found["user"]), found["item"].to_list()) == (["1", "2"], items)
+    versions = write(tmp_path, "v.csv", "user,item,event,timestamp\n1.0,a,view,1\n1.5,b,view,2\n")
+    assert read_events(versions)["user"].to_list() == ["1.0", "1.5"]  # these are no numbers
+
+
 def test_events_keep_their_ids_and_that_of_the_list_that_led_to_them(tmp_path: Path) -> None:
     head = "user,item,event,timestamp,event_id,rec_id"
     table = write(tmp_path, "events.csv", f"{head}\nann,tea,click,1,7,ann-0-3\nbob,tea,click,2,,\n")
