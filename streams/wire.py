@@ -118,18 +118,18 @@ def decode_event(value: bytes | None, *, key: bytes | None, record_time_ms: int)
         MalformedRecordError: the record can never be applied.
     """
     fields = _decode_map(value, schema.EVENT, at_most=MAX_EVENT_BYTES)
-    if "user" not in fields and key:
+    if fields.get("user") is None and key:
         fields["user"] = _text_of_key(key)
     context = fields.get("context") or {}
     if not isinstance(context, dict):
         raise MalformedRecordError("wrong_type", "context must be a map")
     if len(context) > MAX_CONTEXT:
         raise MalformedRecordError("too_large", f"context has over {MAX_CONTEXT} entries")
-    action = _action_of(fields.get("action", "click"))
+    action = _action_of(_given(fields, "action", "click"))
     return Event(
         user=_id_of(fields, "user"),
         item="" if action in WITHOUT_ITEM else _id_of(fields, "item"),
-        time_ms=_time_of(fields.get("time_ms", record_time_ms), record_time_ms),
+        time_ms=_time_of(_given(fields, "time_ms", record_time_ms), record_time_ms),
         action=action,
         event_id=_optional_text(fields, "event_id"),
         rec_id=_optional_text(fields, "rec_id", at_most=MAX_REC_ID_BYTES),
@@ -187,9 +187,9 @@ def _item_of(value: bytes | None, key: bytes | None) -> Item:
     if value is None and key:
         return Item(item=_id_of({"item": _text_of_key(key)}, "item"), active=False)
     fields = _decode_map(value, schema.ITEM)
-    if "item" not in fields and key:
+    if fields.get("item") is None and key:
         fields["item"] = _text_of_key(key)
-    active = fields.get("active", True)
+    active = _given(fields, "active", True)
     if not isinstance(active, bool):
         raise MalformedRecordError("wrong_type", "active must be true or false")
     return Item(
@@ -229,6 +229,12 @@ def _decode_map(
     if why := kind.refusal(fields.get("v", kind.version)):
         raise MalformedRecordError("unknown_schema", why)
     return fields
+
+
+def _given(fields: Mapping[str, Any], name: str, default: Any) -> Any:
+    """Return a field; the default where there is none, or null, as many writers say it."""
+    value = fields.get(name)
+    return default if value is None else value
 
 
 def _text_of_key(key: bytes) -> str:
