@@ -271,13 +271,15 @@ def forget(settings: Settings, users: tuple[str, ...]) -> None:
 def dead_letters(settings: Settings, is_json: bool) -> None:
     """Print the records that were set aside, with reasons.
 
-    Long ones are cut; --json prints them whole, for a program to mend. A key or value that is no
-    UTF-8 is in key_base64 or value_base64 there.
+    Long ones are cut; --json prints them whole, for a program to mend, less their own headers. A
+    key or value that is no UTF-8, such as msgpack, is in key_base64 or value_base64 there.
 
     \b
     Example:  headrace dead-letters
-              headrace dead-letters --json | jq -r '.value // empty' > mend.jsonl
-    Next:     fix what produces them, and publish them again: headrace produce mend.jsonl
+              headrace dead-letters --json > set-aside.jsonl
+              jq -c '{user: .key, time_ms} + (.value | fromjson? // empty)' set-aside.jsonl
+    Next:     fix what produces them; what jq prints can be mended and published again:
+              headrace produce - < mended.jsonl
     """
     from headrace.streams.set_aside import as_json, as_text, read_dead_letters
 

@@ -30,6 +30,7 @@ def dead_letter_of(record: Any, why: MalformedRecordError) -> DeadLetter:
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,
+        time_ms=record.timestamp,
     )
     return DeadLetter(
         reason=why.reason,
@@ -41,10 +42,14 @@ def dead_letter_of(record: Any, why: MalformedRecordError) -> DeadLetter:
 
 
 def dead_letter_headers(
-    *, reason: str, detail: str, topic: str, partition: int, offset: int
+    *, reason: str, detail: str, topic: str, partition: int, offset: int, time_ms: int | None
 ) -> dict[str, bytes]:
-    """Return the headers of a dead letter; its key and value are the original's, untouched."""
-    return {
+    """Return the headers of a dead letter; its key and value are the original's, untouched.
+
+    ``time_ms`` is the record's, which stands in for an event's own.
+    """
+    written = {} if time_ms is None else {"headrace.time_ms": str(time_ms).encode()}
+    return written | {
         "headrace.reason": reason.encode(),
         "headrace.detail": detail[:LONGEST_DETAIL].encode(),
         "headrace.topic": topic.encode(),

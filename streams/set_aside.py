@@ -21,6 +21,8 @@ class SetAside:
     topic: str | None
     partition: int | None
     offset: int | None
+    time_ms: int | None  # of the record, Unix
+    omitted: tuple[str, ...]  # of key, value and headers, what no record had room for
     key: bytes | None
     value: bytes | None
 
@@ -54,6 +56,7 @@ def as_json(letter: SetAside) -> str:
 
 
 def _set_aside(record: Any) -> SetAside:
+    omitted = [value for name, value in record.headers if name == "headrace.omitted"]
     headers = {
         name.removeprefix("headrace."): value.decode(errors="replace")
         for name, value in record.headers
@@ -65,6 +68,8 @@ def _set_aside(record: Any) -> SetAside:
         topic=headers.get("topic"),
         partition=_number(headers.get("partition")),
         offset=_number(headers.get("offset")),
+        time_ms=_number(headers.get("time_ms")),
+        omitted=tuple(part.decode(errors="replace") for part in omitted if part),
         key=record.key,
         value=record.value,
     )

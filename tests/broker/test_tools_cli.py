@@ -224,8 +224,13 @@ def test_record_that_is_no_list_does_not_stop_the_reading(deployed: Settings) ->
 
 def test_dead_letters_are_printed_with_reason_and_origin(deployed: Settings) -> None:
     headers = dead_letter_headers(
-        reason="undecodable", detail="neither", topic="shop.events", partition=1, offset=7
-    )
+        reason="undecodable",
+        detail="neither",
+        topic="shop.events",
+        partition=1,
+        offset=7,
+        time_ms=1_000,
+    ) | {"headrace.omitted": b"headers"}
     producer = KafkaProducer(bootstrap_servers=deployed.bootstrap)
     producer.send(
         deployed.topic("dead-letters"), key=b"u", value=b"\xff", headers=list(headers.items())
@@ -241,6 +246,8 @@ def test_dead_letters_are_printed_with_reason_and_origin(deployed: Settings) -> 
         "topic": "shop.events",
         "partition": 1,
         "offset": 7,
+        "time_ms": 1_000,
+        "omitted": ["headers"],
         "key": "u",
         "value_base64": "/w==",
     }

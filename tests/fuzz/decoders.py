@@ -137,7 +137,7 @@ def _settings(path: Path) -> None:
 
 
 def _dead_letter(data: bytes) -> None:
-    letter = set_aside.SetAside("reason", "detail", "t", 0, 0, data, data[::-1])
+    letter = set_aside.SetAside("reason", "detail", "t", 0, 0, 0, (), data, data[::-1])
     assert set_aside.as_json(letter).isascii()
     assert all(line.isprintable() for line in set_aside.as_text(letter).splitlines())
 

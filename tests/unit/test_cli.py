@@ -379,6 +379,8 @@ def test_dead_letter_shows_bytes_that_are_no_text_escaped() -> None:
         topic="headrace.events",
         partition=1,
         offset=7,
+        time_ms=1_000,
+        omitted=(),
         key=None,
         value=b"\xffa\n" + b"x" * 300,
     )
@@ -390,7 +392,7 @@ def test_dead_letter_shows_bytes_that_are_no_text_escaped() -> None:
 
 
 def test_dead_letter_for_programs_is_whole_on_one_line_of_json() -> None:
-    place = {"topic": "headrace.events", "partition": 1, "offset": 7}
+    place = {"topic": "headrace.events", "partition": 1, "offset": 7, "time_ms": 5, "omitted": []}
     why = {"reason": "missing_field", "detail": "no item"}
     text = '{"user": "Ä"}\n' + "x" * 300
     line = letter_json(SetAside(**place, **why, key=None, value=text.encode()))

@@ -422,9 +422,10 @@ def test_the_id_of_any_list_is_taken_back_with_an_event(user: str) -> None:
 
 def test_dead_letter_says_why_and_where_from() -> None:
     headers = dead_letter_headers(
-        reason="empty", detail="d" * 501, topic="headrace.events", partition=1, offset=7
+        reason="empty", detail="d" * 501, topic="headrace.events", partition=1, offset=7, time_ms=5
     )
     assert headers == {
+        "headrace.time_ms": b"5",
         "headrace.reason": b"empty",
         "headrace.detail": b"d" * 500,
         "headrace.topic": b"headrace.events",
