@@ -6,6 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
+from headrace.streams import metrics
+from headrace.streams.errors import MalformedRecordError
 from headrace.streams.guards import end_process, tell_failure
 from headrace.streams.learner import Learner
 from headrace.streams.wire import Item, decode_item, record_time_ms
@@ -33,7 +35,11 @@ class CatalogueReader:
         Raises:
             MalformedRecordError: it cannot be decoded.
         """
-        item = decode_item(record.value, key=record.key)
+        try:
+            item = decode_item(record.value, key=record.key)
+        except MalformedRecordError:
+            metrics.CONTENT_REFUSED.labels("malformed").inc()
+            raise
         time_ms = record_time_ms(record.timestamp, now_ms=int(time.time() * 1000))
         waiting = self._waiting
         waiting.append(self._submit(self._note, item, time_ms))

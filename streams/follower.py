@@ -110,7 +110,9 @@ class Follower(threading.Thread):
         try:
             self._handlers[record.topic](record)
         except (MalformedRecordError, CheckpointError) as exc:
-            logger.error("passed over %s offset=%d: %s", record.topic, record.offset, exc)
+            logger.error(
+                "passed over %s offset=%d key=%r: %s", record.topic, record.offset, record.key, exc
+            )
             return False
         return True
 

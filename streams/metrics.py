@@ -119,7 +119,8 @@ JUDGED_SHOWN = _counter(
     "judged_shown_total", "Events judged by the list that was kept of their user."
 )
 ATTRIBUTED = _counter(
-    "attributed_events_total", "Events that carry the rec_id of a list (feedback)."
+    "attributed_events_total",
+    "Interactions that carry the rec_id of a list (feedback), doubles too.",
 )
 OF_ADAPT = (
     LISTS, REPLAYED, DUPLICATES, DEAD_LETTERS, MICRO_BATCH_EVENTS, MICRO_BATCH_USERS, STAGE_SECONDS,
@@ -136,10 +137,10 @@ QUERY_LOSS = _gauge("query_loss", "Mean query loss of recent outer-loop steps, i
 DELTAS_PUBLISHED = _counter("deltas_published_total", "Deltas of item signals published.")
 DELTA_BYTES = _counter("delta_bytes_total", "Bytes of deltas published.")
 VERSIONS_PUBLISHED = _counter("versions_published_total", "Model versions published.")
-ContentRefusal = Literal["width", "kind"]
+ContentRefusal = Literal["malformed", "width", "kind"]
 CONTENT_REFUSED = _counter_by_reason(
     "content_refused_total",
-    "Catalogue records whose vector does not compare with the others'.",
+    "Catalogue records that were passed over, or whose vector does not compare with the others'.",
     ContentRefusal,
 )
 CHECKPOINT_SECONDS = _histogram("checkpoint_duration_seconds", "Wall time to write a checkpoint.")

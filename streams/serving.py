@@ -24,6 +24,7 @@ from headrace.streams.publication import Announcement, apply_delta, unpack_model
 from headrace.streams.quality import Window
 from headrace.streams.refresh import Live, Refresher
 from headrace.streams.settings import Settings
+from headrace.streams.state import NOT_ENGAGED
 from headrace.streams.store import ModelStore
 from headrace.streams.wire import Item
 
@@ -196,8 +197,13 @@ class Serving:
             for ranks in judged:
                 self._window.add(ranks)
             self._window.publish(self._told)
-        n_attributed = sum(event.rec_id is not None for one in work for _, event in one.events)
-        metrics.ATTRIBUTED.inc(n_attributed)
+        metrics.ATTRIBUTED.inc(
+            sum(
+                event.rec_id is not None and event.action not in NOT_ENGAGED
+                for one in work
+                for _, event in one.events
+            )
+        )
         return results
 
     def forget(self, work: Sequence[UserWork]) -> None:

@@ -12,7 +12,7 @@ import torch
 from stream_samples import drawn, event, folded, learned, small
 
 from headrace.model.vocabulary import Vocabulary
-from headrace.streams import catalogue_reader, schema
+from headrace.streams import catalogue_reader, metrics, schema
 from headrace.streams.blobs import pack, unpack
 from headrace.streams.catalogue_reader import WAITING_ITEMS, CatalogueReader
 from headrace.streams.content import MAX_WIDTH
@@ -265,8 +265,11 @@ def test_records_that_come_fast_are_placed_together_on_the_learners_thread() -> 
         thread.submit(released.wait, 10)
         for item in shop(20):
             reader(SimpleNamespace(value=encode(item), key=None, offset=0, timestamp=1))
+        refused = metrics.CONTENT_REFUSED.labels("malformed")._value
+        n_before = refused.get()
         with pytest.raises(MalformedRecordError):
             reader(SimpleNamespace(value=b"none", key=None, offset=20, timestamp=1))
+        assert refused.get() == n_before + 1
         assert learner.n_calls == 0
         released.set()
         for _ in range(50):  # longer than it takes

@@ -272,5 +272,6 @@ def test_rules_and_the_catalogue_hold_for_the_next_list(tmp_path: Path) -> None:
 def test_events_that_carry_the_id_of_a_list_are_counted_as_feedback(tmp_path: Path) -> None:
     shop = Shop(tmp_path).at_work()
     n_before = metric("attributed_events_total")
-    shop.answer(*CLICKS, event("ann", "item-1", 9, rec_id="ann-0-2"))
+    shown = event("ann", "item-7", 9, action="impression", rec_id="ann-0-2")
+    shop.answer(*CLICKS, shown, event("ann", "item-1", 10, rec_id="ann-0-2"))
     assert metric("attributed_events_total") == n_before + 1
