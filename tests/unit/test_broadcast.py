@@ -33,7 +33,7 @@ class FakeConsumer:
         offsets = iter(range(sum(map(len, polls))))
         self._polls = [
             [
-                SimpleNamespace(topic=MODELS.topic, value=value, offset=next(offsets))
+                SimpleNamespace(topic=MODELS.topic, key=b"k", value=value, offset=next(offsets))
                 for value in poll
             ]
             for poll in polls
@@ -183,8 +183,8 @@ def test_a_worker_that_starts_goes_back_from_damaged_versions_to_a_good_one(
     assert version_of(shop) == 2
     assert consumer.sought == [(DELTAS, 7)]
     assert n_refused() == before + 1
-    assert "offset=2: refused model version 3: v00000003" in caplog.text
-    assert "offset=3: undecodable" in caplog.text
+    assert "offset=2 key=b'k': refused model version 3: v00000003" in caplog.text
+    assert "offset=3 key=b'k': undecodable" in caplog.text
 
 
 def test_a_worker_at_work_stays_with_its_version_when_a_damaged_one_comes(
