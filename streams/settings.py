@@ -52,7 +52,9 @@ class Settings(BaseSettings):
         description="Topics are named PREFIX.events and so on; another shop on the same brokers"
         " needs a group of its own, too.",
     )
-    partitions: int = Field(4, ge=1, le=10_000, description="Partitions of the topics by user.")
+    partitions: int = Field(
+        4, ge=1, le=10_000, description="Partitions of the topics by user; never to change."
+    )
     replication: int = Field(1, ge=1, le=10, description="Copies of each topic; 3 in production.")
     group: str = Field(
         "headrace",

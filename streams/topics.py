@@ -146,6 +146,14 @@ def _check(client: Any, topics: list[Topic]) -> None:
     resources = [ConfigResource("TOPIC", name) for name in names]
     configs = client.describe_configs(resources, config_filter="all")["topic"]
     misfits = []
+    by_user = {t.name: partitions[t.name] for t in topics if t.partitions > 1}
+    if len({*by_user.values()}) > 1:
+        told = ", ".join(f"{name} has {n}" for name, n in by_user.items())
+        raise TopicMismatchError(
+            f"topics by user have different numbers of partitions: {told}. Partitions were added to"
+            " one in use: add as many to the others (kafka-topics.sh --alter --partitions), and"
+            " users who move to new ones start over; or use another topic_prefix and group"
+        )
     for topic in topics:
         if partitions[topic.name] != topic.partitions:
             raise TopicMismatchError(

@@ -43,6 +43,19 @@ def test_other_partition_count_is_refused_with_both_numbers(settings: Settings) 
         create_topics(settings.model_copy(update={"partitions": 8}))
 
 
+def test_topics_by_user_that_do_not_have_the_same_partitions_are_all_told(
+    settings: Settings,
+) -> None:
+    events, _, lists, *_ = topics_of(settings)
+    with admin(settings) as client:
+        more = {"num_partitions": 6, "replication_factor": 1, "configs": events.configs}
+        client.create_topics({events.name: more, lists.name: more | {"num_partitions": 4}})
+        client.wait_for_topics([events.name, lists.name])
+    told = f"{events.name} has 6, {lists.name} has 4.*add as many to the others"
+    with pytest.raises(TopicMismatchError, match=told):
+        create_topics(settings)
+
+
 def test_topics_without_compaction_are_refused(settings: Settings) -> None:
     misfits = {settings.topic("recommendations"), users_changelog(settings)}
     with admin(settings) as client:
