@@ -33,7 +33,11 @@ from headrace.streams.delta_check import (
     check_weights,
     checked_items,
 )
-from headrace.streams.errors import CheckpointError, MalformedRecordError
+from headrace.streams.errors import (
+    CheckpointError,
+    MalformedRecordError,
+    TopicMismatchError,
+)
 from headrace.streams.store import StoredFile
 from headrace.streams.version_check import Count, check_meta, check_model
 
@@ -62,6 +66,7 @@ class Announcement:
     weights: StoredFile | None = None
     delta_sequence: Count | None = None  # of the last delta that the checkpoint has in it
     learned_to: tuple[Count, ...] = ()
+    group: str = ""  # of the writer; earlier releases do not say
 
     def encode(self) -> bytes:
         """Write the announcement."""
@@ -76,6 +81,20 @@ class Announcement:
             MalformedRecordError: it is none of ours, or of a schema that is not read.
         """
         return _read(value, _ANNOUNCEMENT, schema.ANNOUNCEMENT)
+
+    def require_group(self, group: str) -> None:
+        """Refuse what another group has announced: lists and versions of both would mix.
+
+        Raises:
+            TopicMismatchError: it is another's.
+        """
+        if self.group not in ("", group):
+            raise TopicMismatchError(
+                f"version {self.version} was announced by the group {self.group}, not {group}: two"
+                " groups with one topic_prefix write over each other's versions and lists. An A/B"
+                " test takes a topic_prefix of its own, with events published to both; a group"
+                " that follows one for good begins with `headrace learn --anew`, once"
+            )
 
 
 # -------------------------------------------------------------------------------------- versions
@@ -230,6 +249,7 @@ class Fragment:
     published_ms: Count
     data: Annotated[bytes, Field(max_length=FRAGMENT_BYTES)]
     learned_to: tuple[Count, ...] = ()
+    group: str = ""  # of the writer; earlier releases do not say
 
     def encode(self) -> bytes:
         """Write the fragment."""

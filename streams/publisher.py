@@ -98,6 +98,7 @@ class Publisher:
         again.
 
         Raises:
+            TopicMismatchError: the newest is of another group.
             UnreadableError: the store does not give the newest, and no other can be read.
             CheckpointError: none can be read, or the settings ask for a model of another shape; or
                 so it is with the model of another shop that the settings say to start from.
@@ -114,6 +115,7 @@ class Publisher:
             if self._settings.start_from:
                 start_from(self._learner, self._settings.start_from)
             return
+        announced[0].require_group(self._settings.group)
         refused: dict[StoredFile, CheckpointError] = {}
         for one in announced:
             if one.model in refused:
@@ -280,6 +282,7 @@ class Publisher:
             weights=weights,
             delta_sequence=checkpoint.delta_sequence,
             learned_to=_by_partition(positions),
+            group=self._settings.group,
         )
         await send(self._settings.topic("models"), ANNOUNCEMENT_KEY, announcement.encode())
         metrics.VERSIONS_PUBLISHED.inc()

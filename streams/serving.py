@@ -19,7 +19,7 @@ import torch
 from headrace.model.recommender import Recommender
 from headrace.streams import metrics
 from headrace.streams.engine import UserResult, UserWork
-from headrace.streams.errors import CheckpointError
+from headrace.streams.errors import CheckpointError, TopicMismatchError
 from headrace.streams.publication import Announcement, apply_delta, unpack_model, unpack_weights
 from headrace.streams.quality import Window
 from headrace.streams.refresh import Live, Refresher
@@ -69,6 +69,10 @@ class Serving:
         Raises:
             CheckpointError: the version fails a check.
         """
+        try:
+            announcement.require_group(self._settings.group)
+        except TopicMismatchError as exc:
+            raise CheckpointError(str(exc)) from exc
         live = self._live
         has_signals = live is None or live.epoch != announcement.epoch or live.lacks(announcement)
         try:

@@ -13,7 +13,7 @@ from serving_samples import metric
 from stream_samples import drawn, learned, small
 
 from headrace.streams import publisher as publisher_module
-from headrace.streams.errors import CheckpointError, UnreadableError
+from headrace.streams.errors import CheckpointError, TopicMismatchError, UnreadableError
 from headrace.streams.guards import PauseGuard
 from headrace.streams.learner import Learner
 from headrace.streams.learner_state import Positions
@@ -272,6 +272,24 @@ def test_a_role_that_goes_on_lets_new_items_start_from_the_other_shop_as_before(
     assert again.inheritance
     assert not without.inheritance  # what it has learned itself does not wait for another's file
     assert "start from nothing" in caplog.text
+
+
+def test_versions_of_another_group_are_refused_until_it_is_told_to_begin_anew(
+    tmp_path: Path, sent: Sent
+) -> None:
+    settings = small(model_store=str(tmp_path))
+    with ThreadPoolExecutor(1) as thread:
+        publisher = Publisher(settings, learned(drawn(60)), thread, {0: 60})
+        asyncio.run(publisher.publish_version(sent.send, GUARD))
+        test = settings.model_copy(update={"group": "b"})
+        again = Publisher(test, Learner(test), thread, {})
+        with pytest.raises(
+            TopicMismatchError, match="by the group headrace, not b"
+        ):
+            again.restore()
+        again.restore(anew=True)
+        asyncio.run(again.publish_version(sent.send, GUARD))
+    assert [one.group for one in sent.announced] == ["headrace", "b"]
 
 
 def test_a_role_whose_files_are_lost_begins_anew_where_it_is_told_to(

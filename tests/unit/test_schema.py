@@ -38,7 +38,7 @@ from headrace.streams.wire import decode_event, decode_item, decode_recommendati
 BLOBS = (schema.MODEL, schema.WEIGHTS, schema.LEARNER)
 # What 0.1.0 does not know: how names of arrays begin, and fields of announcements and deltas.
 APART = ("tenure.", "signals.tenures", "loop.tenure.")
-APART_FIELDS = {"weights", "delta_sequence", "learned_to"}
+APART_FIELDS = {"weights", "delta_sequence", "learned_to", "group"}
 RINGS = {"ann": 0, "bob": 4, "cem": 8}  # where each user's round of the 12 items begins
 N_EACH = 20  # events of each user
 READERS: dict[str, Callable[[bytes], Any]] = {

@@ -361,3 +361,11 @@ def test_deltas_after_a_refused_one_are_passed_over_without_a_word(tmp_path: Pat
         shop.hand_over(b"damaged")
     shop.delta()
     assert shop.answer(*CLICKS) == before
+
+
+def test_a_version_of_another_group_is_not_served(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).at_work()
+    with pytest.raises(CheckpointError, match="announced by the group b, not headrace"):
+        shop.serving.serve(replace(shop.announce(2), group="b"))
+    assert shop.answer(*CLICKS).model_version == 1
+    assert shop.serving.serve(replace(shop.announce(3, epoch=2), group="headrace"))
