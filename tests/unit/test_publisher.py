@@ -283,9 +283,7 @@ def test_versions_of_another_group_are_refused_until_it_is_told_to_begin_anew(
         asyncio.run(publisher.publish_version(sent.send, GUARD))
         test = settings.model_copy(update={"group": "b"})
         again = Publisher(test, Learner(test), thread, {})
-        with pytest.raises(
-            TopicMismatchError, match="by the group headrace, not b"
-        ):
+        with pytest.raises(TopicMismatchError, match="by the group headrace, not b"):
             again.restore()
         again.restore(anew=True)
         asyncio.run(again.publish_version(sent.send, GUARD))
