@@ -169,6 +169,19 @@ class Reader:
         polled = self._consumer.poll(timeout_ms=int(POLL_WAIT_S * 1000))
         return [record for records in polled.values() for record in records]
 
+    def wait(self) -> list[Any]:
+        """Poll where nothing may be due for long; of a silence, ask now and then what it means.
+
+        Raises:
+            KafkaTimeoutError: no broker answers.
+        """
+        records = self.poll()
+        self._empty_polls = 0 if records else self._empty_polls + 1
+        if self._empty_polls > EMPTY_POLLS_LIMIT:
+            self._empty_polls = 0
+            self._consumer.end_offsets(self._partitions)
+        return records
+
     def to_end(self) -> Iterator[Any]:
         """Yield the records from the present position to the end as it stands on reaching it."""
         while not self._is_at_end():

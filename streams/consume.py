@@ -71,7 +71,7 @@ def follow_lists(
 
 def _for_ever(source: Reader) -> Iterator[Any]:
     while True:
-        yield from source.poll()
+        yield from source.wait()
 
 
 def _decoded(records: Iterable[Any], user: str | None) -> Iterator[Recommendation]:

@@ -309,5 +309,5 @@ PROBES: dict[str, Callable[[Settings, int, int], Found]] = {
 
 
 if __name__ == "__main__":
-    with stage.on_its_own(load()) as own:
+    with stage.on_its_own(load(), has_topics=False) as own:
         print(json.dumps(PROBES[sys.argv[1]](own, int(sys.argv[2]), int(sys.argv[3]))))

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaProducer
 from headrace.streams.bench.shop import Shop, states_of
 from headrace.streams.broker import free_port, free_ports
 from headrace.streams.child import Child
-from headrace.streams.clients import outbox
+from headrace.streams.clients import admin, outbox
 from headrace.streams.errors import StreamsError
 from headrace.streams.guards import PauseGuard
 from headrace.streams.publication import pack_delta
@@ -40,11 +40,14 @@ DRAINED_AFTER = 1_000  # states: brokers refuse one that waits for long behind o
 
 
 @contextmanager
-def on_its_own(settings: Settings) -> Iterator[Settings]:
-    """Yield settings with topics, a folder and a port that nothing else uses."""
+def on_its_own(settings: Settings, *, has_topics: bool = True) -> Iterator[Settings]:
+    """Yield settings with topics, a folder and a port that nothing else uses; then remove them.
+
+    Without topics no broker is needed.
+    """
     prefix = f"bench-{uuid.uuid4().hex[:8]}"
     with tempfile.TemporaryDirectory() as folder:
-        yield settings.model_copy(
+        own = settings.model_copy(
             update=FOR_THIS_MACHINE
             | {
                 "topic_prefix": prefix,
@@ -56,6 +59,19 @@ def on_its_own(settings: Settings) -> Iterator[Settings]:
                 "log_level": "warning",
             }
         )
+        try:
+            yield own
+        finally:
+            if has_topics:
+                _remove_topics(own)
+
+
+def _remove_topics(settings: Settings) -> None:
+    """Leave a broker as it was found; one that is gone has nothing left."""
+    with suppress(StreamsError), admin(settings) as client:
+        made = [name for name in client.list_topics() if name.startswith(settings.topic_prefix)]
+        if made:
+            client.delete_topics(made)
 
 
 def announce(settings: Settings, shop: Shop) -> None:

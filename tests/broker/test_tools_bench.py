@@ -1,10 +1,14 @@
 """`headrace bench` on a real broker, at a size that takes seconds."""
 
+import time
+
 import pytest
 
-from headrace.streams.bench import latency, overload, pipeline, recover, scale, soak
+from headrace.streams.bench import latency, overload, pipeline, recover, scale, soak, stage
 from headrace.streams.bench.measuring import Figure
+from headrace.streams.clients import admin
 from headrace.streams.settings import Settings
+from headrace.streams.topics import create_topics
 
 N_EVENTS, N_USERS = 1_000, 50
 ROOM_BYTES = 250_000_000  # for histories that fill up, and the largest micro-batch
@@ -28,6 +32,16 @@ def test_every_contender_gets_through_the_same_events(settings: Settings) -> Non
         assert isinstance(lists, Figure)
         assert events.median > 0, name
         assert (lists.median > 0) == (name.find("only reads") < 0), name
+
+
+def test_a_bench_leaves_no_topic_behind(settings: Settings) -> None:
+    with stage.on_its_own(settings) as own:
+        made = create_topics(own)
+    deadline_s = time.monotonic() + 10  # Kafka answers before they are gone
+    with admin(settings) as client:
+        while {*made} & {*client.list_topics()}:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.1)
 
 
 def test_a_soak_samples_both_roles_until_its_bounds_are_at_work(settings: Settings) -> None:

@@ -4,8 +4,10 @@ from collections import namedtuple
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from kafka.errors import KafkaTimeoutError
 
 from headrace.streams.clients import EMPTY_POLLS_LIMIT, MAX_UNCONFIRMED, Outbox, Reader
 from headrace.streams.errors import BrokerUnreachableError, StreamsError
@@ -108,6 +110,18 @@ def test_broker_may_be_slow_again_and_again() -> None:
     slow: list[list[int]] = [[]] * EMPTY_POLLS_LIMIT
     consumer = FakeConsumer(*slow, [0], *slow, [1], end=2)
     assert [record.offset for record in Reader(consumer, "t").to_end()] == [0, 1]
+
+
+def test_who_waits_for_records_asks_now_and_then_whether_the_broker_is_there() -> None:
+    consumer = FakeConsumer(*[[]] * EMPTY_POLLS_LIMIT, [0], end=1)
+    reader = Reader(consumer, "t")
+    assert not any(reader.wait() for _ in range(EMPTY_POLLS_LIMIT))
+    assert [record.offset for record in reader.wait()] == [0]
+    consumer.end_offsets = ask = Mock(side_effect=KafkaTimeoutError)
+    assert not any(reader.wait() for _ in range(EMPTY_POLLS_LIMIT))
+    assert not ask.called
+    with pytest.raises(KafkaTimeoutError):
+        reader.wait()
 
 
 @pytest.mark.parametrize("end", [None, 5])
