@@ -252,9 +252,10 @@ class Learner:
         """Take a catalogue record over: its category now, its content when it is placed."""
         self.categorise(item.item, item.categories)
         is_another = self.catalogue.note(item, time_ms=time_ms)
-        is_known = self.vocabulary.index(item.item) >= 0
-        needs_place = is_another if is_known else self.catalogue.source_of(item.item) is not None
-        if needs_place:
+        index = self.vocabulary.index(item.item)
+        has_vector = index >= 0 and self.signals.content.stamp_of(index) != 0
+        has_content = has_vector or self.catalogue.source_of(item.item) is not None
+        if has_content and (is_another or index < 0):
             self._place_later(item.item)
 
     def _place_later(self, item: str) -> None:
@@ -276,13 +277,15 @@ class Learner:
         untaken = dict.fromkeys(self._untaken().tolist())  # oldest first
         room = min(vocabulary.n_free, self._most_untaken - len(untaken))
         placed: list[str] = []
-        while self._unplaced and len(placed) < limit:
+        n_given_up = 0
+        while self._unplaced and len(placed) + n_given_up < limit:
             item, _ = self._unplaced.popitem()
             source, index = self.catalogue.source_of(item), vocabulary.index(item)
             if source is None and index in untaken:
                 del untaken[index]
                 self._give_up([index])
                 room += 1
+                n_given_up += 1
                 continue
             if source is None:
                 content.forget([index] if index >= 0 else [])
@@ -344,6 +347,7 @@ class Learner:
         arrays.dirty_items[indexes] = True
         for loop in self.loops:
             loop.start_anew(np.asarray(indexes))
+        self.forgetting.evict(np.asarray(indexes))
         self.vocabulary.evict([int(index) for index in indexes])
 
     def categorise(self, item: str, categories: Sequence[str]) -> None:

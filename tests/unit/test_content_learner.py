@@ -209,9 +209,10 @@ def test_an_item_that_is_described_anew_is_among_the_newest() -> None:
 
 def test_a_record_that_changes_nothing_has_nothing_placed(monkeypatch: pytest.MonkeyPatch) -> None:
     learner = Learner(small())
+    take(learner, "plain")
     note(learner, *shop(2))
     monkeypatch.delattr(Learner, "_untaken")  # looking through all items takes milliseconds
-    note(learner, *(replace(item, price=2.0) for item in shop(2)))
+    note(learner, Item(item="plain", price=2.0), *(replace(item, price=2.0) for item in shop(2)))
     assert cold(learner) == ["new-1", "new-0"]
 
 

@@ -145,6 +145,21 @@ def test_what_was_evicted_before_the_checkpoint_is_not_evicted_again(takers: int
     assert (learner.vocabulary.index("in its place") >= 0) == (takers > 0)
 
 
+def test_a_withdrawn_item_that_a_forgotten_user_had_uncounted_is_not_evicted_again() -> None:
+    learner = PlainLearner(small(max_items=16))
+    learner.learn(visits("bob", *(f"item-{i}" for i in range(16))))
+    learner.learn(visits("ann", ONLY))  # a full vocabulary has no place for it: it is not counted
+    learner.make_room()
+    learner.note(Item(item=ONLY, title="tea"))
+    learner.place()
+    assert learner.vocabulary.index(ONLY) >= 0
+    learner.learn([asks("ann", 1)])
+    learner.note(Item(item=ONLY, active=False))
+    learner.place()
+    assert not learner.make_room()
+    assert learner.vocabulary.index(ONLY) < 0
+
+
 def test_an_item_of_the_catalogue_comes_back_as_one_that_nobody_took() -> None:
     learner = learned(with_ann(STREAM))
     learner.note(Item(item=ONLY, vectors={"image": (1.0, 0.5)}))
