@@ -42,11 +42,11 @@ class IntakeThread(driver.AIOKafkaConsumerThread):
 
     def is_read(self, tp: TP, end: int) -> bool:
         """Return whether a partition has been fetched up to its end, whatever lay before it."""
+        subscription = self._ensure_consumer()._subscription.subscription
         try:
-            state = self._ensure_consumer()._subscription.subscription.assignment.state_value(tp)
-        except (AttributeError, KeyError):  # not assigned any more
+            return bool(subscription.assignment.state_value(tp).position >= end)
+        except (AttributeError, AssertionError):  # not assigned any more, or not positioned
             return False
-        return bool(state and state.has_valid_position and state.position >= end)
 
     async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:
         records = await super()._fetch_records(consumer, *args, **kwargs)

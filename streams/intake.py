@@ -62,6 +62,7 @@ class IntakeConsumer(driver.Consumer):
         self._positioned: set[TP] = set()
         self._is_revoking = False
         self._watermarks = Watermarks()
+        self._fetched: Mapping[TP, Sequence[Any]] = {}  # and not all delivered
 
     def _new_consumer_thread(self) -> IntakeThread:
         return IntakeThread(self, loop=self.loop, beacon=self.beacon)
@@ -114,11 +115,12 @@ class IntakeConsumer(driver.Consumer):
         """Return end offset less committed offset by partition, where the end is known.
 
         Before the first commit, counted from where reading began: retention may have removed much.
-        None where all is read and done: behind the last event there may be marks of transactions.
+        No lag where all is read and done: behind the last event there may be marks of transactions.
         """
         lag = {}
         for tp, end in self.ends().items():
-            is_done = not self._watermarks.is_waiting(tp) and self._thread.is_read(tp, end)
+            is_waiting = tp in self._fetched or self._watermarks.is_waiting(tp)
+            is_done = not is_waiting and self._thread.is_read(tp, end)
             lag[tp.partition] = 0 if is_done else max(end - (self._committed_offset[tp] or 0), 0)
         return lag
 
@@ -229,14 +231,18 @@ class IntakeConsumer(driver.Consumer):
             for tp, batch in fetched.items()
             if active is None or tp in active or tp in self._buffered_partitions
         }
-        for tp, chunk in self._in_turns(wanted):
-            if not self.flow_active or self.epoch != self._fetch_epoch:
-                await self._unread(fetched)
-                return
-            if self._is_intake(tp):
-                # Faust drops what is below the last offset it saw, even after a seek to before it.
-                self._read_offset[tp] = None
-            yield tp, self._message(tp, chunk)
+        self._fetched = fetched
+        try:
+            for tp, chunk in self._in_turns(wanted):
+                if not self.flow_active or self.epoch != self._fetch_epoch:
+                    await self._unread(fetched)
+                    return
+                if self._is_intake(tp):
+                    # Faust drops what is below the last offset it saw, even after a seek back.
+                    self._read_offset[tp] = None
+                yield tp, self._message(tp, chunk)
+        finally:
+            self._fetched = {}
         await self._unread({tp: batch for tp, batch in fetched.items() if tp not in wanted})
 
     def _in_turns(self, records: Mapping[TP, Sequence[Any]]) -> Iterator[tuple[TP, Sequence[Any]]]:

@@ -4,16 +4,19 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import CommitFailedError, IllegalStateError
 from faust.types.tuples import TP
 
 from headrace.streams.batches import ChangelogMessage
 from headrace.streams.errors import TopicMismatchError
 from headrace.streams.faust_app import make_app
+from headrace.streams.fetching import IntakeThread
 from headrace.streams.intake import IntakeConsumer, IntakeOptions
 from headrace.streams.settings import Settings
 
@@ -464,6 +467,36 @@ def test_marks_of_transactions_behind_the_last_event_are_no_lag(tmp_path: Path) 
         assert rig.consumer.lag() == {0: 0}
 
     with_rig(tmp_path, check, commits={P0: 7})
+
+
+def test_what_was_fetched_and_waits_behind_other_partitions_is_lag(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        await rig.consumer.perform_seek()
+        rig.thread.highwater = {P0: 4, P1: None}.__getitem__
+        rig.kafka.positions[P0] = 4
+        rig.thread.fetches.append({P0: records(P0, 0, 1, 2, 3)})
+        delivering = rig.consumer.getmany(timeout=1.0)
+        _, first = await anext(delivering)  # of two batches
+        rig.consumer.acknowledge(first.batch.receipt)
+        assert rig.to_commit() == {P0: 2}
+        assert rig.consumer.lag() == {0: 4}
+
+    with_rig(tmp_path, check)
+
+
+def test_a_partition_is_read_once_aiokafkas_position_is_at_its_end() -> None:
+    async def check() -> None:
+        subscription = SubscriptionState()
+        subscription.subscribe({EVENTS})
+        subscription.assign_from_subscribed({TopicPartition(*P0)})
+        thread = object.__new__(IntakeThread)
+        thread._ensure_consumer = lambda: SimpleNamespace(_subscription=subscription)
+        assert not thread.is_read(P0, 0)  # not positioned yet
+        assert not thread.is_read(P1, 0)  # nor assigned
+        subscription.seek(TopicPartition(*P0), 7)
+        assert [thread.is_read(P0, end) for end in (6, 7, 8)] == [True, True, False]
+
+    asyncio.run(check())
 
 
 def test_a_look_at_partitions_that_are_being_positioned_does_not_end_the_worker(
