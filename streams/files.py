@@ -154,12 +154,14 @@ def _told(values: pl.Series) -> pl.Series | None:
     if values.dtype.is_float() or values.dtype.is_decimal():
         whole = whole_numbers(values)
         return whole if whole.null_count() == values.null_count() else None
-    is_number = values.dtype.is_integer() and values.dtype != pl.Int128  # no record holds those
+    # No record holds 128 bits.
+    is_number = values.dtype.is_integer() and "128" not in str(values.dtype)
     return values if is_number or values.dtype in (pl.String, pl.Boolean, pl.Null) else None
 
 
 def _given_ids(values: pl.Series) -> pl.Series:
     """Return ids as text, null where none is given; empty, and so refused, where it is unusable."""
+    values = values.fill_nan(None) if values.dtype.is_float() else values
     ids = ids_of(values)
     return ids.set(ids.is_null() & values.is_not_null(), "")
 

@@ -111,7 +111,8 @@ class Follower(threading.Thread):
             self._handlers[record.topic](record)
         except (MalformedRecordError, CheckpointError) as exc:
             logger.error(
-                "passed over %s offset=%d key=%r: %s", record.topic, record.offset, record.key, exc
+                "passed over %s offset=%d key=%.300r: %s",
+                *(record.topic, record.offset, record.key, exc),
             )
             return False
         return True

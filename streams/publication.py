@@ -249,7 +249,6 @@ class Fragment:
     published_ms: Count
     data: Annotated[bytes, Field(max_length=FRAGMENT_BYTES)]
     learned_to: tuple[Count, ...] = ()
-    group: str = ""  # of the writer; earlier releases do not say
 
     def encode(self) -> bytes:
         """Write the fragment."""

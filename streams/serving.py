@@ -69,15 +69,12 @@ class Serving:
         Raises:
             CheckpointError: the version fails a check.
         """
-        try:
-            announcement.require_group(self._settings.group)
-        except TopicMismatchError as exc:
-            raise CheckpointError(str(exc)) from exc
         live = self._live
         has_signals = live is None or live.epoch != announcement.epoch or live.lacks(announcement)
         try:
+            announcement.require_group(self._settings.group)
             loaded = self._load(announcement, None if has_signals else live)
-        except CheckpointError as exc:
+        except (CheckpointError, TopicMismatchError) as exc:
             metrics.CHECKPOINTS_REFUSED.inc()
             raise CheckpointError(f"refused model version {announcement.version}: {exc}") from exc
         loaded.recommender.warm_up()

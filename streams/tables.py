@@ -195,7 +195,7 @@ def ids_of(values: pl.Series) -> pl.Series:
     if values.dtype.is_float() or values.dtype.is_decimal():
         whole = whole_numbers(values)
         largest = LARGEST_EXACT.get(str(values.dtype), LARGEST_WHOLE)
-        values = whole.set(whole.abs() > largest, None)
+        values = whole.set(~whole.is_between(-largest, largest), None)
     elif values.dtype == pl.String:
         whole = values.str.extract(r"^(-?\d+)\.0+$")
         values = whole if whole.null_count() == values.null_count() < len(values) else values

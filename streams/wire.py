@@ -226,7 +226,7 @@ def _decode_map(
         raise MalformedRecordError("undecodable", f"neither msgpack nor JSON: {exc}") from exc
     if not isinstance(fields, dict):
         raise MalformedRecordError("wrong_type", f"a map is expected, not {type(fields).__name__}")
-    if why := kind.refusal(fields.get("v", kind.version)):
+    if why := kind.refusal(_given(fields, "v", kind.version)):
         raise MalformedRecordError("unknown_schema", why)
     return fields
 

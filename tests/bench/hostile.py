@@ -39,7 +39,7 @@ Pairs = Iterable[tuple[str, bytes]]  # key and value
 
 def through_kafka(settings: Settings, n_others: int) -> list[Row]:
     """Return how many events of the others a worker carries, by what comes beside them."""
-    with EmbeddedBroker() as broker, stage.on_its_own(settings) as own:
+    with EmbeddedBroker() as broker, stage.on_its_own(settings, has_topics=False) as own:
         own = own.model_copy(update={"bootstrap": broker.bootstrap})
         shop = open_shop(own, n_items=N_ITEMS, n_users=N_USERS, n_events=n_others)
         n_bot = round(n_others * SHARE / (1 - SHARE))

@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=20_000)
     parser.add_argument("--no-op", action="store_true")
     given = parser.parse_args()
-    with EmbeddedBroker() as broker, stage.on_its_own(load()) as settings:
+    with EmbeddedBroker() as broker, stage.on_its_own(load(), has_topics=False) as settings:
         settings = broker.settings(settings).model_copy(update={"learn_port": free_port()})
         create_topics(settings)
         publish_events(settings, events_of(load_events("completejourney").head(given.events)))

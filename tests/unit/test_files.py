@@ -145,6 +145,8 @@ def test_ids_are_the_same_whatever_a_data_frame_made_of_their_column(tmp_path: P
         )
     )
     columns.write_parquet(exact)
+    columns.with_columns(event_id=pl.Series([7.0, float("nan")])).write_parquet(exact)
+    assert read_events(exact, is_named=True)["event_id"].to_list() == [None, "7"]
     for path, items in ((text, ["6", ""]), (exact, ["7", "6"])):
         found = read_events(path)
         assert (sorted(found["user"]), found["item"].to_list()) == (["1", "2"], items)

@@ -188,10 +188,10 @@ def test_of_a_context_words_whole_numbers_and_truths_are_kept() -> None:
 
 
 def test_null_is_as_good_as_nothing() -> None:
-    names = ("user", "time_ms", "action", "event_id", "rec_id", "context")
+    names = ("v", "user", "time_ms", "action", "event_id", "rec_id", "context")
     event = decode(as_json({"item": "i"} | dict.fromkeys(names)), key=b"u")
     assert event == decode(b'{"item": "i"}', key=b"u")
-    fields = ("item", "title", "categories", "price", "text", "vectors", "active")
+    fields = ("v", "item", "title", "categories", "price", "text", "vectors", "active")
     assert decode_item(as_json(dict.fromkeys(fields)), key=b"i") == Item(item="i")
 
 
