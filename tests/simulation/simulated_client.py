@@ -104,6 +104,17 @@ class Consumer:
         """Return where the next fetch begins."""
         return self._positions[self._require(tp)]
 
+    @property
+    def _subscription(self) -> Any:
+        """Stand for aiokafka's own state, of which the intake looks at positions."""
+
+        def state_value(tp: Any) -> SimpleNamespace | None:
+            at = self._positions.get(TP(*tp))
+            return None if at is None else SimpleNamespace(position=at)
+
+        assignment = SimpleNamespace(state_value=state_value)
+        return SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
+
     async def beginning_offsets(self, tps: Iterable[TP]) -> dict[TP, int]:
         """Ask for the earliest offsets."""
         return await self._worker.request("earliest", lambda: dict.fromkeys(tps, 0))
