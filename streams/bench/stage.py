@@ -91,7 +91,9 @@ async def _announce(settings: Settings, shop: Shop) -> None:
 
     async with producer:
         with ThreadPoolExecutor(1) as thread:
-            publisher = Publisher(settings, shop.learner, thread, {})
+            # Of no group: several that are compared follow it in turn.
+            of_none = settings.model_copy(update={"group": ""})
+            publisher = Publisher(of_none, shop.learner, thread, {})
             await publisher.publish_version(send, PauseGuard(LIMIT_S))
 
 
