@@ -85,7 +85,7 @@ class ModulePasses:
         affinities: Tensor = (logits - average).clamp(*AFFINITY_LIMITS) * known
         return affinities
 
-    def inputs(self, signals: Tensor, items: Tensor, filled: Longs, affinities: Tensor) -> Tensor:  # noqa: ARG002
+    def inputs(self, signals: Tensor, items: Tensor, filled: Longs, affinities: Tensor) -> Tensor:  # noqa: ARG002 - as above
         """See ``Passes``."""
         known = items < self._meta.n_items
         residual = self._meta.residual[items * known] * known

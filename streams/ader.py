@@ -107,12 +107,12 @@ class Continual:
             self.learner.learn(block)
             self._since_version += len(block)
             if self._since_version >= EVENTS_PER_VERSION:
-                self._publish_version()
+                self._serve_version()
             self.learner.serve_delta()
             on_progress(len(block))
-        self._publish_version()
+        self._serve_version()
 
-    def _publish_version(self) -> None:
+    def _serve_version(self) -> None:
         self._since_version = 0
         self.learner.make_room()
         self.learner.forget_users()

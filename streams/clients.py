@@ -47,7 +47,7 @@ def _close(client: Any) -> None:
 
 def _give_up(producer: Any) -> None:
     """Close a producer that may have no broker any more: it would flush for ever, or give up."""
-    producer.flush = lambda timeout: None  # noqa: ARG005
+    producer.flush = lambda timeout: None  # noqa: ARG005 - as it is called
     producer.close(timeout=CLOSE_LIMIT_S)
 
 
@@ -167,7 +167,9 @@ class Reader:
     def poll(self) -> list[Any]:
         """Return the next records, in offset order within a partition; empty after a short wait."""
         polled = self._consumer.poll(timeout_ms=int(POLL_WAIT_S * 1000))
-        return [record for records in polled.values() for record in records]
+        records = [record for records in polled.values() for record in records]
+        self._empty_polls = 0 if records else self._empty_polls + 1
+        return records
 
     def wait(self) -> list[Any]:
         """Poll where nothing may be due for long; of a silence, ask now and then what it means.
@@ -176,7 +178,6 @@ class Reader:
             KafkaTimeoutError: no broker answers.
         """
         records = self.poll()
-        self._empty_polls = 0 if records else self._empty_polls + 1
         if self._empty_polls > EMPTY_POLLS_LIMIT:
             self._empty_polls = 0
             self._consumer.end_offsets(self._partitions)
@@ -202,7 +203,6 @@ class Reader:
     def _poll_or_fail(self) -> list[Any]:
         """Poll where an answer is due: the consumer itself would wait for a broker for ever."""
         records = self.poll()
-        self._empty_polls = 0 if records else self._empty_polls + 1
         if self._empty_polls > EMPTY_POLLS_LIMIT:
             raise BrokerUnreachableError(
                 f"the broker stopped answering while {self._topic} was read: try again"

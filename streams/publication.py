@@ -33,11 +33,7 @@ from headrace.streams.delta_check import (
     check_weights,
     checked_items,
 )
-from headrace.streams.errors import (
-    CheckpointError,
-    MalformedRecordError,
-    TopicMismatchError,
-)
+from headrace.streams.errors import CheckpointError, MalformedRecordError, TopicMismatchError
 from headrace.streams.store import StoredFile
 from headrace.streams.version_check import Count, check_meta, check_model
 

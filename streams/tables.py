@@ -19,8 +19,8 @@ from headrace.streams.errors import InputFileError
 
 STDIN = "-"
 SHOWN_LETTERS = 300  # of a bad row
-# Of whole numbers as floats; beyond, several ids would become one.
 LARGEST_WHOLE = 2**63 - 1
+# Of whole numbers as floats; beyond, several ids would become one.
 LARGEST_EXACT = {"Float64": 2**53 - 1, "Float32": 2**24 - 1, "Float16": 2**11 - 1}
 INFLATED_LIMIT_BYTES = 2**32  # it is held in memory; a few MB of zeros can stand for more
 
