@@ -30,6 +30,7 @@ MAX_EVENT_BYTES = 65_536  # 64 kB of empty lists are 4 MB when read, and a micro
 MAX_CONTEXT = 256  # entries
 MAX_TIME_MS = 253_402_300_799_999  # 9999-12-31, the last instant most clients can print
 MAX_AHEAD_MS = 86_400_000  # beyond a day, a clock is not a little wrong
+MS_FROM = 100_000_000_000  # as milliseconds March 1973, as seconds the year 5138: seconds lie below
 MAX_ACTION_LETTERS = 64
 MAX_CATEGORIES = 16
 MAX_VECTOR_WIDTH = 8192  # of all vectors of an item together
@@ -260,7 +261,7 @@ def _id_of(fields: Mapping[str, Any], name: str, *, at_most: int = MAX_ID_BYTES)
 
 
 def _time_of(value: object, latest_ms: int) -> int:
-    if type(value) is int and 0 <= value <= latest_ms:
+    if type(value) is int and MS_FROM <= value <= latest_ms:
         return value
     if isinstance(value, float) and math.isfinite(value):
         value = int(value)
@@ -268,6 +269,10 @@ def _time_of(value: object, latest_ms: int) -> int:
         raise MalformedRecordError("wrong_type", "time_ms must be whole milliseconds since 1970")
     if not 0 <= value <= MAX_TIME_MS:
         raise MalformedRecordError("out_of_range", f"time_ms={value}")
+    if value < MS_FROM and abs(value * 1000 - latest_ms) < MAX_AHEAD_MS:
+        raise MalformedRecordError(
+            "out_of_range", f"time_ms={value} is in seconds, by the time of its record"
+        )
     if value > latest_ms + MAX_AHEAD_MS:
         days = (value - latest_ms) / MAX_AHEAD_MS
         raise MalformedRecordError("out_of_range", f"time_ms is {days:.0f} days after its record")
