@@ -203,11 +203,19 @@ def test_a_column_that_was_asked_for_and_is_missing_is_named(tmp_path: Path) -> 
         ("2017-07-14 02:40:00", 1_500_000_000_000),  # no zone is UTC
         ("2017-07-14T04:40:00.250+02:00", 1_500_000_000_250),
         ("2017-07-14", 1_499_990_400_000),  # 1,500,000,000 s less 2 h 40 min
+        ("20170714", 1_499_990_400_000),
+        ("20171314", 20_171_314_000),  # no such month: seconds
     ],
 )
 def test_timestamp_is_seconds_milliseconds_or_iso(tmp_path: Path, time: str, time_ms: int) -> None:
     path = write(tmp_path, "e.csv", f"user,item,event,timestamp\nu,i,view,{time}\n")
     assert read_events(path)["time_ms"].to_list() == [time_ms]
+
+
+def test_days_are_days_only_where_all_are(tmp_path: Path) -> None:
+    rows = "u,i,view,20170714\nu,i,view,20170799\n"
+    path = write(tmp_path, "e.csv", f"user,item,event,timestamp\n{rows}")
+    assert read_events(path)["time_ms"].to_list() == [20_170_714_000, 20_170_799_000]
 
 
 def test_time_ms_is_taken_at_its_word(tmp_path: Path) -> None:
