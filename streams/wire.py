@@ -269,7 +269,7 @@ def _time_of(value: object, latest_ms: int) -> int:
         raise MalformedRecordError("wrong_type", "time_ms must be whole milliseconds since 1970")
     if not 0 <= value <= MAX_TIME_MS:
         raise MalformedRecordError("out_of_range", f"time_ms={value}")
-    if value < MS_FROM and abs(value * 1000 - latest_ms) < MAX_AHEAD_MS:
+    if value < MS_FROM <= latest_ms and abs(value * 1000 - latest_ms) < MAX_AHEAD_MS:
         raise MalformedRecordError(
             "out_of_range", f"time_ms={value} is in seconds, by the time of its record"
         )
