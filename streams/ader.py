@@ -114,7 +114,7 @@ class Continual:
 
     def _serve_version(self) -> None:
         self._since_version = 0
-        self.learner.make_room()
+        self.learner.assortment.make_room()
         self.learner.forget_users()
         self.learner.serve_version()
 

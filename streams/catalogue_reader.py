@@ -56,7 +56,7 @@ class CatalogueReader:
         return submitted
 
     def _note(self, item: Item, time_ms: int) -> None:
-        self._learner.note(item, time_ms=time_ms)
+        self._learner.assortment.note(item, time_ms=time_ms)
         self._place_later()
 
     def _place_later(self) -> None:
@@ -67,7 +67,7 @@ class CatalogueReader:
 
     def _place(self) -> None:
         self._is_placing = False
-        if self._learner.place():
+        if self._learner.assortment.place():
             self._place_later()
 
 

@@ -84,8 +84,8 @@ class Evaluation:
     def know(self, items: Sequence[Item]) -> None:
         """Take over the catalogue."""
         for item in items:
-            self.learner.note(item)
-        while self.learner.place():
+            self.learner.assortment.note(item)
+        while self.learner.assortment.place():
             pass
 
     def run(
@@ -108,7 +108,7 @@ class Evaluation:
         """Rank, apply and learn the events between two deltas, then publish."""
         started = time.perf_counter()
         learner = self.learner
-        learner.admit([event for _, _, event in block])
+        learner.assortment.admit([event for _, _, event in block])
         states, folded = learner.fold(block)
         self.n_earlier.append(folded.before.n_events)
         prepared = None if self.has_lag else self._prepare_at_once(folded)
@@ -128,7 +128,7 @@ class Evaluation:
         learner.absorb(folded, judged.tasks if judged else None, is_counted=not self.has_lag)
         is_version = self._is_version_due(len(block))
         if is_version:
-            learner.make_room()
+            learner.assortment.make_room()
             learner.serve_version()
         learner.serve_delta()
         self.seconds += time.perf_counter() - started
@@ -253,7 +253,7 @@ def evaluate(
         ),
         "lists": evaluation.describe_lists(),
     }
-    if inheritance := evaluation.learner.inheritance:
+    if inheritance := evaluation.learner.assortment.inheritance:
         told["inherited_items"] = inheritance.n_matched
     if drift:
         told["drift"] = tell(drift, ranks, lambda part: by_action.parted(rank(part)[1])[1])

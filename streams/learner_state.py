@@ -36,8 +36,8 @@ def pack_learner(learner: Learner, positions: Positions) -> memoryview:
         "positions": {str(partition): offset for partition, offset in positions.items()},
         "n_events": learner.n_events,
         "versions_due": learner.forgetting.versions_due,
-        "categories": learner.categories.names(),
-        "content": [learner.catalogue.space, learner.catalogue.n_arrived],
+        "categories": learner.assortment.categories.names(),
+        "content": [learner.assortment.catalogue.space, learner.assortment.catalogue.n_arrived],
     }
     return pack(arrays, fields)
 
@@ -67,10 +67,10 @@ def restore(learner: Learner, model_blob: Blob, learner_blob: Blob) -> Positions
         )
         learner.n_events = fields.n_events
         learner.forgetting.versions_due = fields.versions_due
-        learner.categories.restore(fields.categories)
+        learner.assortment.categories.restore(fields.categories)
         # Where no vector is left, or none of this space, the records that are read again decide.
         has_vectors = learner.signals.content.width > 0
-        if not (has_vectors and learner.catalogue.restore(*fields.content)):
+        if not (has_vectors and learner.assortment.catalogue.restore(*fields.content)):
             learner.signals.content = Content()
         return {int(partition): offset for partition, offset in fields.positions.items()}
     except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as exc:

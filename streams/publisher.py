@@ -243,7 +243,7 @@ class Publisher:
 
     def _pack(self, with_checkpoint: bool) -> _Packed:
         learner = self._learner
-        if learner.make_room(with_checkpoint=with_checkpoint):
+        if learner.assortment.make_room(with_checkpoint=with_checkpoint):
             self._open_epoch()
             with_checkpoint = True
         learner.forget_users()
@@ -255,7 +255,9 @@ class Publisher:
         started_s = time.perf_counter()
         learner.forgetting.versions_due = max(0, learner.forgetting.versions_due - 1)
         model = pack_model(
-            learner.recommender, learner.vocabulary, content_space=learner.catalogue.space
+            learner.recommender,
+            learner.vocabulary,
+            content_space=learner.assortment.catalogue.space,
         )
         state = pack_learner(learner, positions)
         seconds = time.perf_counter() - started_s
@@ -316,7 +318,7 @@ class Publisher:
 
     def _pack_delta(self) -> tuple[bytes, tuple[int, ...]]:
         self._learner.serve_delta()
-        new_items, self._learner.new_items = self._learner.new_items, []
+        new_items, self._learner.assortment.new_items = self._learner.assortment.new_items, []
         delta = pack_delta(self._learner.recommender, new_items)
         return delta, _by_partition(self._positions)
 

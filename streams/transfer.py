@@ -28,7 +28,11 @@ TIED_TO_ITEMS = ("encoder.items", "encoder.bias", "negatives", "n_items", "resid
 def write_model(learner: Learner, path: str | Path) -> None:
     """Write what ``start_from`` reads: the ``model`` file of a version, of what is learned now."""
     Path(path).write_bytes(
-        pack_model(learner.recommender, learner.vocabulary, content_space=learner.catalogue.space)
+        pack_model(
+            learner.recommender,
+            learner.vocabulary,
+            content_space=learner.assortment.catalogue.space,
+        )
     )
 
 
@@ -53,7 +57,7 @@ def start_from(learner: Learner, url: str) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{url} is not a version's model file: it lacks {exc}") from exc
     except (RuntimeError, IndexError, ValueError, TypeError) as exc:
         raise CheckpointError(f"{url} does not fit: {exc}") from exc
-    learner.inheritance = inheritance
+    learner.assortment.inheritance = inheritance
     return taken
 
 
@@ -65,7 +69,7 @@ def inherit(learner: Learner, url: str) -> None:
     """
     arrays, fields = _read(learner, url)
     try:
-        learner.inheritance = Inheritance.of(arrays, fields)
+        learner.assortment.inheritance = Inheritance.of(arrays, fields)
     except (KeyError, ValueError, TypeError, IndexError) as exc:
         raise CheckpointError(f"{url} is not a version's model file: {exc}") from exc
 

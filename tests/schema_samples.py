@@ -113,9 +113,9 @@ def learner() -> Learner:
     """Return what has learned the first sixty events of the stream, and two catalogue records."""
     made = Learner(settings())
     made.learn(events(0, 60))
-    made.note(Item(item="item-0", categories=("drinks",), vectors={"image": (1.0, 0.0)}))
-    made.note(Item(item="item-1", categories=("cups",), vectors={"image": (0.0, 1.0)}))
-    made.place()
+    made.assortment.note(Item(item="item-0", categories=("drinks",), vectors={"image": (1.0, 0.0)}))
+    made.assortment.note(Item(item="item-1", categories=("cups",), vectors={"image": (0.0, 1.0)}))
+    made.assortment.place()
     made.serve_delta()
     made.serve_version()
     return made
@@ -124,9 +124,11 @@ def learner() -> Learner:
 def written() -> dict[str, bytes]:
     """Return each sample as it is written now, by kind. The delta comes on top of the model."""
     shop = learner()
-    model = pack_model(shop.recommender, shop.vocabulary, content_space=shop.catalogue.space)
+    model = pack_model(
+        shop.recommender, shop.vocabulary, content_space=shop.assortment.catalogue.space
+    )
     state = pack_learner(shop, POSITIONS)
-    pack_delta(shop.recommender, shop.new_items)  # what is in the model is no change
+    pack_delta(shop.recommender, shop.assortment.new_items)  # what is in the model is no change
     shop.learn([("0/ann", 60, Event(user="ann", item="new", time_ms=START_MS + 3_600_000))])
     delta = pack_delta(shop.recommender, [(12, "new")])
     (fragment,) = split(delta, epoch=START_MS, sequence=3, published_ms=START_MS + 750)

@@ -55,7 +55,7 @@ def open_shop(
         taken = drawn[at : min(at + _AT_ONCE, n_counted)]
         block = [(event.user, at + i, event) for i, event in enumerate(taken)]
         if at < n_counted - LEARNED:
-            learner.admit([event for _, _, event in block])
+            learner.assortment.admit([event for _, _, event in block])
             learner.absorb(learner.fold(block)[1], None)
             continue
         while learner.pairs.new_takers.any():  # every item, some at a time
@@ -72,8 +72,8 @@ def stock(learner: Learner, n_items: int) -> None:
     a million items take a minute instead of an hour.
     """
     for items in np.array_split(np.arange(n_items, dtype=np.int32), -(-n_items // _AT_ONCE)):
-        learner.admit([Event(user="", item=f"i{item}", time_ms=0) for item in items])
-    learner.new_items = []
+        learner.assortment.admit([Event(user="", item=f"i{item}", time_ms=0) for item in items])
+    learner.assortment.new_items = []
     random = np.random.default_rng(learner.settings.seed)
     a, k = learner.signals.arrays, learner.signals.neighbours
     for items in np.array_split(np.arange(n_items, dtype=np.int32), -(-n_items // _AT_ONCE)):

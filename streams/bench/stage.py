@@ -82,7 +82,7 @@ def announce(settings: Settings, shop: Shop) -> None:
 
 async def _announce(settings: Settings, shop: Shop) -> None:
     pack_delta(shop.learner.recommender, [])  # all that was counted so far comes with the version
-    shop.learner.new_items = []
+    shop.learner.assortment.new_items = []
     producer = AIOKafkaProducer(**client_options(settings))
 
     async def send(topic: str, key: bytes | None, value: bytes) -> int:

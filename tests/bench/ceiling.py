@@ -58,14 +58,14 @@ def rank_stream(events: pl.DataFrame, users: Ints, settings: Settings, file: str
     """Rank, apply and learn a stream as ``headrace evaluate`` does; keep what the scorer saw."""
     learner = Learner(settings)
     for item in load_items(file) if file == "completejourney" else []:
-        learner.note(item)
-    while learner.place():
+        learner.assortment.note(item)
+    while learner.assortment.place():
         pass
     ends = np.concatenate([[0], np.cumsum(np.bincount(users))])  # of each user's events
     sequences = new_sequences(ends, settings.max_items)
     positions, ranks, places, inputs = [], [], [], []
     for block in blocks_of(events, EVENTS_PER_DELTA):
-        learner.admit([event for _, _, event in block])
+        learner.assortment.admit([event for _, _, event in block])
         states, folded = learner.fold(block)
         judged = judge(learner.served, folded, states)
         at = np.array([position for _, position, _ in block])
@@ -89,7 +89,7 @@ def rank_stream(events: pl.DataFrame, users: Ints, settings: Settings, file: str
             places.append(judged.tasks.positions[half])
         learner.absorb(folded, judged.tasks if judged else None)
         if (at[-1] + 1) % EVENTS_PER_VERSION < len(block):
-            learner.make_room()
+            learner.assortment.make_room()
             learner.serve_version()
         learner.serve_delta()
     return Scored(np.concatenate(positions), np.concatenate(ranks), np.concatenate(places), inputs)

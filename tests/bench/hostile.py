@@ -158,7 +158,7 @@ def new_items(settings: Settings, n_events: int, bound: int) -> list[Row]:
                 events.append((event.user, offset, event))
             learner.learn(events)
             if first // STEP % 8 == 7:  # a version
-                learner.make_room()
+                learner.assortment.make_room()
                 learner.serve_version()
         kept = learner.vocabulary.indexes([f"i{n}" for n in range(bound // 20)])
         rows.append(

@@ -106,7 +106,7 @@ def measure(
                 worker.take(live, batch)
         learner.learn(block)
         if number * EVENTS_PER_DELTA % EVENTS_PER_VERSION == 0:
-            learner.make_room()
+            learner.assortment.make_room()
             learner.serve_version()
         learner.serve_delta()
     ranks = np.array([worker.ranks for worker in workers])

@@ -55,8 +55,8 @@ def learned(shop: Shop, n_events: int) -> Learner:
     """Return a learner of a shop's first events."""
     learner = Learner(Settings(device="cpu"))
     for item in shop[1]:
-        learner.note(item)
-    while learner.place():
+        learner.assortment.note(item)
+    while learner.assortment.place():
         pass
     events = list(events_of(interactions(shop[0]).head(n_events)))
     for at in range(0, len(events), EVENTS_PER_DELTA):
@@ -72,7 +72,7 @@ def prepared(shop: Shop, settings: Settings, *, per_version: int, is_matching: b
     """Return an evaluation that knows a shop's catalogue."""
     evaluation = Evaluation(settings, events_per_version=per_version)
     if not is_matching:
-        evaluation.learner.inheritance = None
+        evaluation.learner.assortment.inheritance = None
     evaluation.know(shop[1])
     return evaluation
 
@@ -105,14 +105,14 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "old.model"
         learner = learned(first, old_events)
-        space = learner.catalogue.space
+        space = learner.assortment.catalogue.space
         model.write_bytes(pack_model(learner.recommender, learner.vocabulary, content_space=space))
         for per_version, start in product(sizes, ("nothing", "ranking", "items")):
             settings = Settings(device="cpu", start_from="" if start == "nothing" else str(model))
             shop = prepared(second, settings, per_version=per_version, is_matching=start == "items")
             ranks = shop.run(interactions(second[0]).head(n_events))["adapted"]
             told = {"content": space, "events_per_version": per_version, "start": start}
-            inheritance = shop.learner.inheritance
+            inheritance = shop.learner.assortment.inheritance
             matched = {"matched": inheritance.n_matched} if inheritance else {}
             ndcg = {
                 n: round(ndcg_at(ranks[:n][ranks[:n] != UNSCORED], K), 5)

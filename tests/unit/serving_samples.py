@@ -67,8 +67,8 @@ class Shop:
 
     def take_delta(self) -> bytes:
         """Return what changed, which the worker is not told."""
-        blob = pack_delta(self.learner.recommender, self.learner.new_items)
-        self.learner.new_items = []
+        blob = pack_delta(self.learner.recommender, self.learner.assortment.new_items)
+        self.learner.assortment.new_items = []
         return blob
 
     def hand_over(self, delta: bytes, *, epoch: int = 1, learned_to: tuple[int, ...] = ()) -> None:

@@ -13,6 +13,7 @@ from stream_samples import drawn, event, folded, learned, small
 
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import catalogue_reader, metrics, schema
+from headrace.streams.assortment import Assortment
 from headrace.streams.blobs import pack, unpack
 from headrace.streams.catalogue_reader import WAITING_ITEMS, CatalogueReader
 from headrace.streams.content import MAX_WIDTH
@@ -28,8 +29,8 @@ from headrace.streams.wire import Item, encode
 def note(learner: Learner, *items: Item) -> None:
     """Take catalogue records over and place them all."""
     for item in items:
-        learner.note(item)
-    while learner.place():
+        learner.assortment.note(item)
+    while learner.assortment.place():
         pass
 
 
@@ -118,7 +119,7 @@ def test_a_full_vocabulary_evicts_an_item_that_was_taken_and_none_that_nobody_to
     note(learner, *shop(8))
     taken = [f"item-{i}" for i in range(12)]
     take(learner, *taken, *taken[1:])
-    assert learner.make_room()
+    assert learner.assortment.make_room()
     left = {*(f"new-{i}" for i in range(8)), *taken[1:]}
     assert set(learner.vocabulary.ids) == {"", *left}
 
@@ -127,7 +128,7 @@ def test_a_vocabulary_full_of_items_that_nobody_took_holds_the_newer_half() -> N
     learner = Learner(small(max_items=32))
     note(learner, *shop(16))
     learner.vocabulary.max_items = 16  # as after a restart with another setting
-    assert learner.make_room()
+    assert learner.assortment.make_room()
     assert learner.vocabulary.n_items == 15
     assert {f"new-{i}" for i in range(8, 16)} < set(learner.vocabulary.ids)
 
@@ -137,7 +138,7 @@ def test_an_item_that_found_no_room_is_placed_when_its_record_comes_again() -> N
     take(learner, *(f"item-{i}" for i in range(16)))
     note(learner, *shop(1))
     assert learner.vocabulary.index("new-0") < 0
-    learner.make_room()
+    learner.assortment.make_room()
     note(learner, *shop(1))
     assert "new-0" in cold(learner)
 
@@ -156,13 +157,13 @@ def test_a_role_that_starts_again_and_reads_all_records_keeps_the_newest() -> No
         if night:  # and who published all of them anew since, in another order, made none newer
             records = list(enumerate(reversed(shop(12)), 1_800_000_000_000))
             for time_ms, item in records:
-                learner.note(item, time_ms=time_ms)
+                learner.assortment.note(item, time_ms=time_ms)
             model = pack_model(learner.recommender, learner.vocabulary)
             state, learner = pack_learner(learner, {}), Learner(settings)
             restore(learner, model, state)
         for time_ms, item in records:
-            learner.note(item, time_ms=time_ms)
-        assert not learner.place()
+            learner.assortment.note(item, time_ms=time_ms)
+        assert not learner.assortment.place()
         assert cold(learner) == [f"new-{i}" for i in range(11, 3, -1)]
 
 
@@ -200,9 +201,9 @@ def test_a_withdrawn_item_that_nobody_took_gives_its_index_up() -> None:
 def test_an_item_that_is_described_anew_is_among_the_newest() -> None:
     learner = Learner(small(max_items=16))
     note(learner, *shop(8))  # all that are held of those that nobody took
-    learner.note(Item(item="another", title="milk"))
-    learner.note(Item(item="new-0", title="coffee"))
-    learner.place()
+    learner.assortment.note(Item(item="another", title="milk"))
+    learner.assortment.note(Item(item="new-0", title="coffee"))
+    learner.assortment.place()
     assert cold(learner)[0] == "new-0"
     assert learner.vocabulary.index("new-1") < 0
 
@@ -211,7 +212,7 @@ def test_a_record_that_changes_nothing_has_nothing_placed(monkeypatch: pytest.Mo
     learner = Learner(small())
     take(learner, "plain")
     note(learner, *shop(2))
-    monkeypatch.delattr(Learner, "_untaken")  # looking through all items takes milliseconds
+    monkeypatch.delattr(Assortment, "_untaken")  # looking through all items takes milliseconds
     note(learner, Item(item="plain", price=2.0), *(replace(item, price=2.0) for item in shop(2)))
     assert cold(learner) == ["new-1", "new-0"]
 
@@ -228,14 +229,14 @@ def test_vectors_of_another_width_are_taken_from_a_restart_on_once_none_is_left(
     again = Learner(settings)
     restore(again, model, state)
     published(again, 6)
-    assert again.catalogue.space == "given/6"
+    assert again.assortment.catalogue.space == "given/6"
     assert len(contents(again)) == 3
 
 
 def test_wide_vectors_are_kept_as_the_model_takes_them() -> None:
     learner = Learner(small())
     note(learner, Item(item="wide", vectors={"image": tuple(range(8192))}))
-    source = learner.catalogue.source_of("wide")
+    source = learner.assortment.catalogue.source_of("wide")
     assert source
     assert len(source.content) == MAX_WIDTH
     assert contents(learner)["wide"] == source.content.tobytes()
@@ -244,23 +245,24 @@ def test_wide_vectors_are_kept_as_the_model_takes_them() -> None:
 def test_placing_is_done_in_steps_newest_first() -> None:
     learner = Learner(small())
     for item in shop(5):
-        learner.note(item)
-    assert learner.place(limit=2)
+        learner.assortment.note(item)
+    assert learner.assortment.place(limit=2)
     assert cold(learner) == ["new-4", "new-3"]
-    assert learner.place(limit=2)
-    assert not learner.place(limit=2)
+    assert learner.assortment.place(limit=2)
+    assert not learner.assortment.place(limit=2)
     assert len(cold(learner)) == 5
 
 
 def test_records_that_come_fast_are_placed_together_on_the_learners_thread() -> None:
-    class Counting(Learner):
+    class Counting(Assortment):
         n_calls = 0
 
         def place(self, limit: int = 8) -> bool:
             self.n_calls += 1
             return super().place(limit)
 
-    learner, released = Counting(small()), threading.Event()
+    learner, released = Learner(small()), threading.Event()
+    learner.assortment = counting = Counting(learner)
     with ThreadPoolExecutor(1) as thread:
         reader = CatalogueReader(learner, thread)
         thread.submit(released.wait, 10)
@@ -271,13 +273,13 @@ def test_records_that_come_fast_are_placed_together_on_the_learners_thread() -> 
         with pytest.raises(MalformedRecordError):
             reader(SimpleNamespace(value=b"none", key=None, offset=20, timestamp=1))
         assert refused.get() == n_before + 1
-        assert learner.n_calls == 0
+        assert counting.n_calls == 0
         released.set()
         for _ in range(50):  # longer than it takes
             thread.submit(lambda: None).result(10)
         reader.close()
     assert len(cold(learner)) == 20
-    assert learner.n_calls <= 5
+    assert counting.n_calls <= 5
 
 
 def test_a_catalogue_read_faster_than_it_is_taken_over_waits() -> None:
@@ -311,7 +313,7 @@ def test_a_record_that_the_learner_fails_at_ends_the_process(
 
     statuses: list[int] = []
     monkeypatch.setattr(catalogue_reader, "end_process", statuses.append)
-    monkeypatch.setattr(Learner, step, fail)
+    monkeypatch.setattr(Assortment, step, fail)
     with ThreadPoolExecutor(1) as thread:
         reader = CatalogueReader(Learner(small()), thread)
         reader(SimpleNamespace(value=encode(shop(1)[0]), key=None, offset=0, timestamp=1))
@@ -340,14 +342,14 @@ def test_a_catalogue_that_is_closed_places_nothing_more(monkeypatch: pytest.Monk
 def test_records_without_content_take_no_place_of_what_waits() -> None:
     learner = Learner(small(max_items=32))
     (old,) = shop(1)
-    learner.note(old)
-    learner.place()
-    learner.note(replace(old, title="another"))
+    learner.assortment.note(old)
+    learner.assortment.place()
+    learner.assortment.note(replace(old, title="another"))
     for item in shop(40, first=1):
-        learner.note(replace(item, active=False))
-    learner.place()
+        learner.assortment.note(replace(item, active=False))
+    learner.assortment.place()
     index = learner.vocabulary.index(old.item)
-    source = learner.catalogue.source_of(old.item)
+    source = learner.assortment.catalogue.source_of(old.item)
     assert source
     assert learner.signals.content.stamp_of(index) == source.stamp
 
@@ -355,9 +357,9 @@ def test_records_without_content_take_no_place_of_what_waits() -> None:
 def test_what_waits_to_be_placed_is_bounded_as_the_catalogue_is() -> None:
     learner = Learner(small(max_items=32))
     for item in shop(100):
-        learner.note(item)
-    assert len(learner._unplaced) == 32
-    assert learner.place(limit=1)
+        learner.assortment.note(item)
+    assert len(learner.assortment._unplaced) == 32
+    assert learner.assortment.place(limit=1)
     assert cold(learner) == ["new-99"]
 
 
@@ -370,11 +372,11 @@ def test_a_worker_that_follows_deltas_knows_what_the_learner_knows() -> None:
     recommender, vocabulary = unpack_model(
         pack_model(learner.recommender, learner.vocabulary), max_items=32, device="cpu"
     )
-    learner.new_items = []
+    learner.assortment.new_items = []
     pack_delta(learner.recommender, [])
     note(learner, *shop(40, first=3))
     take(learner, "new-40", "item-1")
-    delta = pack_delta(learner.recommender, learner.new_items)
+    delta = pack_delta(learner.recommender, learner.assortment.new_items)
     for _ in range(2):  # the second time changes nothing
         apply_delta(delta, recommender, vocabulary)
         assert vocabulary.ids == learner.vocabulary.ids
@@ -394,10 +396,10 @@ def test_an_item_is_judged_and_served_by_nothing_that_was_learned_of_its_index_b
     worker, vocabulary = unpack_model(
         pack_model(learner.recommender, learner.vocabulary), max_items=16, device="cpu"
     )
-    learner.new_items = []
+    learner.assortment.new_items = []
     take(learner, "item-99")
     assert learner.vocabulary.index("item-99") == old
-    apply_delta(pack_delta(learner.recommender, learner.new_items), worker, vocabulary)
+    apply_delta(pack_delta(learner.recommender, learner.assortment.new_items), worker, vocabulary)
     for meta in (learner.served.meta, worker.meta):
         assert (meta.residual[old], meta.encoder.bias[old]) == (0, 0)
         assert not meta.encoder.items[old].any()
@@ -424,7 +426,7 @@ def test_a_delta_whose_content_does_not_fit_is_refused_whole(
     recommender, vocabulary = unpack_model(
         pack_model(learner.recommender, learner.vocabulary), max_items=16, device="cpu"
     )
-    delta = pack_delta(learner.recommender, learner.new_items)
+    delta = pack_delta(learner.recommender, learner.assortment.new_items)
     arrays, fields = unpack(zlib.decompress(delta), schema.DELTA)
     changed = pack(arrays | {f"content.{name}": value}, fields)
     with pytest.raises(CheckpointError, match="content"):

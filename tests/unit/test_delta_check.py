@@ -31,11 +31,11 @@ def published() -> tuple[bytes, bytes]:
     learner = learned(stream[:100], max_items=MAX_ITEMS)
     version = pack_model(learner.recommender, learner.vocabulary)
     learner.signals.take_delta()
-    learner.new_items = []
+    learner.assortment.new_items = []
     learner.learn(stream[100:])
     learner.pairs.fit(learner.recommender.coefficients)
-    assert learner.new_items
-    return version, pack_delta(learner.recommender, learner.new_items)
+    assert learner.assortment.new_items
+    return version, pack_delta(learner.recommender, learner.assortment.new_items)
 
 
 @pytest.fixture

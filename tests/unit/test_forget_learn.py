@@ -46,7 +46,7 @@ def files(learner: Learner) -> bytes:
 
 def next_version(learner: Learner) -> bytes:
     """Do what a version does, and return its files."""
-    learner.make_room()
+    learner.assortment.make_room()
     learner.serve_version()
     return files(learner)
 
@@ -135,12 +135,12 @@ def test_what_was_evicted_before_the_checkpoint_is_not_evicted_again(takers: int
     learner.learn([asks("ann", 3)])
     for at in range(4):  # hers is the least popular of a full vocabulary
         learner.learn(visits(f"user-{at}", *(f"item-{i}" for i in range(n_items - 1))))
-    assert learner.make_room(with_checkpoint=False)
+    assert learner.assortment.make_room(with_checkpoint=False)
     n_left = learner.vocabulary.n_items
     assert learner.vocabulary.index(ONLY) < 0
     for at in range(takers):
         learner.learn(visits(f"other-{at}", "in its place"))
-    learner.make_room()
+    learner.assortment.make_room()
     assert learner.vocabulary.n_items == n_left + (takers > 0)
     assert (learner.vocabulary.index("in its place") >= 0) == (takers > 0)
 
@@ -149,21 +149,21 @@ def test_a_withdrawn_item_that_a_forgotten_user_had_uncounted_is_not_evicted_aga
     learner = PlainLearner(small(max_items=16))
     learner.learn(visits("bob", *(f"item-{i}" for i in range(16))))
     learner.learn(visits("ann", ONLY))  # a full vocabulary has no place for it: it is not counted
-    learner.make_room()
-    learner.note(Item(item=ONLY, title="tea"))
-    learner.place()
+    learner.assortment.make_room()
+    learner.assortment.note(Item(item=ONLY, title="tea"))
+    learner.assortment.place()
     assert learner.vocabulary.index(ONLY) >= 0
     learner.learn([asks("ann", 1)])
-    learner.note(Item(item=ONLY, active=False))
-    learner.place()
-    assert not learner.make_room()
+    learner.assortment.note(Item(item=ONLY, active=False))
+    learner.assortment.place()
+    assert not learner.assortment.make_room()
     assert learner.vocabulary.index(ONLY) < 0
 
 
 def test_an_item_of_the_catalogue_comes_back_as_one_that_nobody_took() -> None:
     learner = learned(with_ann(STREAM))
-    learner.note(Item(item=ONLY, vectors={"image": (1.0, 0.5)}))
-    learner.place()
+    learner.assortment.note(Item(item=ONLY, vectors={"image": (1.0, 0.5)}))
+    learner.assortment.place()
     learner.learn([asks("ann", 2_000)])
     assert ONLY.encode() in next_version(learner)
     index = learner.vocabulary.index(ONLY)
@@ -175,11 +175,12 @@ def test_an_item_of_the_catalogue_comes_back_as_one_that_nobody_took() -> None:
 def test_replicas_reload_only_if_an_item_went() -> None:
     learner = learned(with_ann(STREAM))
     learner.learn([asks("user-0", 2_000)])
-    assert not learner.make_room()
+    assert not learner.assortment.make_room()
     learner.learn([asks("ann", 2_001)])
-    assert not learner.make_room(with_checkpoint=False)  # it would have to be written now
-    assert learner.make_room()
-    assert not learner.make_room()
+    # It would have to be written now.
+    assert not learner.assortment.make_room(with_checkpoint=False)
+    assert learner.assortment.make_room()
+    assert not learner.assortment.make_room()
 
 
 def test_a_users_number_is_the_same_in_every_process() -> None:

@@ -31,7 +31,7 @@ def rows(*values: float) -> np.ndarray:
 def learner_that_inherits() -> Learner:
     """Return a learner of two new items, whose embeddings are zero."""
     learner = Learner(small(content="off"))
-    learner.admit([event("ann", "tea"), event("ann", "milk")])
+    learner.assortment.admit([event("ann", "tea"), event("ann", "milk")])
     learner.recommender.meta.encoder.items.data.zero_()
     return learner
 
@@ -114,11 +114,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("other") / "model.safetensors"
     learner = Learner(small())
     for tea in (*TEAS, "rare"):
-        learner.note(Item(item=f"old-{tea}", title=f"{tea} tea"))
+        learner.assortment.note(Item(item=f"old-{tea}", title=f"{tea} tea"))
     users = [("ann", tea) for _ in range(5) for tea in TEAS] + [("bob", "rare")]
     learner.learn([(u, at, event(u, f"old-{t}", at)) for at, (u, t) in enumerate(users)])
     learner.serve_version()
-    space = learner.catalogue.space
+    space = learner.assortment.catalogue.space
     path.write_bytes(pack_model(learner.recommender, learner.vocabulary, content_space=space))
     return path
 
@@ -127,8 +127,8 @@ def old_embedding(model: Path, tea: str) -> torch.Tensor:
     """Return what the old shop learned of a tea: the one whose content is the same."""
     learner = Learner(small())
     start_from(learner, str(model))
-    learner.note(Item(item="new", title=f"{tea} tea"))
-    learner.place()
+    learner.assortment.note(Item(item="new", title=f"{tea} tea"))
+    learner.assortment.place()
     return learner.recommender.meta.encoder.items[0].detach()
 
 
@@ -136,11 +136,13 @@ def test_an_item_is_matched_by_what_its_record_says_and_not_by_its_id(model: Pat
     learner, plain = Learner(small()), Learner(small())
     start_from(learner, str(model))
     for one in (learner, plain):
-        one.note(Item(item="new-green", title="green tea"))
-        one.note(Item(item="old-black", title="garden chair"))
-        one.admit([event("eve", item) for item in ("new-green", "old-black", "old-white")])
-    assert learner.inheritance is not None
-    assert learner.inheritance.n_matched == 1
+        one.assortment.note(Item(item="new-green", title="green tea"))
+        one.assortment.note(Item(item="old-black", title="garden chair"))
+        one.assortment.admit(
+            [event("eve", item) for item in ("new-green", "old-black", "old-white")]
+        )
+    assert learner.assortment.inheritance is not None
+    assert learner.assortment.inheritance.n_matched == 1
     moved = [
         not torch.equal(a, b)
         for a, b in zip(
@@ -155,10 +157,10 @@ def test_an_item_is_matched_by_what_its_record_says_and_not_by_its_id(model: Pat
 def test_what_is_inherited_outlives_growth(model: Path) -> None:
     learner = Learner(small())
     start_from(learner, str(model))
-    learner.note(Item(item="new", title="green tea"))
-    learner.place()
+    learner.assortment.note(Item(item="new", title="green tea"))
+    learner.assortment.place()
     capacity = learner.recommender.meta.capacity
-    learner.admit([event("eve", f"other-{i}") for i in range(capacity + 1)])
+    learner.assortment.admit([event("eve", f"other-{i}") for i in range(capacity + 1)])
     assert learner.recommender.meta.capacity > capacity
     kept = learner.recommender.meta.encoder.items[learner.vocabulary.index("new")]
     assert torch.equal(kept, old_embedding(model, "green"))
@@ -167,10 +169,11 @@ def test_what_is_inherited_outlives_growth(model: Path) -> None:
 def test_an_item_hardly_taken_there_leaves_nothing(model: Path) -> None:
     learner = Learner(small())
     start_from(learner, str(model))
-    learner.note(Item(item="new", title="rare"))  # half the words of "rare tea", of no other
-    learner.place()
-    assert learner.inheritance is not None
-    assert learner.inheritance.n_matched == 0
+    # Half the words of "rare tea", of no other.
+    learner.assortment.note(Item(item="new", title="rare"))
+    learner.assortment.place()
+    assert learner.assortment.inheritance is not None
+    assert learner.assortment.inheritance.n_matched == 0
 
 
 def test_a_model_that_does_not_say_what_its_content_is_leaves_only_how_to_rank(
@@ -181,11 +184,11 @@ def test_a_model_that_does_not_say_what_its_content_is_leaves_only_how_to_rank(
     path.write_bytes(pack_model(other.recommender, other.vocabulary))
     learner = Learner(small())
     start_from(learner, str(path))
-    learner.note(Item(item="new", title="green tea"))
-    learner.place()
-    assert learner.inheritance is not None
-    assert learner.inheritance.n_matched == 0
-    assert f"{learner.catalogue.space} here and unknown there" in caplog.text
+    learner.assortment.note(Item(item="new", title="green tea"))
+    learner.assortment.place()
+    assert learner.assortment.inheritance is not None
+    assert learner.assortment.inheritance.n_matched == 0
+    assert f"{learner.assortment.catalogue.space} here and unknown there" in caplog.text
 
 
 def test_in_an_evaluation_the_twin_inherits_too(model: Path) -> None:

@@ -11,6 +11,7 @@ from headrace.model.signals import ALL_TIME
 from headrace.streams.errors import SettingsError
 from headrace.streams.learner import Learner
 from headrace.streams.model_settings import model_config, pick_device
+from headrace.streams.wire import Item
 
 
 def counts_of(learner: Learner) -> dict[str, bytes]:
@@ -92,12 +93,12 @@ def test_all_is_counted_and_a_share_of_the_users_learned_from_while_behind(share
 
 def test_new_items_are_told_once_and_in_their_order() -> None:
     learner = learned(visits("tea", "milk", "tea", "soap"), size=3)
-    assert learner.new_items == [(0, "tea"), (1, "milk"), (2, "soap")]
+    assert learner.assortment.new_items == [(0, "tea"), (1, "milk"), (2, "soap")]
 
 
 def test_more_items_than_the_arrays_hold_make_them_grow() -> None:
     learner = Learner(small())
-    learner.admit([event("ann", f"item-{i}") for i in range(1025)])
+    learner.assortment.admit([event("ann", f"item-{i}") for i in range(1025)])
     assert learner.signals.capacity >= 1025
     assert learner.recommender.meta.capacity == learner.signals.capacity
     learner.learn(visits("item-0", "item-1024", "item-0"))
@@ -119,30 +120,30 @@ def test_the_least_recent_users_are_forgotten_beyond_the_bound() -> None:
 def category_of(learner: Learner, item: str) -> str | None:
     """Return the category that the item signals know of an item."""
     number = int(learner.signals.arrays.category[learner.vocabulary.index(item)])
-    return None if number < 0 else learner.categories.names()[number]
+    return None if number < 0 else learner.assortment.categories.names()[number]
 
 
 def test_an_item_gets_its_finest_category_before_or_after_it_is_admitted() -> None:
     learner = Learner(small())
-    learner.categorise("tea", ("drinks", "hot"))
+    learner.assortment.note(Item(item="tea", categories=("drinks", "hot")))
     learner.learn(visits("tea", "milk", "soap"))
-    learner.categorise("milk", ("drinks", "cold"))
-    learner.categorise("soap", ())
+    learner.assortment.note(Item(item="milk", categories=("drinks", "cold")))
+    learner.assortment.note(Item(item="soap", categories=()))
     assert [category_of(learner, item) for item in ("tea", "milk", "soap")] == ["hot", "cold", None]
 
 
 def test_a_change_of_category_travels_with_the_next_delta() -> None:
     learner = learned(visits("tea", "milk"))
     learner.signals.take_delta()
-    learner.categorise("milk", ("cold",))
+    learner.assortment.note(Item(item="milk", categories=("cold",)))
     assert learner.signals.take_delta()["items"].tolist() == [learner.vocabulary.index("milk")]
 
 
 def test_restored_categories_keep_their_numbers() -> None:
     learner = Learner(small())
-    learner.categories.restore(["cold", "hot"])
+    learner.assortment.categories.restore(["cold", "hot"])
     learner.learn(visits("tea"))
-    learner.categorise("tea", ("hot",))
+    learner.assortment.note(Item(item="tea", categories=("hot",)))
     assert learner.signals.arrays.category[0] == 1
 
 
@@ -157,13 +158,13 @@ def full_learner() -> Learner:
 
 def test_a_vocabulary_with_room_evicts_nothing() -> None:
     learner = learned(visits("tea", "milk"), max_items=20)
-    assert not learner.make_room()
+    assert not learner.assortment.make_room()
     assert learner.vocabulary.ids == ["tea", "milk"]
 
 
 def test_a_full_vocabulary_evicts_the_least_popular_and_forgets_all_about_it() -> None:
     learner = full_learner()
-    assert learner.make_room()
+    assert learner.assortment.make_room()
     assert learner.vocabulary.index("item-0") == -1
     assert learner.vocabulary.n_items == 19  # a twentieth of 20 is one
     assert 0 not in learner.signals.popular
@@ -178,7 +179,7 @@ def test_a_version_that_evicts_learns_first_what_it_is_about_to_forget() -> None
     learner = Learner(small(max_items=20))
     learner.learn(visits(*(f"item-{i}" for i in range(20))))
     before = learner.recommender.meta.encoder.positions.detach().clone()
-    assert learner.make_room()
+    assert learner.assortment.make_room()
     learner.serve_version()
     assert not learner.recommender.meta.encoder.positions.equal(before)
     assert learner.outer_loop.n_rehearsed == 0
@@ -188,15 +189,15 @@ def test_after_an_eviction_no_delta_repeats_what_the_checkpoint_has() -> None:
     learner = full_learner()
     learner.pairs.fit(learner.recommender.coefficients)
     assert learner.recommender.coefficients._changed
-    assert learner.make_room()
+    assert learner.assortment.make_room()
     assert not len(learner.recommender.coefficients.take_delta()["fitted"])
 
 
 def test_items_evicted_before_a_delta_told_them_are_not_told() -> None:
     # The version that follows carries all items: what still waited for a delta is out of date.
     learner = full_learner()
-    learner.make_room()
-    assert learner.new_items == []
+    learner.assortment.make_room()
+    assert learner.assortment.new_items == []
 
 
 # ------------------------------------------------------------------------------------- settings

@@ -13,6 +13,7 @@ from headrace.streams.errors import CheckpointError
 from headrace.streams.learner import Learner
 from headrace.streams.learner_state import pack_learner, restore
 from headrace.streams.publication import pack_model
+from headrace.streams.wire import Item
 
 STREAM = drawn(240)
 HALF = 128
@@ -96,10 +97,10 @@ def test_the_optimisers_go_on_too() -> None:
 
 def test_categories_keep_their_numbers_over_a_restart() -> None:
     learner = learned(STREAM[:HALF])
-    learner.categorise("item-0", ("cold",))
-    learner.categorise("item-1", ("hot",))
+    learner.assortment.note(Item(item="item-0", categories=("cold",)))
+    learner.assortment.note(Item(item="item-1", categories=("hot",)))
     resumed = restored(checkpoint(learner))
-    resumed.categorise("item-2", ("hot",))
+    resumed.assortment.note(Item(item="item-2", categories=("hot",)))
     index = resumed.vocabulary.indexes(["item-0", "item-1", "item-2"])
     assert resumed.signals.arrays.category[index].tolist() == [0, 1, 1]
 

@@ -235,7 +235,7 @@ def test_one_pass_over_before_and_after_prepares_what_two_do(learner: Learner) -
 def test_before_any_outer_step_the_adapted_user_ranks_as_the_frozen_one() -> None:
     untrained = Learner(learned([]).settings.model_copy(update={"inner_steps": 0}))
     stream = drawn(40)
-    untrained.admit([one for _, _, one in stream])
+    untrained.assortment.admit([one for _, _, one in stream])
     states, result = untrained.fold(stream)
     untrained.count(result, slice(None))
     judged = judge(untrained.recommender, result, states)

@@ -195,8 +195,8 @@ def test_a_replica_that_follows_by_deltas_ranks_as_the_learner(
     for batch in batches(STREAM[n_before:], 50):
         learner.learn(batch)
         learner.serve_delta()
-        delta = pack_delta(learner.recommender, learner.new_items)
-        learner.new_items = []
+        delta = pack_delta(learner.recommender, learner.assortment.new_items)
+        learner.assortment.new_items = []
         for _ in range(2):  # a delta that is applied again changes nothing
             apply_delta(delta, recommender, vocabulary)
     assert len(vocabulary) > n_known
@@ -213,7 +213,9 @@ def test_a_delta_carries_the_scoring_network_and_leaves_the_encoder() -> None:
     recommender, vocabulary = replica_of(learner)
     encoder = recommender.meta.encoder.items.detach().clone()
     learner.learn(STREAM[150:])
-    apply_delta(pack_delta(learner.recommender, learner.new_items), recommender, vocabulary)
+    apply_delta(
+        pack_delta(learner.recommender, learner.assortment.new_items), recommender, vocabulary
+    )
     torch.testing.assert_close(
         recommender.meta.small_state(), learner.recommender.meta.small_state()
     )
@@ -225,7 +227,9 @@ def test_a_delta_of_a_model_of_another_shape_is_refused() -> None:
     recommender, vocabulary = replica_of(learned(STREAM))
     other = learned(STREAM, neighbours=16)
     with pytest.raises(CheckpointError, match="does not fit"):
-        apply_delta(pack_delta(other.recommender, other.new_items), recommender, vocabulary)
+        apply_delta(
+            pack_delta(other.recommender, other.assortment.new_items), recommender, vocabulary
+        )
 
 
 def test_a_version_whose_parts_do_not_fit_is_refused() -> None:

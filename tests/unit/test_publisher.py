@@ -123,7 +123,7 @@ def test_a_checkpoint_that_takes_long_comes_with_some_versions_only(
     with ThreadPoolExecutor(1) as thread:
         publisher = Publisher(settings, learner, thread, positions)
         asyncio.run(publish(publisher))
-        monkeypatch.setattr(learner, "make_room", lambda **_: True)
+        monkeypatch.setattr(learner.assortment, "make_room", lambda **_: True)
         asyncio.run(publisher.publish_version(sent.send, GUARD, with_checkpoint=False))
 
         for n_announced, read_to in ((4, 60), (5, 63)):  # a role that is started again
@@ -269,8 +269,9 @@ def test_a_role_that_goes_on_lets_new_items_start_from_the_other_shop_as_before(
         Publisher(settings, again, thread, {}).restore()
         other.unlink()
         Publisher(settings, without, thread, {}).restore()
-    assert again.inheritance
-    assert not without.inheritance  # what it has learned itself does not wait for another's file
+    assert again.assortment.inheritance
+    # What it has learned itself does not wait for another's file.
+    assert not without.assortment.inheritance
     assert "start from nothing" in caplog.text
 
 

@@ -206,8 +206,8 @@ def test_what_nobody_took_is_not_popular(tmp_path: Path) -> None:
     shop = Shop(tmp_path, n_events=0).at_work()
     shop.learner.learn([("bob", 0, event("bob", "tea"))])
     for item in ("coffee", "milk"):
-        shop.learner.note(Item(item=item, vectors={"image": (1.0, 0.5)}))
-    shop.learner.place()
+        shop.learner.assortment.note(Item(item=item, vectors={"image": (1.0, 0.5)}))
+    shop.learner.assortment.place()
     shop.delta()
     with shop.serving._processing() as live:
         assert [live.vocabulary.ids[index] for index in live.popular] == ["tea"]

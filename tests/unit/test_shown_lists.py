@@ -138,7 +138,7 @@ def test_after_a_delta_that_gives_an_index_to_another_item_neither(
     shop = Shop(tmp_path).at_work()
     (before,) = shop.serving.process([work("ann", *CLICKS)])
     index = 3 if is_replaced else len(shop.learner.vocabulary)
-    shop.learner.new_items = [(index, "brand new")]
+    shop.learner.assortment.new_items = [(index, "brand new")]
     shop.delta()
     n_before = metric("judged_shown_total")
     answer, _ = asked(shop, "item-8", before)

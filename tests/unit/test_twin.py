@@ -44,7 +44,7 @@ def test_twin_grows_with_the_items() -> None:
     stream = drawn(1100, n_items=1100, n_users=40)
     wide = [(user, at, one.__class__(user=one.user, item=f"{at}", time_ms=one.time_ms))
             for user, at, one in stream]  # fmt: skip
-    learner.admit([one for _, _, one in wide])
+    learner.assortment.admit([one for _, _, one in wide])
     states, folded = learner.fold(wide[:50])
     judged = judge(learner.served, folded, states)
     assert judged is not None
@@ -59,7 +59,7 @@ def test_twin_forgets_evicted_items_and_what_is_rehearsed_of_them() -> None:
     twin, learner = evaluation._twin.outer_loop, evaluation.learner
     twin.meta.encoder.bias.data.fill_(1)
     assert twin.n_rehearsed
-    assert learner.make_room()
+    assert learner.assortment.make_room()
     gone = learner.vocabulary.ids.index("")
     assert twin.meta.encoder.bias[gone] == 0
     assert not twin.n_rehearsed
@@ -70,8 +70,8 @@ def test_twin_starts_anew_where_a_newer_item_takes_an_index() -> None:
     twin = Twin(learner).outer_loop
     for number in range(9):  # one more than may be held
         twin.meta.encoder.bias.data.fill_(1)
-        learner.note(Item(item=f"new-{number}", title=f"tea {number}"))
-        learner.place()
+        learner.assortment.note(Item(item=f"new-{number}", title=f"tea {number}"))
+        learner.assortment.place()
     assert twin.meta.encoder.bias[learner.vocabulary.index("new-8")] == 0
 
 
