@@ -129,6 +129,7 @@ class Evaluation:
         is_version = self._is_version_due(len(block))
         if is_version:
             learner.assortment.make_room()
+            learner.forget_users()
             learner.serve_version()
         learner.serve_delta()
         self.seconds += time.perf_counter() - started
