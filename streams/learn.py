@@ -36,12 +36,11 @@ from headrace.streams.intake import IntakeOptions
 from headrace.streams.learn_processes import processes_of
 from headrace.streams.learner import Learned, Learner
 from headrace.streams.learner_state import Positions
-from headrace.streams.micro_batch import decoded
 from headrace.streams.observe import observe_intake
 from headrace.streams.process import Readiness, Role, run_role
 from headrace.streams.publisher import Publisher, Send
 from headrace.streams.settings import Settings
-from headrace.streams.wire import Event, record_time_ms
+from headrace.streams.wire import Event, decode_event, record_time_ms
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +145,7 @@ class Learning:
         for record in records:
             record_ms = record_time_ms(record.timestamp, now_ms=now_ms)
             try:
-                event, _ = decoded(record, record_ms)
+                event = decode_event(record.value, key=record.key, record_time_ms=record_ms)
             except MalformedRecordError:
                 continue  # the adapt role sets it aside
             # A user's offsets count within a partition: one who is in two is learned as two.
@@ -279,8 +278,8 @@ async def _run(settings: Settings, readiness: Readiness, *, anew: bool) -> None:
         follower = Follower(settings, {settings.topic("items"): catalogue})
         follower.start()
 
-        guard = PauseGuard(settings.pause_limit_s)  # only now: restoring is no pause
-
+        # Restoring is no pause: it counts from here on.
+        guard = PauseGuard(settings.pause_limit_s)
         await run_role(
             Role(
                 app=app,

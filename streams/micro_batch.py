@@ -43,22 +43,23 @@ class MicroBatch:
         for record in batch.records:
             record_ms = record_time_ms(record.timestamp, now_ms=now_ms)
             try:
-                event, key = decoded(record, record_ms)
+                event = decode_event(record.value, key=record.key, record_time_ms=record_ms)
             except MalformedRecordError as exc:
                 self.dead_letters.append(dead_letter_of(record, exc))
             else:
-                self._coalesce(record, record_ms, event, key)
+                self._coalesce(record, record_ms, event)
 
-    def _coalesce(self, record: Any, record_ms: int, event: Event, key: bytes) -> None:
+    def _coalesce(self, record: Any, record_ms: int, event: Event) -> None:
         source = Source(
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,
             time_ms=event.time_ms,
         )
-        arrivals = self.users.get((record.partition, key))
+        key: StateKey = (record.partition, event.user.encode())
+        arrivals = self.users.get(key)
         if arrivals is None:
-            self.users[record.partition, key] = Arrivals(
+            self.users[key] = Arrivals(
                 user=event.user,
                 events=[(record.offset, event)],
                 source=source,
@@ -67,23 +68,6 @@ class MicroBatch:
         else:
             arrivals.events.append((record.offset, event))
             arrivals.source = source
-
-
-def decoded(record: Any, record_ms: int) -> tuple[Event, bytes]:
-    """Return the event and its user's key.
-
-    Raises:
-        MalformedRecordError: the record can never be applied.
-    """
-    try:
-        event = decode_event(record.value, key=record.key, record_time_ms=record_ms)
-        return event, event.user.encode()
-    except MalformedRecordError:
-        raise
-    except Exception as exc:
-        # Decoding depends on the record alone: whatever it raises, it would raise at every replay,
-        # and one record must never stop a partition for good.
-        raise MalformedRecordError("undecodable", f"{type(exc).__name__}: {exc}") from exc
 
 
 def in_rounds(keys: Iterable[StateKey]) -> list[list[StateKey]]:

@@ -10,15 +10,19 @@ make a frozen one takes nearly three times as long.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from functools import wraps
+from typing import Any, ParamSpec, TypedDict, TypeVar
 
 import msgpack
 
 from headrace.streams import schema
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.record_batches import VALUE_LIMIT_BYTES, Unreadable
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Actions that need no item: an event asks to forget its user, or to make their list anew.
 FORGET, REFRESH = "forget", "refresh"
@@ -109,6 +113,26 @@ def rec_id_of(user: str, source: Source) -> str:
 # ------------------------------------------------------------------------------------- decoding
 
 
+def _refusing(decode: Callable[P, T]) -> Callable[P, T]:
+    """Refuse a record whatever decoding raises.
+
+    That depends on the record alone: it would be raised at every replay and at every start, and one
+    record must never stop a partition for good.
+    """
+
+    @wraps(decode)
+    def decode_or_refuse(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return decode(*args, **kwargs)
+        except MalformedRecordError:
+            raise
+        except Exception as exc:
+            raise MalformedRecordError("undecodable", f"{type(exc).__name__}: {exc}") from exc
+
+    return decode_or_refuse
+
+
+@_refusing
 def decode_event(value: bytes | None, *, key: bytes | None, record_time_ms: int) -> Event:
     """Read one event. The key stands in for a missing ``user``, the record's time for ``time_ms``.
 
@@ -139,18 +163,30 @@ def decode_event(value: bytes | None, *, key: bytes | None, record_time_ms: int)
     )
 
 
+@_refusing
 def decode_item(value: bytes | None, *, key: bytes | None) -> Item:
     """Read one catalogue record; a tombstone (no value) withdraws the item named by the key.
 
     Raises:
         MalformedRecordError: the record can never be applied.
     """
-    try:
-        return _item_of(value, key)
-    except MalformedRecordError:
-        raise
-    except Exception as exc:  # as with events: it would be raised at every start
-        raise MalformedRecordError("undecodable", f"{type(exc).__name__}: {exc}") from exc
+    if value is None and key:
+        return Item(item=_id_of({"item": _text_of_key(key)}, "item"), active=False)
+    fields = _decode_map(value, schema.ITEM)
+    if fields.get("item") is None and key:
+        fields["item"] = _text_of_key(key)
+    active = _given(fields, "active", True)
+    if not isinstance(active, bool):
+        raise MalformedRecordError("wrong_type", "active must be true or false")
+    return Item(
+        item=_id_of(fields, "item"),
+        title=_text_of(fields, "title"),
+        categories=_categories_of(fields.get("categories")),
+        price=_price_of(fields.get("price")),
+        text=_text_of(fields, "text"),
+        vectors=vectors_of(fields.get("vectors")),
+        active=active,
+    )
 
 
 def decode_recommendation(value: bytes | None) -> Recommendation:
@@ -182,26 +218,6 @@ def decode_recommendation(value: bytes | None) -> Recommendation:
 def record_time_ms(timestamp_ms: int | None, *, now_ms: int) -> int:
     """Return when a record was written: now, if it does not say, or names a time to come."""
     return min(timestamp_ms, now_ms) if timestamp_ms and timestamp_ms > 0 else now_ms
-
-
-def _item_of(value: bytes | None, key: bytes | None) -> Item:
-    if value is None and key:
-        return Item(item=_id_of({"item": _text_of_key(key)}, "item"), active=False)
-    fields = _decode_map(value, schema.ITEM)
-    if fields.get("item") is None and key:
-        fields["item"] = _text_of_key(key)
-    active = _given(fields, "active", True)
-    if not isinstance(active, bool):
-        raise MalformedRecordError("wrong_type", "active must be true or false")
-    return Item(
-        item=_id_of(fields, "item"),
-        title=_text_of(fields, "title"),
-        categories=_categories_of(fields.get("categories")),
-        price=_price_of(fields.get("price")),
-        text=_text_of(fields, "text"),
-        vectors=vectors_of(fields.get("vectors")),
-        active=active,
-    )
 
 
 def _decode_map(

@@ -12,7 +12,7 @@ import msgpack
 import pytest
 from faust.types.tuples import TP
 
-from headrace.streams import metrics, micro_batch
+from headrace.streams import metrics, wire
 from headrace.streams.batches import HEADER_OVERHEAD_BYTES, RecordBatch, Watermarks
 from headrace.streams.compute import Computed, compute, in_parts
 from headrace.streams.engine import UserResult, UserWork
@@ -140,10 +140,10 @@ def test_a_micro_batch_counts_every_byte_that_it_holds() -> None:
 
 
 def test_whatever_decoding_raises_is_the_records_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> Event:
+    def fail(_: object) -> str:
         raise ZeroDivisionError("a defect of the decoder")
 
-    monkeypatch.setattr(micro_batch, "decode_event", fail)
+    monkeypatch.setattr(wire, "_action_of", fail)
     (letter,) = micro_batch_of(click(3, "ann")).dead_letters
     assert letter.reason == "undecodable"
     assert b"ZeroDivisionError" in (dict(letter.coordinates)["headrace.detail"] or b"")
