@@ -38,13 +38,7 @@ class Broadcast:
         fragment = Fragment.decode(record.value)
         delta = self._assembler.add(fragment)
         if delta is not None:
-            self._serving.apply(
-                fragment.epoch,
-                delta,
-                sequence=fragment.sequence,
-                published_ms=fragment.published_ms,
-                learned_to=fragment.learned_to,
-            )
+            self._serving.apply(delta, fragment)
 
     def _item(self, record: Any) -> None:
         self._serving.note_item(decode_item(record.value, key=record.key))

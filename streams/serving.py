@@ -20,7 +20,13 @@ from headrace.model.recommender import Recommender
 from headrace.streams import metrics
 from headrace.streams.engine import UserResult, UserWork
 from headrace.streams.errors import CheckpointError, TopicMismatchError
-from headrace.streams.publication import Announcement, apply_delta, unpack_model, unpack_weights
+from headrace.streams.publication import (
+    Announcement,
+    Fragment,
+    apply_delta,
+    unpack_model,
+    unpack_weights,
+)
 from headrace.streams.quality import Window
 from headrace.streams.refresh import Live, Refresher
 from headrace.streams.settings import Settings
@@ -129,27 +135,21 @@ class Serving:
             sequence=announcement.delta_sequence,
         )
 
-    def apply(
-        self,
-        epoch: int,
-        delta: bytes,
-        *,
-        sequence: int,
-        published_ms: int,
-        learned_to: Sequence[int] = (),
-    ) -> None:
+    def apply(self, delta: bytes, last: Fragment) -> None:
         """Apply a delta if it belongs to the epoch at work, and none before it is missing.
+
+        Its ``last`` fragment says which it is.
 
         Raises:
             CheckpointError: it is refused, or one is missing; the next checkpoint makes up for it.
         """
         with self._changing():
             live = self._live
-            if live is None or live.epoch != epoch or live.is_behind:
+            if live is None or live.epoch != last.epoch or live.is_behind:
                 return
             try:
-                if live.sequence is not None and sequence > live.sequence + 1:
-                    raise CheckpointError(f"delta {sequence} came after {live.sequence}")
+                if live.sequence is not None and last.sequence > live.sequence + 1:
+                    raise CheckpointError(f"delta {last.sequence} came after {live.sequence}")
                 has_replaced = apply_delta(
                     delta,
                     live.recommender,
@@ -161,13 +161,13 @@ class Serving:
                 raise CheckpointError(
                     f"{exc}; those after it are left out until a checkpoint is loaded"
                 ) from exc
-            live.sequence = sequence
-            live.learned_to = learned_to
+            live.sequence = last.sequence
+            live.learned_to = last.learned_to
             live.follow()
             if has_replaced:
                 self._refresher.shown.clear()  # they name indexes
         metrics.DELTAS_APPLIED.inc()
-        metrics.DELTA_AGE.set(max(0, self._now_ms() - published_ms) / 1000)
+        metrics.DELTA_AGE.set(max(0, self._now_ms() - last.published_ms) / 1000)
 
     def note_item(self, item: Item) -> None:
         """Take over a catalogue record."""

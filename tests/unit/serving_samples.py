@@ -10,7 +10,13 @@ from stream_samples import START_MS, drawn, event, learned, small
 from headrace.streams.engine import UserResult, UserWork
 from headrace.streams.learner import Learner
 from headrace.streams.learner_state import pack_learner
-from headrace.streams.publication import Announcement, pack_delta, pack_model, pack_weights
+from headrace.streams.publication import (
+    Announcement,
+    pack_delta,
+    pack_model,
+    pack_weights,
+    split,
+)
 from headrace.streams.serving import Serving
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
@@ -74,13 +80,14 @@ class Shop:
     def hand_over(self, delta: bytes, *, epoch: int = 1, learned_to: tuple[int, ...] = ()) -> None:
         """Let the next delta be this one."""
         self.sequence += 1
-        self.serving.apply(
-            epoch,
+        (fragment,) = split(
             delta,
+            epoch=epoch,
             sequence=self.sequence,
             published_ms=NOW_MS - 250,
             learned_to=learned_to,
         )
+        self.serving.apply(delta, fragment)
 
     def answer(self, *events: Event, state: UserState | None = None) -> Recommendation:
         """Return the list that answers one user's events."""
