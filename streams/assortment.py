@@ -214,7 +214,8 @@ class Assortment:
         if not len(gone):
             return False
         items = [self._vocabulary.ids[index] for index in gone]
-        self._learner.outer_loop.start_anew(gone)  # nothing that is rehearsed names them
+        for loop in self._learner.loops:
+            loop.start_anew(gone)  # nothing that is rehearsed names them
         self._evict(gone)
         for item in filter(self.catalogue.source_of, items):
             self._place_later(item)

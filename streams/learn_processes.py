@@ -43,7 +43,6 @@ SETTLE_S = 1.0  # in which a signal that is sent to all processes of a unit has 
 def processes_of(
     settings: Settings,
     *,
-    lost_after_s: float = LOST_AFTER_S,
     end: Callable[[int], object] = end_process,
 ) -> Iterator[Processes]:
     """Start ``learn_processes`` less ours, and end them at the end of the ``with`` block.
@@ -66,7 +65,7 @@ def processes_of(
             stack.callback(child.stop, limit_s=STOP_LIMIT_S)
             threading.Thread(target=_watch, args=(child, is_over, end), daemon=True).start()
         stack.callback(is_over.set)  # where they do not meet
-        _join(FIRST, n, file, limit_s=lost_after_s)
+        _join(FIRST, n, file, limit_s=LOST_AFTER_S)
         stack.callback(dist.destroy_process_group)  # which they end of
         stack.callback(is_over.set)
         yield SeveralProcesses()
