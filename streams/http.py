@@ -21,7 +21,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from prometheus_client import make_wsgi_app
 
 from headrace.streams.errors import SettingsError
-from headrace.streams.security import secret_of
+from headrace.streams.kafka.security import secret_of
 from headrace.streams.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,9 @@ from headrace.streams.settings import Settings
 NOISY = (
     *("aiokafka", "faust", "kafka", "mode", "numba"),
     # Faust logs under our names here.
-    *("headrace.streams.faust_app", "headrace.streams.fetching", "headrace.streams.intake"),
+    "headrace.streams.kafka.faust_app",
+    "headrace.streams.kafka.fetching",
+    "headrace.streams.kafka.intake",
 )
 SELDOM_S = 10.0
 MOST_MESSAGES, SHOWN_LETTERS = 1_000, 200  # by which they are told apart

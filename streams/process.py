@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.streams import metrics
-from headrace.streams.faust_app import IntakeApp
 from headrace.streams.guards import PauseGuard, Watchdog, end_process, now_s, tell_failure
+from headrace.streams.kafka.faust_app import IntakeApp
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from headrace.streams import adapt, http, learn, metrics
-from headrace.streams.access import require_access
-from headrace.streams.broadcast import Broadcast
+from headrace.streams import http, metrics
+from headrace.streams.adapt import role as adapt
+from headrace.streams.adapt.broadcast import Broadcast
+from headrace.streams.adapt.serving import Serving
 from headrace.streams.errors import (
     BrokerRefusedError,
     BrokerUnreachableError,
@@ -18,10 +19,11 @@ from headrace.streams.errors import (
     UnreadableError,
 )
 from headrace.streams.guards import EXIT_FAILED, EXIT_REFUSED, EXIT_UNAVAILABLE, end_process
+from headrace.streams.kafka.access import require_access
+from headrace.streams.learn import role as learn
 from headrace.streams.logs import start_logging
 from headrace.streams.model_settings import pick_device
 from headrace.streams.process import Readiness
-from headrace.streams.serving import Serving
 from headrace.streams.settings import Settings
 
 logger = logging.getLogger(__name__)

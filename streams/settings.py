@@ -29,9 +29,9 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as PydanticSettingsError
 
 from headrace.model.config import REMEMBERED, MetaLearning
-from headrace.streams import security
 from headrace.streams.actions import check_actions
 from headrace.streams.errors import SettingsError
+from headrace.streams.kafka import security
 
 PREFIX = "HEADRACE_"
 FILE_VARIABLE = "HEADRACE_SETTINGS"

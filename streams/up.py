@@ -14,8 +14,8 @@ from itertools import count, islice
 from headrace.streams.child import Child
 from headrace.streams.errors import RoleFailedError
 from headrace.streams.guards import EXIT_REFUSED, EXIT_WRONG
+from headrace.streams.kafka.security import SECRETS
 from headrace.streams.logs import start_logging
-from headrace.streams.security import SECRETS
 from headrace.streams.settings import PREFIX, Settings, changed
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ import msgpack
 
 from headrace.streams import schema
 from headrace.streams.errors import MalformedRecordError
-from headrace.streams.record_batches import VALUE_LIMIT_BYTES, Unreadable
+from headrace.streams.kafka.record_batches import VALUE_LIMIT_BYTES, Unreadable
 
 P = ParamSpec("P")
 T = TypeVar("T")

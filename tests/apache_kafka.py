@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from headrace.streams.broker import HOST, free_ports, wait_until_ready
 from headrace.streams.child import Child
 from headrace.streams.errors import BrokerUnreachableError
+from headrace.streams.kafka.broker import HOST, free_ports, wait_until_ready
 from headrace.streams.settings import Settings
 
 HERE = Path(__file__).parent / "kafka_node"

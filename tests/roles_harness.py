@@ -10,12 +10,12 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
-from headrace.streams.broker import free_ports
 from headrace.streams.child import Child
-from headrace.streams.produce import publish_events
-from headrace.streams.scrape import Scrape, scrape
+from headrace.streams.kafka.broker import free_ports
+from headrace.streams.kafka.topics import create_topics
 from headrace.streams.settings import PREFIX, Settings
-from headrace.streams.topics import create_topics
+from headrace.streams.tools.produce import publish_events
+from headrace.streams.tools.scrape import Scrape, scrape
 from headrace.streams.up import environment_of
 from headrace.streams.wire import Event
 

@@ -11,12 +11,18 @@ from pathlib import Path
 import numpy as np
 
 from headrace.streams import schema
-from headrace.streams.learner import Learner
-from headrace.streams.learner_state import pack_learner
-from headrace.streams.publication import Announcement, pack_delta, pack_model, pack_weights, split
+from headrace.streams.learn.learner import Learner
+from headrace.streams.learn.learner_state import pack_learner
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
-from headrace.streams.store import StoredFile
+from headrace.streams.versions.publication import (
+    Announcement,
+    pack_delta,
+    pack_model,
+    pack_weights,
+    split,
+)
+from headrace.streams.versions.store import StoredFile
 from headrace.streams.wire import FORGET, Event, Item, Reason, Recommendation, Source, encode
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -18,15 +18,16 @@ import faust
 import msgpack
 from aiokafka import AIOKafkaConsumer
 
-from headrace.streams import adapt, http
-from headrace.streams.engine import UserResult, UserWork
-from headrace.streams.faust_app import broker_options
+from headrace.streams import http
+from headrace.streams.adapt import role as adapt
+from headrace.streams.adapt.engine import UserResult, UserWork
+from headrace.streams.adapt.serving import Serving
 from headrace.streams.guards import end_process
+from headrace.streams.kafka.faust_app import broker_options
+from headrace.streams.kafka.security import client_options
+from headrace.streams.learn.publisher import announcements
 from headrace.streams.model_settings import pick_device
 from headrace.streams.process import Readiness
-from headrace.streams.publisher import announcements
-from headrace.streams.security import client_options
-from headrace.streams.serving import Serving
 from headrace.streams.settings import Settings, load
 from headrace.streams.state import UserState
 from headrace.streams.wire import Recommendation, Source, decode_event, encode, rec_id_of

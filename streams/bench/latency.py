@@ -20,12 +20,12 @@ from aiokafka import AIOKafkaProducer
 from headrace.streams.bench import stage
 from headrace.streams.bench.measuring import Row
 from headrace.streams.bench.shop import EVENTS_EACH, open_shop
-from headrace.streams.clients import reader
 from headrace.streams.errors import StreamsError
-from headrace.streams.produce import publish_events
-from headrace.streams.scrape import Scrape
-from headrace.streams.security import client_options
+from headrace.streams.kafka.clients import reader
+from headrace.streams.kafka.security import client_options
 from headrace.streams.settings import Settings
+from headrace.streams.tools.produce import publish_events
+from headrace.streams.tools.scrape import Scrape
 from headrace.streams.wire import Event, Recommendation, decode_recommendation, encode
 
 LOADS = (0.25, 0.5, 0.75, 0.9)  # of what the workers carry when events wait

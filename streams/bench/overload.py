@@ -17,12 +17,12 @@ from headrace.streams.bench.measuring import Row
 from headrace.streams.bench.shop import EVENTS_EACH, open_shop
 from headrace.streams.bench.soak import held, sampled
 from headrace.streams.child import Child
-from headrace.streams.clients import reader
 from headrace.streams.errors import StreamsError
-from headrace.streams.produce import publish_events
-from headrace.streams.replay import at_rate, paced
-from headrace.streams.scrape import Scrape, scrape
+from headrace.streams.kafka.clients import reader
 from headrace.streams.settings import Settings
+from headrace.streams.tools.produce import publish_events
+from headrace.streams.tools.replay import at_rate, paced
+from headrace.streams.tools.scrape import Scrape, scrape
 from headrace.streams.wire import Event, decode_recommendation
 
 CAPACITY_EVENTS = 3_000

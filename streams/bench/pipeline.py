@@ -19,8 +19,8 @@ from headrace.streams.bench import contenders, stage
 from headrace.streams.bench.measuring import Figure, Row
 from headrace.streams.bench.shop import Shop, open_shop, states_of
 from headrace.streams.errors import StreamsError
-from headrace.streams.produce import publish_events
 from headrace.streams.settings import Settings
+from headrace.streams.tools.produce import publish_events
 from headrace.streams.up import child_environment
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headrace.streams.plots import COLOURS
+from headrace.streams.evaluation.plots import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -24,22 +24,22 @@ from typing import NamedTuple
 
 import numpy as np
 
+from headrace.streams.adapt.compute import compute
+from headrace.streams.adapt.micro_batch import Arrivals, MicroBatch, StateKey
+from headrace.streams.adapt.serving import Serving
+from headrace.streams.adapt.user_states import UserStates
 from headrace.streams.bench import stage
 from headrace.streams.bench.measuring import resident_bytes, seconds_of
 from headrace.streams.bench.shop import COUNTED, Shop, open_shop, states_of, stock
 from headrace.streams.column import Column
-from headrace.streams.compute import compute
 from headrace.streams.guards import PauseGuard
-from headrace.streams.learner import Learner
-from headrace.streams.micro_batch import Arrivals, MicroBatch, StateKey
+from headrace.streams.learn.learner import Learner
+from headrace.streams.learn.publisher import Publisher
 from headrace.streams.model_settings import pick_device
 from headrace.streams.process import collect_rarely
-from headrace.streams.publication import Announcement
-from headrace.streams.publisher import Publisher
-from headrace.streams.serving import Serving
 from headrace.streams.settings import Settings, load
 from headrace.streams.state import UserState
-from headrace.streams.user_states import UserStates
+from headrace.streams.versions.publication import Announcement
 from headrace.streams.wire import Event, Source
 
 N_ITEMS = 10_000

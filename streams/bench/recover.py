@@ -15,13 +15,13 @@ from typing import NamedTuple
 from headrace.streams.bench import stage
 from headrace.streams.bench.measuring import Figure, Row, resident_bytes, sizes_up_to
 from headrace.streams.bench.shop import Shop, open_shop, states_of
-from headrace.streams.broker import free_ports
 from headrace.streams.child import Child
-from headrace.streams.clients import Reader, reader
-from headrace.streams.produce import publish_events
-from headrace.streams.scrape import scrape
+from headrace.streams.kafka.broker import free_ports
+from headrace.streams.kafka.clients import Reader, reader
+from headrace.streams.kafka.topics import create_topics
 from headrace.streams.settings import Settings
-from headrace.streams.topics import create_topics
+from headrace.streams.tools.produce import publish_events
+from headrace.streams.tools.scrape import scrape
 
 SIZES = (10_000, 100_000)  # states, below the largest asked for
 STATE_BYTES = 5_000  # of one, in the worker's memory and in the embedded broker's

@@ -14,8 +14,8 @@ from headrace.streams.bench.measuring import Figure, Row
 from headrace.streams.bench.shop import Shop, open_shop
 from headrace.streams.child import Child
 from headrace.streams.errors import StreamsError
-from headrace.streams.produce import publish_events
 from headrace.streams.settings import Settings
+from headrace.streams.tools.produce import publish_events
 
 TO_US = 1e6
 PARTS = ("fold", "model", "states")  # as the worker's metric has them

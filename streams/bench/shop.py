@@ -10,7 +10,7 @@ import numpy as np
 
 from headrace.model.item_regression import N_REGRESSORS
 from headrace.model.signals import N_RELATIONS
-from headrace.streams.learner import Learner
+from headrace.streams.learn.learner import Learner
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
 from headrace.streams.wire import Event

@@ -18,14 +18,14 @@ import numpy as np
 from headrace.model.arrays import Bools, Doubles
 from headrace.streams.bench import stage
 from headrace.streams.bench.measuring import Row, resident_bytes
-from headrace.streams.broker import free_port
 from headrace.streams.child import Child
 from headrace.streams.errors import StreamsError
-from headrace.streams.produce import publish_events
-from headrace.streams.replay import at_rate, paced
-from headrace.streams.scrape import scrape
+from headrace.streams.kafka.broker import free_port
+from headrace.streams.kafka.topics import create_topics
 from headrace.streams.settings import Settings
-from headrace.streams.topics import create_topics
+from headrace.streams.tools.produce import publish_events
+from headrace.streams.tools.replay import at_rate, paced
+from headrace.streams.tools.scrape import scrape
 from headrace.streams.up import ROLES
 from headrace.streams.wire import Event
 

@@ -15,18 +15,18 @@ from typing import Any, NamedTuple, TypeVar
 from aiokafka import AIOKafkaProducer
 
 from headrace.streams.bench.shop import Shop, states_of
-from headrace.streams.broker import free_port, free_ports
 from headrace.streams.child import Child
-from headrace.streams.clients import admin, outbox
 from headrace.streams.errors import StreamsError
 from headrace.streams.guards import PauseGuard
-from headrace.streams.publication import pack_delta
-from headrace.streams.publisher import Publisher
-from headrace.streams.scrape import FOR_THIS_MACHINE, Scrape, scrape, summed
-from headrace.streams.security import client_options
+from headrace.streams.kafka.broker import free_port, free_ports
+from headrace.streams.kafka.clients import admin, outbox
+from headrace.streams.kafka.security import client_options
+from headrace.streams.kafka.topics import create_topics, users_changelog
+from headrace.streams.learn.publisher import Publisher
 from headrace.streams.settings import Settings
-from headrace.streams.topics import create_topics, users_changelog
+from headrace.streams.tools.scrape import FOR_THIS_MACHINE, Scrape, scrape, summed
 from headrace.streams.up import child_environment
+from headrace.streams.versions.publication import pack_delta
 
 T = TypeVar("T")
 

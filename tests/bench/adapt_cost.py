@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from headrace.model.recommender import Recommender
+from headrace.streams.adapt.lists import ListMaker
 from headrace.streams.bench.shop import open_shop
-from headrace.streams.learner import Learner
-from headrace.streams.lists import ListMaker
+from headrace.streams.learn.learner import Learner
 from headrace.streams.prequential import Folded, fold, gradient_sums, judge, prepare, served
 from headrace.streams.settings import load
 from headrace.streams.state import UserState

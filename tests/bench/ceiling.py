@@ -34,13 +34,13 @@ from headrace.model.session_neighbours import (
     learn_stream,
     new_sequences,
 )
-from headrace.streams.evaluate import EVENTS_PER_DELTA, EVENTS_PER_VERSION, blocks_of
-from headrace.streams.files import interactions, load_events
-from headrace.streams.files_items import load_items
-from headrace.streams.learner import Learner
+from headrace.streams.evaluation.evaluate import EVENTS_PER_DELTA, EVENTS_PER_VERSION, blocks_of
+from headrace.streams.evaluation.report import K
+from headrace.streams.learn.learner import Learner
 from headrace.streams.prequential import judge, served
-from headrace.streams.report import K
 from headrace.streams.settings import Settings, load
+from headrace.streams.tools.files import interactions, load_events
+from headrace.streams.tools.files_items import load_items
 
 TREES = 150
 

@@ -17,18 +17,18 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from headrace.streams.batches import Receipt, RecordBatch
+from headrace.streams.adapt.compute import compute
+from headrace.streams.adapt.micro_batch import MicroBatch
+from headrace.streams.adapt.user_states import UserStates
 from headrace.streams.bench import stage
 from headrace.streams.bench.contenders import NoOp
 from headrace.streams.bench.measuring import Row, as_json, machine, resident_bytes, show
 from headrace.streams.bench.shop import Shop, open_shop
-from headrace.streams.broker import EmbeddedBroker
-from headrace.streams.clients import outbox
-from headrace.streams.compute import compute
-from headrace.streams.learner import Learner
-from headrace.streams.micro_batch import MicroBatch
+from headrace.streams.kafka.batches import Receipt, RecordBatch
+from headrace.streams.kafka.broker import EmbeddedBroker
+from headrace.streams.kafka.clients import outbox
+from headrace.streams.learn.learner import Learner
 from headrace.streams.settings import Settings, load
-from headrace.streams.user_states import UserStates
 from headrace.streams.wire import MAX_EVENT_BYTES, Event, encode
 
 N_USERS, N_ITEMS = 200, 1_000  # of the shop that a worker serves

@@ -10,11 +10,11 @@ import argparse
 import json
 
 from headrace.streams.bench.measuring import Figure, Row, as_json, machine, seconds_of, show
-from headrace.streams.files import events_of, load_events
-from headrace.streams.learn_processes import processes_of
-from headrace.streams.learner import Learner
+from headrace.streams.learn.learner import Learner
+from headrace.streams.learn.processes import processes_of
 from headrace.streams.model_settings import pick_device
 from headrace.streams.settings import Settings, load
+from headrace.streams.tools.files import events_of, load_events
 from headrace.streams.wire import Event
 
 

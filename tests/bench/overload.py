@@ -16,7 +16,7 @@ from prometheus_tools import find_or_download
 
 from headrace.streams.bench import overload
 from headrace.streams.bench.measuring import as_json, machine, show
-from headrace.streams.broker import EmbeddedBroker, free_port
+from headrace.streams.kafka.broker import EmbeddedBroker, free_port
 from headrace.streams.settings import load
 
 

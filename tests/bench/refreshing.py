@@ -19,14 +19,19 @@ import numpy as np
 
 from headrace.model.ranking_metrics import MISS, UNSCORED, gains_at
 from headrace.model.significance import paired_difference
-from headrace.streams.engine import UserWork
-from headrace.streams.evaluate import EVENTS_PER_DELTA, EVENTS_PER_VERSION, Block, blocks_of
-from headrace.streams.files import interactions, load_events
-from headrace.streams.learner import Learner
-from headrace.streams.refresh import Live, Refresher
-from headrace.streams.report import K
+from headrace.streams.adapt.engine import UserWork
+from headrace.streams.adapt.refresh import Live, Refresher
+from headrace.streams.evaluation.evaluate import (
+    EVENTS_PER_DELTA,
+    EVENTS_PER_VERSION,
+    Block,
+    blocks_of,
+)
+from headrace.streams.evaluation.report import K
+from headrace.streams.learn.learner import Learner
 from headrace.streams.settings import Settings, load
 from headrace.streams.state import UserState
+from headrace.streams.tools.files import interactions, load_events
 from headrace.streams.wire import REFRESH, Event, Source
 
 NEVER = float("inf")

@@ -16,11 +16,11 @@ import numpy as np
 import polars as pl
 
 from headrace.model.ranking_metrics import gains_at
-from headrace.streams.evaluate import CONTENDERS, Evaluation
-from headrace.streams.files import interactions, load_events
-from headrace.streams.files_items import load_items
-from headrace.streams.report import K, ScoredStream, adapting, second_half, summarise
+from headrace.streams.evaluation.evaluate import CONTENDERS, Evaluation
+from headrace.streams.evaluation.report import K, ScoredStream, adapting, second_half, summarise
 from headrace.streams.settings import load
+from headrace.streams.tools.files import interactions, load_events
+from headrace.streams.tools.files_items import load_items
 
 
 def run(file: str, seeds: range, n_events: int) -> None:

@@ -11,12 +11,12 @@ import argparse
 import sys
 
 from headrace.streams.bench import contenders, stage
-from headrace.streams.broker import EmbeddedBroker, free_port
 from headrace.streams.child import Child
-from headrace.streams.files import events_of, load_events
-from headrace.streams.produce import publish_events
+from headrace.streams.kafka.broker import EmbeddedBroker, free_port
+from headrace.streams.kafka.topics import create_topics
 from headrace.streams.settings import Settings, load
-from headrace.streams.topics import create_topics
+from headrace.streams.tools.files import events_of, load_events
+from headrace.streams.tools.produce import publish_events
 from headrace.streams.up import child_environment
 
 NO_OP = ("-m", contenders.__name__, contenders.no_op.__name__, "0")

@@ -22,11 +22,11 @@ import polars as pl
 from headrace.model.ablation import PARTS
 from headrace.model.ranking_metrics import UNSCORED, gains_at
 from headrace.model.significance import paired_difference
-from headrace.streams.evaluate import Evaluation
-from headrace.streams.files import interactions, load_events
-from headrace.streams.files_items import load_items
-from headrace.streams.report import K
+from headrace.streams.evaluation.evaluate import Evaluation
+from headrace.streams.evaluation.report import K
 from headrace.streams.settings import load
+from headrace.streams.tools.files import interactions, load_events
+from headrace.streams.tools.files_items import load_items
 from headrace.streams.wire import Item
 
 SETS = {

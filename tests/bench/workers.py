@@ -11,7 +11,7 @@ import json
 from headrace.streams.bench import scale
 from headrace.streams.bench.measuring import Figure, Row, as_json, machine, show
 from headrace.streams.bench.shop import open_shop
-from headrace.streams.broker import EmbeddedBroker
+from headrace.streams.kafka.broker import EmbeddedBroker
 from headrace.streams.settings import load
 
 

@@ -10,11 +10,11 @@ from apache_kafka import apache_kafka
 from roles_harness import SMALL
 from secure_kafka import NOBODY, As, SecureKafka, secure_kafka
 
-from headrace.streams.access import TOPICS, grant
-from headrace.streams.broker import EmbeddedBroker, free_ports
 from headrace.streams.child import Child
+from headrace.streams.kafka.access import TOPICS, grant
+from headrace.streams.kafka.broker import EmbeddedBroker, free_ports
+from headrace.streams.kafka.topics import create_topics
 from headrace.streams.settings import Settings
-from headrace.streams.topics import create_topics
 
 BROKER = pytest.StashKey[Child]()
 KAFKA_DATA = pytest.StashKey[Path]()

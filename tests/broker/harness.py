@@ -20,9 +20,9 @@ from typing import Any, Self
 from confluent_kafka import Consumer, Producer, TopicPartition
 from kafka import KafkaProducer
 
+from headrace.streams.kafka.topics import create_topics, users_changelog
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
-from headrace.streams.topics import create_topics, users_changelog
 from headrace.streams.wire import (
     FORGET,
     Event,

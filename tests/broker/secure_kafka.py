@@ -20,9 +20,9 @@ from apache_kafka import (
     start_node,
 )
 
-from headrace.streams.access import TOPICS
-from headrace.streams.broker import HOST, free_ports, wait_until_ready
 from headrace.streams.child import Child
+from headrace.streams.kafka.access import TOPICS
+from headrace.streams.kafka.broker import HOST, free_ports, wait_until_ready
 from headrace.streams.settings import Settings
 
 SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")

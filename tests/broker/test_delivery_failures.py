@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from harness import Fleet, Watcher, deploy, java_publisher
 
-from headrace.streams.clients import admin
 from headrace.streams.errors import TopicMismatchError
 from headrace.streams.guards import EXIT_PAUSED, EXIT_WRONG
+from headrace.streams.kafka.clients import admin
+from headrace.streams.kafka.topics import create_topics
 from headrace.streams.settings import Settings
-from headrace.streams.topics import create_topics
 
 USERS = [f"user-{number}" for number in range(40)]
 PER_SECOND = 400

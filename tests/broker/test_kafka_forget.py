@@ -16,9 +16,9 @@ from confluent_kafka.admin import (
 from harness import Fleet, Watcher, deploy, java_publisher
 from test_tools_forget import forget
 
-from headrace.streams.produce import publish_events
+from headrace.streams.kafka.topics import users_changelog
 from headrace.streams.settings import Settings
-from headrace.streams.topics import users_changelog
+from headrace.streams.tools.produce import publish_events
 from headrace.streams.wire import Event
 
 USER = "user-who-asks-7f3a91"

@@ -6,9 +6,9 @@ import pytest
 from confluent_kafka import KafkaError, Producer
 from harness import deploy
 
-from headrace.streams.lease import CLOCKS_DIFFER_S, STALE_AFTER_S
+from headrace.streams.kafka.lease import CLOCKS_DIFFER_S, STALE_AFTER_S
+from headrace.streams.kafka.topics import users_changelog
 from headrace.streams.settings import Settings
-from headrace.streams.topics import users_changelog
 
 
 def answer_to(settings: Settings, topic: str, *, stamped_s: float) -> KafkaError | None:

@@ -11,10 +11,11 @@ from pydantic import SecretStr
 from roles_harness import POLL_S, RoleProcess, shoppers
 from secure_kafka import As, SecureKafka
 
-from headrace.streams import child, consume
-from headrace.streams.clients import outbox
-from headrace.streams.produce import publish_events
+from headrace.streams import child
+from headrace.streams.kafka.clients import outbox
 from headrace.streams.settings import Settings
+from headrace.streams.tools import consume
+from headrace.streams.tools.produce import publish_events
 
 pytestmark = pytest.mark.timeout(900)  # with the start of the node, on a loaded machine
 

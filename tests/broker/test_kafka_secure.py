@@ -7,15 +7,15 @@ import pytest
 from roles_harness import RoleProcess, roles, shoppers
 from secure_kafka import MECHANISMS, NOBODY, As, Certificates, SecureKafka
 
-from headrace.streams import consume
-from headrace.streams.access import Right, give, grant, rights_of
-from headrace.streams.broker import HOST
-from headrace.streams.clients import admin, outbox, reader
 from headrace.streams.errors import BrokerRefusedError, StreamsError
 from headrace.streams.guards import EXIT_REFUSED
-from headrace.streams.produce import publish_events
+from headrace.streams.kafka.access import Right, give, grant, rights_of
+from headrace.streams.kafka.broker import HOST
+from headrace.streams.kafka.clients import admin, outbox, reader
+from headrace.streams.kafka.topics import create_topics, topics_of, users_changelog
 from headrace.streams.settings import Settings
-from headrace.streams.topics import create_topics, topics_of, users_changelog
+from headrace.streams.tools import consume
+from headrace.streams.tools.produce import publish_events
 
 pytestmark = pytest.mark.timeout(900)  # with the start of the node, on a loaded machine
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from headrace.streams.clients import outbox
-from headrace.streams.follower import Follower
+from headrace.streams.kafka.clients import outbox
+from headrace.streams.kafka.follower import Follower
+from headrace.streams.kafka.topics import create_topics
 from headrace.streams.settings import Settings
-from headrace.streams.topics import create_topics
 
 LIMIT_S = 30.0
 AGAIN = b"read the deltas again"

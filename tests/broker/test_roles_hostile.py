@@ -6,8 +6,8 @@ from roles_harness import publish, roles, shoppers, small_deployment
 from test_delivery_hostile import BOMB, ROOM_BYTES, Mangled, producer, resident_bytes
 from test_roles_lists import act_until
 
-from headrace.streams.produce import publish_items
 from headrace.streams.settings import Settings
+from headrace.streams.tools.produce import publish_items
 from headrace.streams.wire import Item, encode
 
 N_EVENTS = 200

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from roles_harness import WAIT_LIMIT_S, publish, roles, shoppers, small_deployment
 
-from headrace.streams import learn_processes
 from headrace.streams.guards import EXIT_FAILED
+from headrace.streams.learn import processes
 from headrace.streams.settings import Settings
 
 
 def further_processes(role: int) -> list[int]:
     """Return the processes that compute gradients for a role's."""
     children = map(int, Path(f"/proc/{role}/task/{role}/children").read_text().split())
-    name = learn_processes.__name__
+    name = processes.__name__
     return [pid for pid in children if name in Path(f"/proc/{pid}/cmdline").read_text()]
 
 

@@ -14,8 +14,8 @@ from roles_harness import (
     small_deployment,
 )
 
-from headrace.streams.produce import publish_items
 from headrace.streams.settings import Settings
+from headrace.streams.tools.produce import publish_items
 from headrace.streams.wire import REFRESH, Event, Item, Recommendation, rec_id_of
 
 LATER_MS = 1_700_009_000_000

@@ -16,14 +16,14 @@ from roles_harness import (
 )
 
 from headrace.model.signals import ALL_TIME
-from headrace.streams.broker import free_port
 from headrace.streams.guards import EXIT_PAUSED, EXIT_WRONG
-from headrace.streams.learner import Learner
-from headrace.streams.learner_state import restore
-from headrace.streams.publication import ANNOUNCEMENT_KEY, Announcement
-from headrace.streams.publisher import announcements
+from headrace.streams.kafka.broker import free_port
+from headrace.streams.learn.learner import Learner
+from headrace.streams.learn.learner_state import restore
+from headrace.streams.learn.publisher import announcements
 from headrace.streams.settings import Settings
-from headrace.streams.store import ModelStore
+from headrace.streams.versions.publication import ANNOUNCEMENT_KEY, Announcement
+from headrace.streams.versions.store import ModelStore
 from headrace.streams.wire import decode_recommendation
 
 CHUNK = 50

@@ -6,9 +6,9 @@ import pytest
 
 from headrace.streams.bench import latency, overload, pipeline, recover, scale, soak, stage
 from headrace.streams.bench.measuring import Figure
-from headrace.streams.clients import admin
+from headrace.streams.kafka.clients import admin
+from headrace.streams.kafka.topics import create_topics
 from headrace.streams.settings import Settings
-from headrace.streams.topics import create_topics
 
 N_EVENTS, N_USERS = 1_000, 50
 ROOM_BYTES = 250_000_000  # for histories that fill up, and the largest micro-batch

@@ -9,17 +9,17 @@ from contextlib import suppress
 
 import pytest
 
-from headrace.streams.access import grant
-from headrace.streams.broker import EmbeddedBroker, free_port
-from headrace.streams.clients import admin
 from headrace.streams.errors import BrokerRefusedError, BrokerUnreachableError, SettingsError
+from headrace.streams.kafka.access import grant
+from headrace.streams.kafka.broker import EmbeddedBroker, free_port
+from headrace.streams.kafka.clients import admin
 from headrace.streams.settings import Settings
 
 LIMIT_S = 30
 
 HOLDER = """
-from headrace.streams.access import grant
-from headrace.streams.broker import EmbeddedBroker
+from headrace.streams.kafka.access import grant
+from headrace.streams.kafka.broker import EmbeddedBroker
 import sys
 with EmbeddedBroker() as broker:
     print(broker.child.pid, flush=True)
@@ -29,12 +29,12 @@ with EmbeddedBroker() as broker:
 # In a process of its own: a client whose broker is gone leaves its sockets to the end of it.
 PUBLISHER = """
 import os, signal
-from headrace.streams import clients
-from headrace.streams.broker import EmbeddedBroker
+from headrace.streams.kafka import clients
+from headrace.streams.kafka.broker import EmbeddedBroker
 from headrace.streams.errors import BrokerUnreachableError
-from headrace.streams.produce import publish_events
+from headrace.streams.tools.produce import publish_events
 from headrace.streams.settings import Settings
-from headrace.streams.topics import create_topics
+from headrace.streams.kafka.topics import create_topics
 from headrace.streams.wire import Event
 
 def events(broker):

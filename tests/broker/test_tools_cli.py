@@ -7,13 +7,13 @@ import pytest
 from click.testing import CliRunner
 from kafka import KafkaProducer
 
-from headrace.streams.cli import main
-from headrace.streams.clients import admin, outbox, reader
-from headrace.streams.consume import all_lists, current_lists, follow_lists
-from headrace.streams.dead_letters import dead_letter_headers
+from headrace.streams.cli.main import main
 from headrace.streams.errors import StreamsError
+from headrace.streams.kafka.clients import admin, outbox, reader
+from headrace.streams.kafka.dead_letters import dead_letter_headers
+from headrace.streams.kafka.topics import create_topics
 from headrace.streams.settings import Settings
-from headrace.streams.topics import create_topics
+from headrace.streams.tools.consume import all_lists, current_lists, follow_lists
 from headrace.streams.wire import (
     Event,
     Item,

@@ -5,9 +5,9 @@ from pathlib import Path
 from click.testing import CliRunner
 from harness import Fleet, Watcher, deploy, java_publisher, librdkafka_publisher
 
-from headrace.streams.cli import main
+from headrace.streams.cli.main import main
+from headrace.streams.kafka.topics import users_changelog
 from headrace.streams.settings import Settings
-from headrace.streams.topics import users_changelog
 
 USERS = ["ann", "bob", "cem", "dee"]
 

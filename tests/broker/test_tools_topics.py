@@ -3,11 +3,11 @@
 import pytest
 from kafka.admin import ConfigResource
 
-from headrace.streams.broker import free_port
-from headrace.streams.clients import admin
 from headrace.streams.errors import BrokerUnreachableError, StreamsError, TopicMismatchError
+from headrace.streams.kafka.broker import free_port
+from headrace.streams.kafka.clients import admin
+from headrace.streams.kafka.topics import create_topics, require_topics, topics_of, users_changelog
 from headrace.streams.settings import Settings
-from headrace.streams.topics import create_topics, require_topics, topics_of, users_changelog
 
 
 def test_topics_have_their_partitions_and_clean_up(settings: Settings) -> None:

@@ -10,8 +10,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from headrace.streams import adapt
-from headrace.streams.engine import UserResult, UserWork
+from headrace.streams.adapt import role as adapt
+from headrace.streams.adapt.engine import UserResult, UserWork
 from headrace.streams.settings import load
 from headrace.streams.wire import Recommendation, rec_id_of
 

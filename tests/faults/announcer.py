@@ -2,8 +2,8 @@
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
-from headrace.streams.publication import ANNOUNCEMENT_KEY
 from headrace.streams.settings import Settings
+from headrace.streams.versions.publication import ANNOUNCEMENT_KEY
 
 
 class Announcer:

@@ -20,8 +20,8 @@ from confluent_kafka.admin import AdminClient
 from network import HOST, Network
 from schedule import NODES
 
-from headrace.streams.broker import free_ports
 from headrace.streams.child import Child
+from headrace.streams.kafka.broker import free_ports
 
 PROBE_S = 0.2
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from headrace.streams.settings import Settings
 from headrace.streams.up import child_environment
 
-IMPORTED = ["headrace.streams.cli", "headrace.streams.roles", "torch._dynamo"]
+IMPORTED = ["headrace.streams.cli.main", "headrace.streams.roles", "torch._dynamo"]
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(IMPORTED)
@@ -31,6 +31,6 @@ def _run(role: str, environment: Mapping[str, str], log: Path) -> None:
         for standard in (1, 2):
             os.dup2(output.fileno(), standard)
     os.environ.update(environment)
-    from headrace.streams.cli import main
+    from headrace.streams.cli.main import main
 
     main([role], prog_name="headrace")

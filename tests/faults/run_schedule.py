@@ -18,8 +18,8 @@ from supervisor import Deployment
 from topics_read import ends_of, read_all
 from verdict import is_drained, lags
 
+from headrace.streams.kafka.topics import create_topics
 from headrace.streams.settings import Settings
-from headrace.streams.topics import create_topics
 
 EVENTS_PER_S = 50  # a busy machine keeps up with it, and is at the end soon after
 N_FIRST = 100

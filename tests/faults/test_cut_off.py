@@ -13,7 +13,7 @@ from supervisor import Deployment
 from topics_read import committed, ends_of
 from verdict import judge
 
-from headrace.streams.topics import create_topics
+from headrace.streams.kafka.topics import create_topics
 
 TEST_LIMIT_S = 900
 WAIT_LIMIT_S = 180.0  # a session and a start, on a busy machine

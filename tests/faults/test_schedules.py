@@ -16,8 +16,8 @@ from supervisor import Deployment
 from topics_read import read_all
 from verdict import compare_runs, judge
 
+from headrace.streams.kafka.topics import create_topics
 from headrace.streams.settings import Settings
-from headrace.streams.topics import create_topics
 
 TEST_LIMIT_S = 900
 LATE_S = 1.0  # a play looks at the clock once a tick, and later on a busy machine

@@ -8,13 +8,13 @@ from typing import Any
 from ledger import NUMBER, Ledger
 from topics_read import committed, ends_of, read_all
 
-from headrace.streams.learner import Learner
-from headrace.streams.learner_state import restore
-from headrace.streams.publisher import announcements
+from headrace.streams.kafka.topics import users_changelog
+from headrace.streams.learn.learner import Learner
+from headrace.streams.learn.learner_state import restore
+from headrace.streams.learn.publisher import announcements
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
-from headrace.streams.store import ModelStore
-from headrace.streams.topics import users_changelog
+from headrace.streams.versions.store import ModelStore
 from headrace.streams.wire import decode_event, decode_recommendation
 
 StateKey = tuple[int, bytes]  # partition, user

@@ -21,18 +21,19 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record import MemoryRecords as KafkaRecords
 
 from headrace.model.features import N_FEATURES, features_of
-from headrace.streams import files, files_items, schema, set_aside, settings, wire
-from headrace.streams.blobs import pack, unpack
+from headrace.streams import schema, settings, wire
 from headrace.streams.errors import (
     CheckpointError,
     InputFileError,
     MalformedRecordError,
     SettingsError,
 )
-from headrace.streams.publication import Announcement, Fragment
-from headrace.streams.record_batches import CheckedRecords, inflate
+from headrace.streams.kafka.record_batches import CheckedRecords, inflate
 from headrace.streams.state import UserState, offset_of
-from headrace.streams.store import StoredFile
+from headrace.streams.tools import files, files_items, set_aside
+from headrace.streams.versions.blobs import pack, unpack
+from headrace.streams.versions.publication import Announcement, Fragment
+from headrace.streams.versions.store import StoredFile
 
 NOW_MS = 1_700_000_000_000
 EVENT = wire.Event(user="u", item="i", time_ms=5, action="view", context={"device": "phone"})

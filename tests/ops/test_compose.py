@@ -19,9 +19,10 @@ from deployment import (
     text_files,
 )
 
-from headrace.streams import follower, process
+from headrace.streams import process
 from headrace.streams.http import token_of
-from headrace.streams.learn import LAST_VERSION_LIMIT_S
+from headrace.streams.kafka import follower
+from headrace.streams.learn.role import LAST_VERSION_LIMIT_S
 from headrace.streams.settings import FILE_VARIABLE, PREFIX, Settings, load
 
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

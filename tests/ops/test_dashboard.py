@@ -8,7 +8,7 @@ import pytest
 import yaml
 from deployment import COMPOSE, DASHBOARD, DEPLOY, metrics_in, panels, sample_names
 
-from headrace.streams.serving import CONTENDERS
+from headrace.streams.adapt.serving import CONTENDERS
 
 QUERIES = [target["expr"] for panel in panels() for target in panel["targets"]]
 SHOWN = set(chain.from_iterable(metrics_in(query) for query in QUERIES))

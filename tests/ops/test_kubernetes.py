@@ -7,10 +7,11 @@ import pytest
 import yaml
 from deployment import DEPLOY, OUR_IMAGE, ROLES, command_error, image_environment, role_settings
 
-from headrace.streams import follower, process
+from headrace.streams import process
 from headrace.streams.errors import SettingsError
 from headrace.streams.http import token_of
-from headrace.streams.learn import LAST_VERSION_LIMIT_S
+from headrace.streams.kafka import follower
+from headrace.streams.learn.role import LAST_VERSION_LIMIT_S
 from headrace.streams.settings import Settings, load
 
 FOLDER = DEPLOY / "kubernetes"

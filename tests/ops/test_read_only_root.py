@@ -10,10 +10,10 @@ import pytest
 from deployment import COMPOSE, ROLES, TOKEN, image_environment
 from roles_harness import SMALL, STOP_LIMIT_S
 
-from headrace.streams.broker import EmbeddedBroker, free_ports
 from headrace.streams.child import Child
+from headrace.streams.kafka.broker import EmbeddedBroker, free_ports
+from headrace.streams.kafka.topics import create_topics
 from headrace.streams.settings import Settings
-from headrace.streams.topics import create_topics
 from headrace.streams.up import environment_of
 
 POLL_S = 2.0  # each look starts an interpreter

@@ -10,7 +10,7 @@ import yaml
 from deployment import COMPOSE, DEPLOY, ROLES, alerts, metrics_in, sample_names
 from prometheus_tools import PrometheusTools
 
-from headrace.streams.serving import CONTENDERS
+from headrace.streams.adapt.serving import CONTENDERS
 from headrace.streams.settings import Settings
 
 FOLDER = DEPLOY / "prometheus"

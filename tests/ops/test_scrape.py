@@ -12,7 +12,7 @@ from deployment import alerts, panels
 from prometheus_process import LIMIT_S, Prometheus, running, until
 from prometheus_tools import PrometheusTools
 
-from headrace.streams.serving import CONTENDERS
+from headrace.streams.adapt.serving import CONTENDERS
 
 RATE_INTERVAL = "20s"  # Grafana's: four scrape intervals
 QUERIES = sorted({target["expr"] for panel in panels() for target in panel["targets"]})

@@ -6,7 +6,7 @@ from prometheus_process import running, until
 from prometheus_tools import PrometheusTools
 from roles_harness import publish, roles, shoppers, small_deployment
 
-from headrace.streams.broker import EmbeddedBroker
+from headrace.streams.kafka.broker import EmbeddedBroker
 from headrace.streams.settings import Settings
 
 

@@ -14,7 +14,8 @@ from mode.utils.logging import CompositeLogger
 from simulated_worker import EndedError
 from simulated_world import World
 
-from headrace.streams import faust_app, process
+from headrace.streams import process
+from headrace.streams.kafka import faust_app
 from headrace.streams.settings import Settings
 
 BUFFERED_BATCHES = 3  # so that schedules of a dozen events fill the agent's buffer

@@ -12,17 +12,18 @@ from faust.types.tuples import TP
 from schedules import Mix, mixed
 from simulated_worker import Worker
 
-from headrace.streams import delivery, topics
-from headrace.streams.batches import GapCheck, Watermarks
-from headrace.streams.delivery import Delivery
-from headrace.streams.faust_app import IntakeApp, StateStore
+from headrace.streams.adapt import delivery
+from headrace.streams.adapt.delivery import Delivery
+from headrace.streams.adapt.micro_batch import StateKey
+from headrace.streams.adapt.user_states import UserStates
+from headrace.streams.adapt.writer import Writer
 from headrace.streams.guards import PauseGuard
-from headrace.streams.intake import IntakeConsumer
-from headrace.streams.lease import Lease
-from headrace.streams.micro_batch import StateKey
+from headrace.streams.kafka import topics
+from headrace.streams.kafka.batches import GapCheck, Watermarks
+from headrace.streams.kafka.faust_app import IntakeApp, StateStore
+from headrace.streams.kafka.intake import IntakeConsumer
+from headrace.streams.kafka.lease import Lease
 from headrace.streams.state import UserState
-from headrace.streams.user_states import UserStates
-from headrace.streams.writer import Writer
 
 Off = tuple[Any, str, Any]  # owner, attribute, what stands there instead
 

@@ -12,16 +12,16 @@ from rules_log import N_RECORDS, Folding
 from simulated_loop import SimulatedLoop
 from simulated_worker import EndedError
 
-from headrace.streams.batches import RecordBatch, Watermarks
-from headrace.streams.delivery import Delivery
-from headrace.streams.faust_app import StateStore
+from headrace.streams.adapt.delivery import Delivery
+from headrace.streams.adapt.micro_batch import StateKey
+from headrace.streams.adapt.user_states import UserStates
+from headrace.streams.adapt.writer import Writer
 from headrace.streams.guards import PauseGuard
-from headrace.streams.intake import IntakeConsumer
-from headrace.streams.lease import Lease
-from headrace.streams.micro_batch import StateKey
+from headrace.streams.kafka.batches import RecordBatch, Watermarks
+from headrace.streams.kafka.faust_app import StateStore
+from headrace.streams.kafka.intake import IntakeConsumer
+from headrace.streams.kafka.lease import Lease
 from headrace.streams.settings import Settings
-from headrace.streams.user_states import UserStates
-from headrace.streams.writer import Writer
 
 SETTINGS = Settings(micro_batch_events=3)
 SESSION_S = SETTINGS.session_timeout_s

@@ -5,9 +5,9 @@ from typing import Any, NoReturn
 
 from faust.types.tuples import TP
 
-from headrace.streams.delivery import IN_FLIGHT
+from headrace.streams.adapt.delivery import IN_FLIGHT
+from headrace.streams.adapt.micro_batch import StateKey
 from headrace.streams.errors import MalformedRecordError
-from headrace.streams.micro_batch import StateKey
 from headrace.streams.state import UserState, offset_of
 from headrace.streams.wire import decode_event, decode_recommendation
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from faust.types.tuples import TP
 
-from headrace.streams import compute, delivery, micro_batch
-from headrace.streams.engine import UserResult, UserWork
+from headrace.streams.adapt import compute, delivery, micro_batch
+from headrace.streams.adapt.engine import UserResult, UserWork
 from headrace.streams.wire import Event, decode_event, encode
 
 EVENTS = TP("headrace.events", 0)

@@ -8,8 +8,8 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP
 from simulated_client import Producer
 
-from headrace.streams.fetching import IntakeThread
-from headrace.streams.intake import IntakeConsumer, IntakeTransport
+from headrace.streams.kafka.fetching import IntakeThread
+from headrace.streams.kafka.intake import IntakeConsumer, IntakeTransport
 
 
 class SimulatedThread(IntakeThread):

@@ -8,10 +8,10 @@ from invariants import Invariants
 from simulated_broker import Broker, Group
 from simulated_worker import Operation, Worker
 
-from headrace.streams.delivery import ATTEMPTS
+from headrace.streams.adapt.delivery import ATTEMPTS
 from headrace.streams.guards import EXIT_FAILED, EXIT_PAUSED, EXIT_STUCK
+from headrace.streams.kafka.topics import topics_of, users_changelog
 from headrace.streams.settings import Settings
-from headrace.streams.topics import topics_of, users_changelog
 from headrace.streams.wire import Event, encode
 
 START_S = 1_000_000.0

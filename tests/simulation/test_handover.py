@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from rules_log import leave_out
 
-from headrace.streams.delivery import Delivery
-from headrace.streams.user_states import UserStates
-from headrace.streams.writer import Writer
+from headrace.streams.adapt.delivery import Delivery
+from headrace.streams.adapt.user_states import UserStates
+from headrace.streams.adapt.writer import Writer
 
 GUARD_SEEDS = range(10_000)  # enough for each
 N_MOVES = 25

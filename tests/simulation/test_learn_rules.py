@@ -16,10 +16,10 @@ import pytest
 from faust.types.tuples import TP
 from guards_off import Off
 
-from headrace.streams.batches import RecordBatch, Watermarks
-from headrace.streams.learn import Learning
-from headrace.streams.learner import Learned
-from headrace.streams.learner_state import Positions
+from headrace.streams.kafka.batches import RecordBatch, Watermarks
+from headrace.streams.learn.learner import Learned
+from headrace.streams.learn.learner_state import Positions
+from headrace.streams.learn.role import Learning
 from headrace.streams.settings import Settings
 from headrace.streams.wire import Event, encode
 

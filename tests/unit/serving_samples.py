@@ -7,20 +7,20 @@ from typing import Self
 from prometheus_client import REGISTRY
 from stream_samples import START_MS, drawn, event, learned, small
 
-from headrace.streams.engine import UserResult, UserWork
-from headrace.streams.learner import Learner
-from headrace.streams.learner_state import pack_learner
-from headrace.streams.publication import (
+from headrace.streams.adapt.engine import UserResult, UserWork
+from headrace.streams.adapt.serving import Serving
+from headrace.streams.learn.learner import Learner
+from headrace.streams.learn.learner_state import pack_learner
+from headrace.streams.settings import Settings
+from headrace.streams.state import UserState
+from headrace.streams.versions.publication import (
     Announcement,
     pack_delta,
     pack_model,
     pack_weights,
     split,
 )
-from headrace.streams.serving import Serving
-from headrace.streams.settings import Settings
-from headrace.streams.state import UserState
-from headrace.streams.store import ModelStore
+from headrace.streams.versions.store import ModelStore
 from headrace.streams.wire import Event, Recommendation, Source, decode_recommendation, encode
 
 NOW_MS = START_MS + 1_000_000_000

@@ -8,7 +8,7 @@ import numpy as np
 
 from headrace.model.config import OuterLoopConfig
 from headrace.model.outer_loop import OuterLoop
-from headrace.streams.learner import Learner
+from headrace.streams.learn.learner import Learner
 from headrace.streams.prequential import Folded, fold
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState

@@ -3,11 +3,11 @@
 import pytest
 from click.testing import CliRunner
 
-from headrace.streams.access import TOPICS, command_lines, rights_of
-from headrace.streams.broker import EmbeddedBroker
-from headrace.streams.cli import main
+from headrace.streams.cli.main import main
+from headrace.streams.kafka.access import TOPICS, command_lines, rights_of
+from headrace.streams.kafka.broker import EmbeddedBroker
+from headrace.streams.kafka.topics import topics_of
 from headrace.streams.settings import Settings
-from headrace.streams.topics import topics_of
 
 
 def test_each_right_is_a_call_of_kafkas_own_tool() -> None:

@@ -4,7 +4,7 @@ import pytest
 from stream_samples import small
 
 from headrace.streams.actions import ACTIONS, check_actions, index_of, target_of, weights_of
-from headrace.streams.learner import Learner
+from headrace.streams.learn.learner import Learner
 
 
 def test_numbers_of_actions_are_those_of_every_checkpoint() -> None:

@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner, Result
 from stream_samples import drawn, small
 
-from headrace.streams import ader
-from headrace.streams.ader import Continual, Round, evaluate, rounds_of, walk
-from headrace.streams.ader_baselines import Baselines
-from headrace.streams.cli import main
+from headrace.streams.cli.main import main
 from headrace.streams.errors import InputFileError
+from headrace.streams.evaluation import ader
+from headrace.streams.evaluation.ader import Continual, Round, evaluate, rounds_of, walk
+from headrace.streams.evaluation.ader_baselines import Baselines
 
 Row = tuple[int, str, str]  # period, user, item
 

@@ -3,7 +3,7 @@
 import polars as pl
 
 from headrace.model.ranking_metrics import MISS
-from headrace.streams.ader_baselines import Baselines
+from headrace.streams.evaluation.ader_baselines import Baselines
 
 
 def clicks(*sessions: tuple[str, str]) -> pl.DataFrame:

@@ -1,6 +1,7 @@
 """Architecture: what the folders may import, read from their source."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,14 @@ def name_of(path: Path) -> str:
 
 def test_both_folders_are_looked_at() -> None:
     names = {name_of(path) for path in ALL_FILES}
-    assert {"model/inner_loop.py", "model/signals.py", "streams/store.py"} <= names
+    assert {"model/inner_loop.py", "model/signals.py", "versions/store.py"} <= names
+
+
+def test_every_folder_is_installed() -> None:
+    project = tomllib.loads((STREAMS.parent / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {path.parent.relative_to(STREAMS.parent).as_posix() for path in ALL_FILES}
+    assert set(project["package-dir"].values()) == folders
+    assert sorted(project["packages"]) == sorted(project["package-dir"])
 
 
 @pytest.mark.parametrize(

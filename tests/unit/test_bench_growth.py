@@ -7,7 +7,7 @@ from stream_samples import small
 from headrace.streams.bench import growth, probes, stage
 from headrace.streams.bench.measuring import Figure
 from headrace.streams.bench.shop import open_shop, stock
-from headrace.streams.learner import Learner
+from headrace.streams.learn.learner import Learner
 from headrace.streams.settings import Settings
 
 N_ITEMS, REPEATS = 300, 2

@@ -9,7 +9,7 @@ from stream_samples import small
 from torch import Tensor
 
 from headrace.streams.bench import rank
-from headrace.streams.cli import main
+from headrace.streams.cli.main import main
 from headrace.streams.errors import StreamsError
 
 CPU = torch.device("cpu")

@@ -11,8 +11,8 @@ import pytest
 from headrace.streams.bench import recover, stage
 from headrace.streams.child import Child
 from headrace.streams.errors import StreamsError
-from headrace.streams.scrape import Scrape
 from headrace.streams.settings import Settings
+from headrace.streams.tools.scrape import Scrape
 
 LIMIT_S = 30.0
 

@@ -8,8 +8,8 @@ import pytest
 from safetensors.numpy import load, save
 
 from headrace.streams import schema
-from headrace.streams.blobs import pack, unpack
 from headrace.streams.errors import CheckpointError
+from headrace.streams.versions.blobs import pack, unpack
 
 
 def test_arrays_and_fields_come_back_as_they_were() -> None:

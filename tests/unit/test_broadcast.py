@@ -13,13 +13,13 @@ import pytest
 from kafka import TopicPartition
 from serving_samples import CLICKS, Shop, metric
 
-from headrace.streams import clients, follower
-from headrace.streams.broadcast import Broadcast
+from headrace.streams.adapt.broadcast import Broadcast
 from headrace.streams.errors import CheckpointError
-from headrace.streams.follower import LATEST_HELD
-from headrace.streams.publication import Announcement
+from headrace.streams.kafka import clients, follower
+from headrace.streams.kafka.follower import LATEST_HELD
 from headrace.streams.settings import Settings
-from headrace.streams.store import ModelStore, StoredFile
+from headrace.streams.versions.publication import Announcement
+from headrace.streams.versions.store import ModelStore, StoredFile
 
 LIMIT_S = 10.0
 MODELS = TopicPartition(Settings().topic("models"), 0)

@@ -5,7 +5,7 @@ import polars as pl
 
 from headrace.model.ranking_metrics import MISS, UNSCORED
 from headrace.streams.actions import index_of
-from headrace.streams.by_action import names, numbers_of, summarise
+from headrace.streams.evaluation.by_action import names, numbers_of, summarise
 
 VIEW, PURCHASE = index_of("view"), index_of("purchase")
 # Forty events of two users: in the second half twelve are views, of which two repeat, and eight

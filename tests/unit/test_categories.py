@@ -2,8 +2,8 @@
 
 import pytest
 
-from headrace.streams import categories
-from headrace.streams.categories import Categories
+from headrace.streams.learn import categories
+from headrace.streams.learn.categories import Categories
 
 
 def test_the_finest_category_counts_and_keeps_its_number() -> None:

@@ -13,17 +13,17 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from headrace.streams.broker import free_port
-from headrace.streams.cli import main
-from headrace.streams.cli_bench import bench
-from headrace.streams.cli_bench_kafka import with_broker_and_settings
-from headrace.streams.consume import as_json, as_text
+from headrace.streams.cli.bench import bench
+from headrace.streams.cli.bench_kafka import with_broker_and_settings
+from headrace.streams.cli.main import main
+from headrace.streams.cli.options import is_given, with_settings
 from headrace.streams.errors import SettingsError
-from headrace.streams.options import is_given, with_settings
-from headrace.streams.set_aside import SetAside
-from headrace.streams.set_aside import as_json as letter_json
-from headrace.streams.set_aside import as_text as letter_text
+from headrace.streams.kafka.broker import free_port
 from headrace.streams.settings import Settings
+from headrace.streams.tools.consume import as_json, as_text
+from headrace.streams.tools.set_aside import SetAside
+from headrace.streams.tools.set_aside import as_json as letter_json
+from headrace.streams.tools.set_aside import as_text as letter_text
 from headrace.streams.wire import Reason, Recommendation, Source
 
 COMMANDS = sorted(main.commands)
@@ -31,7 +31,7 @@ BENCHES = sorted(bench.commands)
 
 SHOW_HELP_THEN_MODULES = """
 import sys
-from headrace.streams.cli import main
+from headrace.streams.cli.main import main
 main(["--help"], prog_name="headrace", standalone_mode=False)
 print("MODULES", *sys.modules)
 """

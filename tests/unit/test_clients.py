@@ -9,9 +9,9 @@ from unittest.mock import Mock
 import pytest
 from kafka.errors import KafkaTimeoutError
 
-from headrace.streams.clients import EMPTY_POLLS_LIMIT, MAX_UNCONFIRMED, Outbox, Reader
 from headrace.streams.errors import BrokerUnreachableError, StreamsError
-from headrace.streams.listener import explain_silence
+from headrace.streams.kafka.clients import EMPTY_POLLS_LIMIT, MAX_UNCONFIRMED, Outbox, Reader
+from headrace.streams.kafka.listener import explain_silence
 from headrace.streams.settings import Settings
 
 Record = namedtuple("Record", "offset")

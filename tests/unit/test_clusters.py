@@ -24,8 +24,8 @@ from headrace.model.config import MetaLearning, OuterLoopConfig
 from headrace.model.inner_loop import UserLoop
 from headrace.model.outer_loop import OuterLoop
 from headrace.streams.errors import CheckpointError
-from headrace.streams.learner_state import pack_learner, restore
-from headrace.streams.publication import pack_model
+from headrace.streams.learn.learner_state import pack_learner, restore
+from headrace.streams.versions.publication import pack_model
 
 TWO = replace(CONFIG, clusters=2)
 

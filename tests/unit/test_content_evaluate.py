@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 from stream_samples import small
 
-from headrace.streams.evaluate import evaluate
+from headrace.streams.evaluation.evaluate import evaluate
 from headrace.streams.wire import Item
 
 KINDS = ("green", "black", "white", "herbal")

@@ -12,17 +12,18 @@ import torch
 from stream_samples import drawn, event, folded, learned, small
 
 from headrace.model.vocabulary import Vocabulary
-from headrace.streams import catalogue_reader, metrics, schema
-from headrace.streams.assortment import Assortment
-from headrace.streams.blobs import pack, unpack
-from headrace.streams.catalogue_reader import WAITING_ITEMS, CatalogueReader
-from headrace.streams.content import MAX_WIDTH
+from headrace.streams import metrics, schema
 from headrace.streams.errors import CheckpointError, MalformedRecordError
 from headrace.streams.guards import EXIT_FAILED
-from headrace.streams.learner import Learner
-from headrace.streams.learner_state import pack_learner, restore
-from headrace.streams.publication import apply_delta, pack_delta, pack_model, unpack_model
+from headrace.streams.learn import catalogue_reader
+from headrace.streams.learn.assortment import Assortment
+from headrace.streams.learn.catalogue_reader import WAITING_ITEMS, CatalogueReader
+from headrace.streams.learn.content import MAX_WIDTH
+from headrace.streams.learn.learner import Learner
+from headrace.streams.learn.learner_state import pack_learner, restore
 from headrace.streams.state import UserState
+from headrace.streams.versions.blobs import pack, unpack
+from headrace.streams.versions.publication import apply_delta, pack_delta, pack_model, unpack_model
 from headrace.streams.wire import Item, encode
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from headrace.model.arrays import Floats
 from headrace.streams import metrics
-from headrace.streams.catalogue import Catalogue
-from headrace.streams.content import (
+from headrace.streams.learn.catalogue import Catalogue
+from headrace.streams.learn.content import (
     MAX_WIDTH,
     SENTENCE_PACKAGE,
     HashedWords,

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.streams.guards import EXIT_PAUSED
-from headrace.streams.lease import CLOCKS_DIFFER_S, STALE_AFTER_S, Lease
+from headrace.streams.kafka.lease import CLOCKS_DIFFER_S, STALE_AFTER_S, Lease
+from headrace.streams.kafka.topics import topics_of, users_changelog
 from headrace.streams.settings import Settings
-from headrace.streams.topics import topics_of, users_changelog
 
 SESSION_S = 10.0
 LIMIT_S = SESSION_S - STALE_AFTER_S - CLOCKS_DIFFER_S

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from headrace.streams.compute import Computed
-from headrace.streams.dead_letters import DeadLetter
-from headrace.streams.micro_batch import Arrivals, MicroBatch
-from headrace.streams.observe import observe, observe_intake
+from headrace.streams.adapt.compute import Computed
+from headrace.streams.adapt.micro_batch import Arrivals, MicroBatch
+from headrace.streams.adapt.observe import observe, observe_intake
+from headrace.streams.kafka.dead_letters import DeadLetter
 from headrace.streams.wire import Source
 
 

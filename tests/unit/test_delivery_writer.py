@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from headrace.streams.compute import Computed
-from headrace.streams.dead_letters import (
+from headrace.streams.adapt.compute import Computed
+from headrace.streams.adapt.micro_batch import MicroBatch
+from headrace.streams.adapt.writer import Writer
+from headrace.streams.kafka.dead_letters import (
     HEADER_BYTES,
     VALUE_LIMIT_BYTES,
     DeadLetter,
     fitting,
 )
-from headrace.streams.micro_batch import MicroBatch
-from headrace.streams.record_batches import Unreadable
-from headrace.streams.writer import Writer
+from headrace.streams.kafka.record_batches import Unreadable
 
 STAMP_MS = 1_700_000_000_123
 

@@ -13,11 +13,12 @@ from stream_samples import drawn, learned
 from headrace.model.recommender import Recommender
 from headrace.model.signals import RECENT_LIFE, ItemSignals
 from headrace.model.vocabulary import Vocabulary
-from headrace.streams import publication, schema
-from headrace.streams.blobs import Arrays, pack, unpack
-from headrace.streams.delta_check import check_signals
+from headrace.streams import schema
 from headrace.streams.errors import CheckpointError
-from headrace.streams.publication import apply_delta, pack_delta, pack_model, unpack_model
+from headrace.streams.versions import publication
+from headrace.streams.versions.blobs import Arrays, pack, unpack
+from headrace.streams.versions.delta_check import check_signals
+from headrace.streams.versions.publication import apply_delta, pack_delta, pack_model, unpack_model
 
 MAX_ITEMS = 100
 Worker = tuple[Recommender, Vocabulary]

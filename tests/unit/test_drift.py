@@ -10,11 +10,11 @@ from click.testing import CliRunner
 from stream_samples import drawn, small
 
 from headrace.model.ranking_metrics import MISS, UNSCORED, ndcg_at
-from headrace.streams import drift
-from headrace.streams.cli import main
-from headrace.streams.drift import Change, Drift, followed, permuted, tell
+from headrace.streams.cli.main import main
 from headrace.streams.errors import InputFileError
-from headrace.streams.evaluate import Evaluation, evaluate
+from headrace.streams.evaluation import drift
+from headrace.streams.evaluation.drift import Change, Drift, followed, permuted, tell
+from headrace.streams.evaluation.evaluate import Evaluation, evaluate
 
 
 def stream(n: int, *, seed: int = 0) -> pl.DataFrame:

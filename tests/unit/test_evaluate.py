@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from stream_samples import drawn, small
 
 from headrace.model.ranking_metrics import MISS, UNSCORED
-from headrace.streams.cli import main
+from headrace.streams.cli.main import main
 from headrace.streams.errors import InputFileError
-from headrace.streams.evaluate import Evaluation, evaluate
+from headrace.streams.evaluation.evaluate import Evaluation, evaluate
 from headrace.streams.wire import Item
 
 NAMES = ("adapted", "frozen", "twin", "placebo")

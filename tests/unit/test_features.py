@@ -7,7 +7,7 @@ from stream_samples import event, folded, learned, small, state_of
 
 from headrace.model.features import MAX_FEATURES, N_FEATURES, features_of
 from headrace.model.ranking_metrics import ndcg_at
-from headrace.streams.evaluate import Evaluation
+from headrace.streams.evaluation.evaluate import Evaluation
 from headrace.streams.state import UserState
 from headrace.streams.wire import REFRESH
 

@@ -17,9 +17,9 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types.tuples import TP
 from mode import Service
 
-from headrace.streams.faust_app import FETCHED_RECORDS, make_app
-from headrace.streams.fetching import AT_ONCE, COMPANY_S, IN_COMPANY, BrokerWait, IntakeThread
-from headrace.streams.intake import IntakeConsumer, IntakeOptions
+from headrace.streams.kafka.faust_app import FETCHED_RECORDS, make_app
+from headrace.streams.kafka.fetching import AT_ONCE, COMPANY_S, IN_COMPANY, BrokerWait, IntakeThread
+from headrace.streams.kafka.intake import IntakeConsumer, IntakeOptions
 from headrace.streams.logs import NOISY
 from headrace.streams.settings import Settings
 

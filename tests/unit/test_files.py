@@ -19,11 +19,11 @@ import polars as pl
 import pytest
 from file_samples import EVENTS, write
 
-from headrace.streams import tables
 from headrace.streams.errors import InputFileError
-from headrace.streams.files import events_of, load_events, read_events
-from headrace.streams.files_items import read_items
-from headrace.streams.purchases import completejourney
+from headrace.streams.tools import tables
+from headrace.streams.tools.files import events_of, load_events, read_events
+from headrace.streams.tools.files_items import read_items
+from headrace.streams.tools.purchases import completejourney
 from headrace.streams.wire import Item
 
 EXPECTED = [

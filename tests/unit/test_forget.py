@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from headrace.streams.broker import free_port
 from headrace.streams.errors import BrokerUnreachableError, MalformedRecordError
-from headrace.streams.forget import _in_words, ask_to_forget
+from headrace.streams.kafka.broker import free_port
 from headrace.streams.settings import Settings
+from headrace.streams.tools.forget import _in_words, ask_to_forget
 
 
 @pytest.mark.parametrize(

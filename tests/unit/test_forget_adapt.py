@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_delivery_micro_batch import Record, micro_batch_of
 
-from headrace.streams.compute import Computed, compute
-from headrace.streams.engine import UserResult, UserWork
-from headrace.streams.faust_app import StateStore
-from headrace.streams.micro_batch import MicroBatch, StateKey
+from headrace.streams.adapt.compute import Computed, compute
+from headrace.streams.adapt.engine import UserResult, UserWork
+from headrace.streams.adapt.micro_batch import MicroBatch, StateKey
+from headrace.streams.adapt.user_states import UserStates
+from headrace.streams.kafka.faust_app import StateStore
 from headrace.streams.state import UserState, since_forgotten
-from headrace.streams.user_states import UserStates
 from headrace.streams.wire import (
     FORGET,
     Event,

@@ -8,10 +8,10 @@ from stream_samples import PlainLearner, Triple, batches, drawn, event, learned,
 
 from headrace.model.outer_loop import OuterLoop
 from headrace.model.signals import ALL_TIME
-from headrace.streams.forgetting import owner_of
-from headrace.streams.learner import Learner
-from headrace.streams.learner_state import pack_learner, restore
-from headrace.streams.publication import pack_model
+from headrace.streams.learn.forgetting import owner_of
+from headrace.streams.learn.learner import Learner
+from headrace.streams.learn.learner_state import pack_learner, restore
+from headrace.streams.versions.publication import pack_model
 from headrace.streams.wire import FORGET, Event, Item
 
 STREAM = drawn(200)

@@ -11,12 +11,12 @@ from stream_samples import event, learned, small
 from headrace.model.meta_parameters import MetaParameters
 from headrace.model.recommender import Recommender
 from headrace.model.signals import ALL_TIME, ItemSignals
-from headrace.streams.evaluate import Evaluation
-from headrace.streams.inheritance import Inheritance
-from headrace.streams.learner import Learner
+from headrace.streams.evaluation.evaluate import Evaluation
+from headrace.streams.learn.inheritance import Inheritance
+from headrace.streams.learn.learner import Learner
+from headrace.streams.learn.transfer import start_from
 from headrace.streams.model_settings import model_config
-from headrace.streams.publication import pack_model
-from headrace.streams.transfer import start_from
+from headrace.streams.versions.publication import pack_model
 from headrace.streams.wire import Item
 
 TEAS = ("green", "black", "white")

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from faust.types.tuples import TP
 
-from headrace.streams import faust_app
-from headrace.streams.batches import BatchMessage, ChangelogMessage, RecordBatch, Watermarks
 from headrace.streams.errors import SettingsError, TopicMismatchError
-from headrace.streams.faust_app import BUFFERED_BYTES, IntakeApp, StateStore, make_app
 from headrace.streams.guards import EXIT_FAILED, EXIT_WRONG
-from headrace.streams.intake import IntakeOptions
+from headrace.streams.kafka import faust_app
+from headrace.streams.kafka.batches import BatchMessage, ChangelogMessage, RecordBatch, Watermarks
+from headrace.streams.kafka.faust_app import BUFFERED_BYTES, IntakeApp, StateStore, make_app
+from headrace.streams.kafka.intake import IntakeOptions
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
 

@@ -13,11 +13,11 @@ from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import CommitFailedError, IllegalStateError
 from faust.types.tuples import TP
 
-from headrace.streams.batches import ChangelogMessage
 from headrace.streams.errors import TopicMismatchError
-from headrace.streams.faust_app import make_app
-from headrace.streams.fetching import IntakeThread
-from headrace.streams.intake import IntakeConsumer, IntakeOptions
+from headrace.streams.kafka.batches import ChangelogMessage
+from headrace.streams.kafka.faust_app import make_app
+from headrace.streams.kafka.fetching import IntakeThread
+from headrace.streams.kafka.intake import IntakeConsumer, IntakeOptions
 from headrace.streams.settings import Settings
 
 EVENTS = "headrace.events"

@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 from faust.types.tuples import TP
 
-from headrace.streams import learn
-from headrace.streams.batches import LostBatchError, Receipt, RecordBatch
 from headrace.streams.errors import TopicMismatchError
 from headrace.streams.guards import EXIT_PAUSED, EXIT_WRONG, PauseGuard
-from headrace.streams.learn import (
+from headrace.streams.kafka.batches import LostBatchError, Receipt, RecordBatch
+from headrace.streams.learn import role as learn
+from headrace.streams.learn.learner import Learned
+from headrace.streams.learn.learner_state import Positions
+from headrace.streams.learn.role import (
     LOOK_EVERY_S,
     WAITING_CHUNKS,
     Backlog,
     Learning,
 )
-from headrace.streams.learner import Learned
-from headrace.streams.learner_state import Positions
 from headrace.streams.settings import Settings
 from headrace.streams.wire import Event, encode
 

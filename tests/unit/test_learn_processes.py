@@ -19,9 +19,9 @@ from headrace.model.losses import Processes
 from headrace.model.outer_loop import OuterLoop
 from headrace.model.parallel import RankLostError
 from headrace.model.rehearsal import Tasks
-from headrace.streams import learn_processes
 from headrace.streams.guards import EXIT_FAILED
-from headrace.streams.learn_processes import processes_of
+from headrace.streams.learn import processes
+from headrace.streams.learn.processes import processes_of
 from headrace.streams.model_settings import model_config
 
 # Parts of unequal sizes, and everything that is sampled, weighed or drawn is so.
@@ -132,7 +132,7 @@ def test_processes_listen_on_the_loopback_address_only() -> None:
 def further_process() -> int:
     """Return the process that computes gradients for this one."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    name = learn_processes.__name__.encode()
+    name = processes.__name__.encode()
     (found,) = [p for p in children if name in Path(f"/proc/{p}/cmdline").read_bytes()]
     return int(found)
 

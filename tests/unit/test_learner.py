@@ -9,7 +9,7 @@ from stream_samples import MINUTE_MS, START_MS, Triple, batches, drawn, event, l
 
 from headrace.model.signals import ALL_TIME
 from headrace.streams.errors import SettingsError
-from headrace.streams.learner import Learner
+from headrace.streams.learn.learner import Learner
 from headrace.streams.model_settings import model_config, pick_device
 from headrace.streams.wire import Item
 

@@ -8,11 +8,11 @@ import torch
 from stream_samples import PlainLearner, batches, drawn, learned, small
 
 from headrace.streams import schema
-from headrace.streams.blobs import pack, unpack
 from headrace.streams.errors import CheckpointError
-from headrace.streams.learner import Learner
-from headrace.streams.learner_state import pack_learner, restore
-from headrace.streams.publication import pack_model
+from headrace.streams.learn.learner import Learner
+from headrace.streams.learn.learner_state import pack_learner, restore
+from headrace.streams.versions.blobs import pack, unpack
+from headrace.streams.versions.publication import pack_model
 from headrace.streams.wire import Item
 
 STREAM = drawn(240)

@@ -6,11 +6,11 @@ import torch
 from stream_samples import copies, drawn, event, folded, learned, small, state_of
 
 from headrace.model.scorer import INPUTS
-from headrace.streams import lists
 from headrace.streams.actions import index_of
-from headrace.streams.engine import UserWork
-from headrace.streams.learner import Learner
-from headrace.streams.lists import ListMaker, Ranked, left_out, recommendation
+from headrace.streams.adapt import lists
+from headrace.streams.adapt.engine import UserWork
+from headrace.streams.adapt.lists import ListMaker, Ranked, left_out, recommendation
+from headrace.streams.learn.learner import Learner
 from headrace.streams.prequential import gradient_sums
 from headrace.streams.state import UserState
 from headrace.streams.wire import Item, Source

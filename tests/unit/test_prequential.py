@@ -11,7 +11,7 @@ from headrace.model.ranking_metrics import MISS
 from headrace.model.recommender import Judgement
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams.actions import ACTIONS
-from headrace.streams.learner import Learner
+from headrace.streams.learn.learner import Learner
 from headrace.streams.prequential import (
     accumulate,
     fold,

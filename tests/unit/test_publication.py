@@ -6,15 +6,15 @@ import pytest
 import torch
 from stream_samples import batches, copies, drawn, folded, learned
 
-from headrace import streams
 from headrace.model.recommender import Recommender
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import schema
-from headrace.streams.blobs import pack, unpack
 from headrace.streams.errors import CheckpointError, MalformedRecordError
-from headrace.streams.learner import Learner
+from headrace.streams.learn import learner as learner_module
+from headrace.streams.learn.learner import Learner
 from headrace.streams.prequential import gradient_sums
-from headrace.streams.publication import (
+from headrace.streams.versions.blobs import pack, unpack
+from headrace.streams.versions.publication import (
     FRAGMENT_BYTES,
     Announcement,
     Assembler,
@@ -25,7 +25,7 @@ from headrace.streams.publication import (
     split,
     unpack_model,
 )
-from headrace.streams.store import StoredFile
+from headrace.streams.versions.store import StoredFile
 
 STREAM = drawn(300, n_items=60)
 BLOB = bytes(range(256)) * (FRAGMENT_BYTES // 100)  # two whole fragments and a half
@@ -188,7 +188,7 @@ def test_a_replica_of_a_version_ranks_as_the_learner() -> None:
 def test_a_replica_that_follows_by_deltas_ranks_as_the_learner(
     n_before: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams.learner, "FIT_EVENTS", 100)
+    monkeypatch.setattr(learner_module, "FIT_EVENTS", 100)
     learner = learned(STREAM[:n_before])
     recommender, vocabulary = replica_of(learner)
     n_known = len(vocabulary)

@@ -12,15 +12,15 @@ import pytest
 from serving_samples import metric
 from stream_samples import drawn, learned, small
 
-from headrace.streams import publisher as publisher_module
 from headrace.streams.errors import CheckpointError, TopicMismatchError, UnreadableError
 from headrace.streams.guards import PauseGuard
-from headrace.streams.learner import Learner
-from headrace.streams.learner_state import Positions
-from headrace.streams.publication import ANNOUNCEMENT_KEY, Announcement, Fragment
-from headrace.streams.publisher import Publisher, Send
-from headrace.streams.store import ModelStore, StoredFile
-from headrace.streams.transfer import write_model
+from headrace.streams.learn import publisher as publisher_module
+from headrace.streams.learn.learner import Learner
+from headrace.streams.learn.learner_state import Positions
+from headrace.streams.learn.publisher import Publisher, Send
+from headrace.streams.learn.transfer import write_model
+from headrace.streams.versions.publication import ANNOUNCEMENT_KEY, Announcement, Fragment
+from headrace.streams.versions.store import ModelStore, StoredFile
 
 GUARD = PauseGuard(60)
 

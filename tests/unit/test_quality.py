@@ -5,7 +5,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from headrace.model.ranking_metrics import MISS
-from headrace.streams.quality import Window
+from headrace.streams.adapt.quality import Window
 
 CONTENDERS = ("adapted", "frozen", "popularity")
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from headrace.streams.access import TO_CREATE, TOPICS, rights_of
-from headrace.streams.cli import main
+from headrace.streams.cli.main import main
+from headrace.streams.kafka.access import TO_CREATE, TOPICS, rights_of
+from headrace.streams.kafka.topics import topics_of
 from headrace.streams.settings import Settings
-from headrace.streams.topics import topics_of
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 

@@ -3,7 +3,7 @@
 import pytest
 
 from headrace.model.scorer import INPUTS
-from headrace.streams.reasons import WORDS, phrase
+from headrace.streams.tools.reasons import WORDS, phrase
 from headrace.streams.wire import Reason
 
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from kafka.consumer import fetcher as kafka_fetcher
 from kafka.record import MemoryRecords as KafkaRecords
 
-from headrace.streams import clients, fetching, wire
+from headrace.streams import wire
 from headrace.streams.errors import MalformedRecordError
-from headrace.streams.record_batches import (
+from headrace.streams.kafka import clients, fetching
+from headrace.streams.kafka.record_batches import (
     BATCH_LIMIT_BYTES,
     FETCH_LIMIT_BYTES,
     MAX_HEADERS,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from headrace.model.ranking_metrics import MISS, UNSCORED
-from headrace.streams.report import ScoredStream, summarise
+from headrace.streams.evaluation.report import ScoredStream, summarise
 
 # Forty events of two users in turn; each fifth repeats its user's last item.
 N = 40

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 from headrace.streams import logs, roles
-from headrace.streams.broker import free_port
 from headrace.streams.errors import StoreError, StreamsError, UnreadableError
 from headrace.streams.guards import EXIT_FAILED, EXIT_UNAVAILABLE
+from headrace.streams.kafka.broker import free_port
 from headrace.streams.settings import Settings
 from headrace.streams.up import NEVER_AGAIN
 
@@ -63,7 +63,7 @@ def test_a_role_ends_at_once_when_it_is_told_to_while_it_starts(number: signal.S
 
 def test_a_role_hears_that_it_is_to_end_while_its_processes_meet() -> None:
     program = (
-        "from headrace.streams.learn_processes import _join; import tempfile\n"
+        "from headrace.streams.learn.processes import _join; import tempfile\n"
         "with as_process('learn'), tempfile.NamedTemporaryFile() as file:\n"
         "    print('meeting', flush=True)\n"
         "    _join(0, 2, file.name, limit_s=600)"  # nobody comes

@@ -19,20 +19,20 @@ from headrace.model.scorer import ADAPTED, INPUTS
 from headrace.model.signals import ALL_TIME
 from headrace.streams import schema
 from headrace.streams.actions import ACTIONS
-from headrace.streams.blobs import pack, unpack
 from headrace.streams.errors import CheckpointError, MalformedRecordError
-from headrace.streams.learner import Learner
-from headrace.streams.learner_state import restore
-from headrace.streams.publication import (
+from headrace.streams.learn.learner import Learner
+from headrace.streams.learn.learner_state import restore
+from headrace.streams.learn.transfer import start_from
+from headrace.streams.schema import Schema
+from headrace.streams.state import UserState
+from headrace.streams.versions.blobs import pack, unpack
+from headrace.streams.versions.publication import (
     Announcement,
     Fragment,
     apply_delta,
     unpack_model,
     unpack_weights,
 )
-from headrace.streams.schema import Schema
-from headrace.streams.state import UserState
-from headrace.streams.transfer import start_from
 from headrace.streams.wire import decode_event, decode_item, decode_recommendation, encode
 
 BLOBS = (schema.MODEL, schema.WEIGHTS, schema.LEARNER)

@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY, Histogram
 
 from headrace.streams import metrics
 from headrace.streams.http import serve
-from headrace.streams.scrape import Scrape, scrape
+from headrace.streams.tools.scrape import Scrape, scrape
 
 
 def histogram(counts: dict[str, float]) -> Scrape:

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from headrace.streams.cli.options import with_settings
 from headrace.streams.errors import SettingsError
-from headrace.streams.options import with_settings
-from headrace.streams.security import SECRETS, client_options, secret_of
+from headrace.streams.kafka.security import SECRETS, client_options, secret_of
 from headrace.streams.settings import Settings, load
 
 SECRET = "correct-horse-battery-staple"

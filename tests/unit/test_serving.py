@@ -13,8 +13,9 @@ from prometheus_client import REGISTRY
 from serving_samples import CLICKS, NOW_MS, Shop, list_of, metric, work
 from stream_samples import event
 
-from headrace.streams import metrics, prequential, refresh
-from headrace.streams.engine import UserResult
+from headrace.streams import metrics, prequential
+from headrace.streams.adapt import refresh
+from headrace.streams.adapt.engine import UserResult
 from headrace.streams.prequential import Judged
 from headrace.streams.wire import REFRESH, Item
 

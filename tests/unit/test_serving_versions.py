@@ -14,12 +14,12 @@ import pytest
 from serving_samples import CLICKS, NOW_MS, Shop, metric, work
 
 from headrace.model.item_regression import N_REGRESSORS
-from headrace.streams import refresh
-from headrace.streams.engine import UserWork
+from headrace.streams.adapt import refresh
+from headrace.streams.adapt.engine import UserWork
+from headrace.streams.adapt.serving import Serving
 from headrace.streams.errors import CheckpointError
-from headrace.streams.publication import Announcement
-from headrace.streams.serving import Serving
-from headrace.streams.store import ModelStore, StoredFile
+from headrace.streams.versions.publication import Announcement
+from headrace.streams.versions.store import ModelStore, StoredFile
 from headrace.streams.wire import Recommendation
 
 LIMIT_S = 10.0

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from headrace.streams.errors import SettingsError
+from headrace.streams.kafka.topics import topics_of
 from headrace.streams.settings import Settings, load
-from headrace.streams.topics import topics_of
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ from serving_samples import CLICKS, Shop, list_of, metric, work
 from stream_samples import event
 
 from headrace.model.shown import Shown, stack
-from headrace.streams.engine import UserResult
-from headrace.streams.shown_lists import ShownLists
+from headrace.streams.adapt.engine import UserResult
+from headrace.streams.adapt.shown_lists import ShownLists
 from headrace.streams.state import UserState
 from headrace.streams.wire import Recommendation
 

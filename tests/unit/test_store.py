@@ -9,9 +9,9 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from headrace.streams import store as store_module
 from headrace.streams.errors import CheckpointError, SettingsError, StoreError, UnreadableError
-from headrace.streams.store import ModelStore
+from headrace.streams.versions import store as store_module
+from headrace.streams.versions.store import ModelStore
 
 
 @pytest.fixture(params=["folder", "memory"])

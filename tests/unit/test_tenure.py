@@ -14,7 +14,7 @@ from schema_samples import FIXTURES
 from headrace.model.scorer import N_INPUTS
 from headrace.model.signals import ItemSignals
 from headrace.model.tenure import N_TENURE_SIGNALS, N_TENURES, tenure_of
-from headrace.streams.publication import Fragment, apply_delta, pack_delta, unpack_model
+from headrace.streams.versions.publication import Fragment, apply_delta, pack_delta, unpack_model
 
 OPENER, OTHER = 0, 1
 

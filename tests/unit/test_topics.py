@@ -1,7 +1,7 @@
 """Names and shapes of the topics; that they are created so is for tests/broker."""
 
+from headrace.streams.kafka.topics import topics_of, users_changelog
 from headrace.streams.settings import Settings
-from headrace.streams.topics import topics_of, users_changelog
 
 SETTINGS = Settings(topic_prefix="shop", group="shop-eu", partitions=6)
 

@@ -11,13 +11,13 @@ from click.testing import CliRunner
 from stream_samples import drawn, learned, small
 
 from headrace.streams import schema
-from headrace.streams.blobs import pack, unpack
-from headrace.streams.cli import main
+from headrace.streams.cli.main import main
 from headrace.streams.errors import CheckpointError, UnreadableError
-from headrace.streams.evaluate import evaluate
-from headrace.streams.learner import Learner
-from headrace.streams.publication import pack_model, pack_weights
-from headrace.streams.transfer import TIED_TO_ITEMS, start_from, write_model
+from headrace.streams.evaluation.evaluate import evaluate
+from headrace.streams.learn.learner import Learner
+from headrace.streams.learn.transfer import TIED_TO_ITEMS, start_from, write_model
+from headrace.streams.versions.blobs import pack, unpack
+from headrace.streams.versions.publication import pack_model, pack_weights
 
 STREAM = drawn(200)
 EVENTS = pl.DataFrame(
@@ -92,7 +92,7 @@ def test_a_store_that_is_away_says_nothing_of_the_model(
     def away(*_: object) -> None:
         raise ConnectionError("no route to it")
 
-    monkeypatch.setattr("headrace.streams.transfer.fsspec.open", away)
+    monkeypatch.setattr("headrace.streams.learn.transfer.fsspec.open", away)
     with pytest.raises(UnreadableError, match="cannot be read: no route to it"):
         start_from(Learner(small()), str(model))
 

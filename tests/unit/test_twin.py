@@ -10,10 +10,10 @@ from stream_samples import drawn, learned, small
 from test_evaluate import STREAM
 
 from headrace.model.ranking_metrics import MISS
-from headrace.streams.evaluate import Evaluation
-from headrace.streams.learner import Learner
+from headrace.streams.evaluation.evaluate import Evaluation
+from headrace.streams.evaluation.twin import Twin, another, placebo
+from headrace.streams.learn.learner import Learner
 from headrace.streams.prequential import judge, served
-from headrace.streams.twin import Twin, another, placebo
 from headrace.streams.wire import Item
 
 

@@ -11,12 +11,17 @@ from stream_samples import PlainLearner, copies, drawn, folded, learned, small
 
 from headrace.model.recommender import Recommender
 from headrace.streams import schema
-from headrace.streams.blobs import Arrays, pack, unpack
 from headrace.streams.errors import CheckpointError
-from headrace.streams.learner import Learner
-from headrace.streams.learner_state import pack_learner, restore
+from headrace.streams.learn.learner import Learner
+from headrace.streams.learn.learner_state import pack_learner, restore
 from headrace.streams.prequential import gradient_sums
-from headrace.streams.publication import pack_model, pack_weights, unpack_model, unpack_weights
+from headrace.streams.versions.blobs import Arrays, pack, unpack
+from headrace.streams.versions.publication import (
+    pack_model,
+    pack_weights,
+    unpack_model,
+    unpack_weights,
+)
 
 MAX_ITEMS = 100
 STREAM = drawn(330, n_items=60)

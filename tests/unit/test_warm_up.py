@@ -7,7 +7,7 @@ from pathlib import Path
 
 from serving_samples import Shop
 
-from headrace.streams.publication import Announcement
+from headrace.streams.versions.publication import Announcement
 
 # Compiled for what, is seen in a process of its own: here, other tests have compiled everything.
 WORKER = """
@@ -15,8 +15,8 @@ import sys
 from numba.core.registry import CPUDispatcher
 from serving_samples import work
 from stream_samples import event, small
-from headrace.streams.publication import Announcement
-from headrace.streams.serving import Serving
+from headrace.streams.versions.publication import Announcement
+from headrace.streams.adapt.serving import Serving
 
 def compiled():
     modules = [one for name, one in sys.modules.items() if name.startswith("headrace")]

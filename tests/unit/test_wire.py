@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.streams import wire
-from headrace.streams.dead_letters import dead_letter_headers
 from headrace.streams.errors import MalformedRecordError
-from headrace.streams.record_batches import VALUE_LIMIT_BYTES
+from headrace.streams.kafka.dead_letters import dead_letter_headers
+from headrace.streams.kafka.record_batches import VALUE_LIMIT_BYTES
 from headrace.streams.wire import (
     FORGET,
     MAX_AHEAD_MS,

@@ -1,0 +1,173 @@
+"""The topics of a deployment: names, partitions, clean-up, all made before a role starts.
+
+Topics by user have PARTITIONS partitions, and so has the changelog of the adapt role's users: a
+user's state lives in the partition its events come from. What everyone reads has one.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from headrace.streams.errors import StreamsError, TopicMismatchError
+from headrace.streams.kafka.clients import admin
+from headrace.streams.kafka.lease import CLOCKS_DIFFER_S, STALE_AFTER_S
+from headrace.streams.settings import Settings
+from kafka.admin import ConfigResource
+
+KEPT = {"cleanup.policy": "delete"}
+COMPACTED = {"cleanup.policy": "compact"}
+# By default a broker compacts when it pays, which may be never: what was written of a user who is
+# forgotten must go (KIP-354).
+WITHIN_A_DAY = {"max.compaction.lag.ms": str(24 * 60 * 60 * 1000)}
+# By default a tombstone is gone after a day, and who starts later does not know what was withdrawn.
+FOR_TEN_YEARS = {"delete.retention.ms": str(10 * 365 * 24 * 60 * 60 * 1000)}
+KEPT_6_H = KEPT | {"retention.ms": str(6 * 60 * 60 * 1000)}  # a checkpoint has all before it
+# Whoever writes here holds a lease (lease.py): what was on its way for too long must not arrive.
+LEASED = COMPACTED | {
+    "message.timestamp.type": "CreateTime",
+    "message.timestamp.before.max.ms": str(int(STALE_AFTER_S * 1000)),
+    "message.timestamp.after.max.ms": str(int(CLOCKS_DIFFER_S * 1000)),
+}
+TOPIC_EXISTS = 36  # TOPIC_ALREADY_EXISTS, Kafka protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """What a topic must be like."""
+
+    name: str
+    partitions: int
+    configs: dict[str, str]
+    advised: dict[str, str] = field(default_factory=dict)
+    """What it gets when it is created here; one that exists may do without."""
+
+
+def users_changelog(settings: Settings) -> str:
+    """Return the changelog of the adapt role's users, as Faust names it."""
+    return f"{settings.group}-adapt-users-changelog"
+
+
+def topics_of(settings: Settings) -> list[Topic]:
+    """Return every topic of the deployment."""
+    by_user = settings.partitions
+    return [
+        Topic(settings.topic("events"), by_user, KEPT),
+        Topic(settings.topic("items"), 1, COMPACTED, FOR_TEN_YEARS),
+        Topic(settings.topic("recommendations"), by_user, LEASED, WITHIN_A_DAY),
+        Topic(settings.topic("models"), 1, COMPACTED),
+        Topic(settings.topic("deltas"), 1, KEPT_6_H),
+        Topic(settings.topic("dead-letters"), by_user, KEPT),
+        Topic(users_changelog(settings), by_user, LEASED, WITHIN_A_DAY),
+    ]
+
+
+def create_topics(settings: Settings) -> list[str]:
+    """Create what is missing, check what is there; return the names created.
+
+    Raises:
+        BrokerUnreachableError: no broker answers.
+        TopicMismatchError: a topic exists and does not fit, or the group is another's; nothing has
+            been changed.
+    """
+    wanted = topics_of(settings)
+    with admin(settings) as client:
+        existing = set(client.list_topics())
+        _check(client, [topic for topic in wanted if topic.name in existing])
+        _check_group(settings, existing)
+        created = _create(client, [t for t in wanted if t.name not in existing], settings)
+        client.wait_for_topics([topic.name for topic in wanted])
+        # Two that start at once may both have found a topic missing: one of them made it.
+        made_by_other = [t for t in wanted if t.name not in existing and t.name not in created]
+        _check(client, made_by_other)
+    return created
+
+
+def require_topics(settings: Settings, names: Collection[str]) -> None:
+    """Check that topics of the deployment are there and fit; no others need be seen by this user.
+
+    Raises:
+        BrokerUnreachableError: no broker answers.
+        TopicMismatchError: a topic does not fit.
+        StreamsError: a topic is missing.
+    """
+    wanted = [topic for topic in topics_of(settings) if topic.name in names]
+    with admin(settings) as client:
+        present = set(client.list_topics())
+        missing = [topic.name for topic in wanted if topic.name not in present]
+        if missing:
+            raise StreamsError(
+                f"no topic {', '.join(missing)}: create it with `headrace topics`; or this user may"
+                " not see it: `headrace acls` prints what each role needs"
+            )
+        _check(client, wanted)
+
+
+def _create(client: Any, missing: list[Topic], settings: Settings) -> list[str]:
+    if not missing:
+        return []
+    answer = client.create_topics(
+        {
+            topic.name: {
+                "num_partitions": topic.partitions,
+                "replication_factor": settings.replication,
+                "configs": topic.configs | topic.advised,
+            }
+            for topic in missing
+        },
+        raise_errors=False,
+    )
+    created = []
+    for result in answer["topics"]:
+        if result["error_code"] == 0:
+            created.append(result["name"])
+        elif result["error_code"] != TOPIC_EXISTS:
+            raise StreamsError(f"cannot create topic {result['name']}: {result['error_message']}")
+    return created
+
+
+def _check_group(settings: Settings, existing: Collection[str]) -> None:
+    """Refuse states that are of other events: by their offsets, new events would be replays."""
+    events, changelog = settings.topic("events"), users_changelog(settings)
+    if changelog in existing and events not in existing:
+        raise TopicMismatchError(
+            f"topic {changelog} exists and {events} does not: the states in it are of other events,"
+            " and new ones would pass for replays. If they are another shop's, set another group:"
+            f" each topic_prefix needs a group of its own. If {events} was deleted to begin anew,"
+            " set another topic_prefix and group"
+        )
+
+
+def _check(client: Any, topics: list[Topic]) -> None:
+    if not topics:
+        return
+    names = [topic.name for topic in topics]
+    partitions = {t["name"]: len(t["partitions"]) for t in client.describe_topics(names)}
+    resources = [ConfigResource("TOPIC", name) for name in names]
+    configs = client.describe_configs(resources, config_filter="all")["topic"]
+    misfits = []
+    by_user = {t.name: partitions[t.name] for t in topics if t.partitions > 1}
+    if len({*by_user.values()}) > 1:
+        told = ", ".join(f"{name} has {n}" for name, n in by_user.items())
+        raise TopicMismatchError(
+            f"topics by user have different numbers of partitions: {told}. Partitions were added to"
+            " one in use: add as many to the others (kafka-topics.sh --alter --partitions), and"
+            " users who move to new ones start over; or use another topic_prefix and group"
+        )
+    for topic in topics:
+        if partitions[topic.name] != topic.partitions:
+            raise TopicMismatchError(
+                f"topic {topic.name} has {partitions[topic.name]} partitions, expected"
+                f" {topic.partitions}: set partitions={partitions[topic.name]}, or use another"
+                " topic_prefix and group (the partitions of a topic in use must never change)"
+            )
+        found = {name: configs[topic.name].get(name, {}).get("value") for name in topic.configs}
+        wrong = {name: value for name, value in topic.configs.items() if found[name] != value}
+        if wrong:
+            told = "; ".join(f"{name}={found[name]}, expected {wrong[name]}" for name in wrong)
+            config = ",".join(f"{name}={value}" for name, value in wrong.items())
+            misfits.append(
+                f"topic {topic.name} has {told}: run `kafka-configs.sh --bootstrap-server HOST:PORT"
+                f" --alter --topic {topic.name} --add-config {config}`"
+            )
+    if misfits:
+        raise TopicMismatchError("; ".join(misfits))

@@ -1,0 +1,236 @@
+"""Assortment: which items the model knows, and what the catalogue says of them.
+
+An item gets an index when it is taken first, or described while there is room, and gives it up when
+the vocabulary is full, its catalogue record goes, or only forgotten users took it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headrace.model.arrays import Ints, Longs
+from headrace.model.content import MAX_COLD
+from headrace.model.signals import ALL_TIME, ItemSignals
+from headrace.model.vocabulary import ItemIndex, Vocabulary
+from headrace.streams.learn.catalogue import Catalogue
+from headrace.streams.learn.categories import Categories
+from headrace.streams.learn.content import HashedWords, pick_embedder
+from headrace.streams.learn.inheritance import Inheritance
+from headrace.streams.state import NOT_ENGAGED
+from headrace.streams.wire import Event, Item
+
+if TYPE_CHECKING:
+    from headrace.streams.learn.learner import Learner
+
+PLACED_AT_ONCE = 64  # items; a sentence model takes some 0.2 s, and events wait meanwhile
+EVICT_SHARE = 0.05  # of a full vocabulary, at a version: evicting rewrites every neighbour row
+
+
+class Assortment:
+    """The items of a learner."""
+
+    def __init__(self, learner: "Learner") -> None:
+        self._learner = learner
+        settings = learner.settings
+        self.new_items: list[tuple[int, str]] = []  # admitted since the last delta
+        self.categories = Categories()
+        is_on = settings.content != "off"
+        self.catalogue = Catalogue(
+            pick_embedder() if is_on else HashedWords(), max_items=settings.max_items, is_on=is_on
+        )
+        self.inheritance: Inheritance | None = None  # of another shop's items
+        # Items whose content is not in the model yet, at most ``max_items``, newest last.
+        self._unplaced: OrderedDict[str, None] = OrderedDict()
+
+    @property
+    def _vocabulary(self) -> Vocabulary:
+        return self._learner.vocabulary
+
+    @property
+    def _signals(self) -> ItemSignals:
+        return self._learner.signals
+
+    def admit(self, events: Sequence[Event]) -> None:
+        """Give the events' items an index, while there is room, and room in the arrays."""
+        new = dict.fromkeys(
+            event.item
+            for event in events
+            if event.action not in NOT_ENGAGED and self._vocabulary.index(event.item) < 0
+        )
+        missing = len(new) - self._vocabulary.n_free
+        if missing > 0:
+            about_to_be_taken = self._vocabulary.indexes([event.item for event in events])
+            untaken = self._untaken()
+            self._give_up(untaken[~np.isin(untaken, about_to_be_taken)][:missing])
+        self._describe([item for item in new if self._admit(item) >= 0])
+
+    def note(self, item: Item, *, time_ms: int | None = None) -> None:
+        """Take a catalogue record over: its category now, its content when it is placed."""
+        self.categories.note(item.item, item.categories)
+        index = self._vocabulary.index(item.item)
+        if index >= 0:
+            self._place_in_category(index, item.item)
+        is_another = self.catalogue.note(item, time_ms=time_ms)
+        has_vector = index >= 0 and self._signals.content.stamp_of(index) != 0
+        has_content = has_vector or self.catalogue.source_of(item.item) is not None
+        if has_content and (is_another or index < 0):
+            self._place_later(item.item)
+
+    def place(self, limit: int = PLACED_AT_ONCE) -> bool:
+        """Bring content that was noted into the model, newest first; True if some is left.
+
+        Items that nobody took get an index too: up to ``MAX_COLD`` while there is room, then in the
+        place of the oldest of them. One that finds no room may find it when its record comes again.
+        Of which nothing is known any more, they give it up.
+        """
+        if not self._unplaced:  # a new price is no news
+            return False
+        content, vocabulary = self._signals.content, self._vocabulary
+        untaken = dict.fromkeys(self._untaken().tolist())  # oldest first
+        room = min(vocabulary.n_free, self._most_untaken - len(untaken))
+        placed: list[str] = []
+        n_given_up = 0
+        while self._unplaced and len(placed) + n_given_up < limit:
+            item, _ = self._unplaced.popitem()
+            source, index = self.catalogue.source_of(item), vocabulary.index(item)
+            if source is None and index in untaken:
+                del untaken[index]
+                self._give_up([index])
+                room += 1
+                n_given_up += 1
+                continue
+            if source is None:
+                content.forget([index] if index >= 0 else [])
+                continue
+            if index >= 0 and content.stamp_of(index) == source.stamp:
+                continue
+            if index < 0:
+                oldest = next(iter(untaken), -1)
+                if room <= 0 and not (oldest >= 0 and content.arrived[oldest] < source.arrived):
+                    continue
+                if room <= 0:
+                    del untaken[oldest]
+                    self._give_up([oldest])
+                room -= 1
+                self._admit(item)
+            untaken.pop(index, None)  # described anew, it is among the newest
+            placed.append(item)
+        self._describe(placed)
+        content.refresh(self._signals.arrays.popularity[:, ALL_TIME])
+        return bool(self._unplaced)
+
+    def make_room(self, *, with_checkpoint: bool = True) -> bool:
+        """Evict items that only forgotten users took, and the least popular of a full vocabulary.
+
+        The former ``with_checkpoint`` only: they are no reason to write one. Of items that nobody
+        took, the newest stay. True if replicas must reload.
+        """
+        has_evicted = with_checkpoint and self._evict_given_up()
+        if self._vocabulary.n_items < self._vocabulary.max_items:
+            return self._signals.rebase() or has_evicted
+        n = max(1, int(EVICT_SHARE * self._vocabulary.max_items))
+        slow = self._signals.popularity_now(len(self._vocabulary))[:, 1]
+        slow[self._untaken()[-self._most_untaken :]] = np.inf
+        gone = np.argsort(slow, kind="stable")[:n]
+        for loop in self._learner.loops:
+            loop.forget(gone, n_items=len(self._vocabulary))
+        self._evict(gone)
+        return True
+
+    def _admit(self, item: str) -> ItemIndex:
+        """Give a new item an index, if there is room, and room in the arrays."""
+        index = self._vocabulary.admit(item)
+        if index < 0:
+            return index
+        n = len(self._vocabulary)
+        self._signals.reserve(n)
+        if n > self._learner.recommender.meta.capacity:
+            self._learner.outer_loop.grow(self._signals.capacity)
+        self.new_items.append((index, item))
+        self._place_in_category(index, item)
+        return index
+
+    def _place_in_category(self, index: int, item: str) -> None:
+        number = self.categories.of(item)
+        if number is not None:
+            self._signals.arrays.category[index] = number
+            self._signals.arrays.dirty_items[index] = True
+
+    def _place_later(self, item: str) -> None:
+        self._unplaced[item] = None
+        self._unplaced.move_to_end(item)
+        if len(self._unplaced) > self._vocabulary.max_items:
+            self._unplaced.popitem(last=False)
+
+    def _describe(self, items: Sequence[str]) -> None:
+        """Give items that have an index the content vectors that their records make."""
+        found = [
+            (index, source)
+            for item in items
+            if (index := self._vocabulary.index(item)) >= 0
+            and (source := self.catalogue.source_of(item))
+        ]
+        if not found:
+            return
+        indexes = np.array([index for index, _ in found], np.int32)
+        sources = [source for _, source in found]
+        vectors = self.catalogue.vectors_of(sources)
+        self._signals.content.put(
+            indexes,
+            vectors,
+            np.array([source.stamp for source in sources], np.int64),
+            np.array([source.arrived for source in sources], np.int64),
+        )
+        if self.inheritance:
+            loops, space = self._learner.loops, self.catalogue.space
+            self.inheritance.pass_on(loops, indexes, vectors, space=space)
+
+    @property
+    def _most_untaken(self) -> int:
+        """How many items that only the catalogue knows are held."""
+        return min(MAX_COLD, self._vocabulary.max_items // 2)
+
+    def _untaken(self) -> Ints:
+        """Return the items that only the catalogue knows, oldest first."""
+        arrays = self._signals.arrays
+        return self._signals.content.untaken(arrays.popularity[:, ALL_TIME], arrays.filled)
+
+    def _give_up(self, indexes: Sequence[int] | Ints) -> None:
+        """Free the indexes of items that nobody took: nothing was counted for them."""
+        self._signals.content.forget(indexes)
+        arrays = self._signals.arrays
+        arrays.category[indexes] = -1
+        arrays.dirty_items[indexes] = True
+        for loop in self._learner.loops:
+            loop.start_anew(np.asarray(indexes))
+        self._learner.forgetting.evict(np.asarray(indexes))
+        self._vocabulary.evict([int(index) for index in indexes])
+
+    def _evict_given_up(self) -> bool:
+        """Evict items that only forgotten users took; those of the catalogue come back as new."""
+        gone = self._learner.forgetting.given_up()
+        if not len(gone):
+            return False
+        items = [self._vocabulary.ids[index] for index in gone]
+        for loop in self._learner.loops:
+            loop.start_anew(gone)  # nothing that is rehearsed names them
+        self._evict(gone)
+        for item in filter(self.catalogue.source_of, items):
+            self._place_later(item)
+        self.place()
+        return True
+
+    def _evict(self, gone: Longs) -> None:
+        """Free the indexes of items, and what is counted for them: replicas must reload."""
+        self._signals.forget(gone)
+        self._learner.pairs.forget(gone)
+        self._learner.recommender.coefficients.forget(gone)
+        self._learner.forgetting.evict(gone)
+        self._vocabulary.evict(gone.tolist())
+        # Replicas reload: told later, an evicted item would come back to them, and so would tables.
+        self.new_items = []
+        self._learner.recommender.coefficients.take_delta()
+        self._signals.refresh_popular(len(self._vocabulary))
+        self._signals.rebase()

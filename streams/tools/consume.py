@@ -1,0 +1,125 @@
+"""Read lists back: whose, when, and which items with their titles and reasons."""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from headrace.streams.errors import MalformedRecordError
+from headrace.streams.kafka.clients import Reader, reader
+from headrace.streams.settings import Settings
+from headrace.streams.tools.reasons import phrase
+from headrace.streams.tools.set_aside import printable
+from headrace.streams.wire import Recommendation, decode_item, decode_recommendation
+
+logger = logging.getLogger(__name__)
+
+SHOWN_LETTERS = 200  # of a title: a catalogue may hold whole books
+
+Titles = Mapping[str, str]
+
+
+def read_titles(settings: Settings) -> dict[str, str]:
+    """Return the title of every item in the catalogue that has one."""
+    titles = {}
+    with reader(settings, settings.topic("items")) as items:
+        for record in items.to_end():
+            try:
+                item = decode_item(record.value, key=record.key)
+            except MalformedRecordError as exc:
+                logger.warning("skipped %s: %s", coordinates(record), exc)
+                continue
+            if item.title:
+                titles[item.item] = item.title
+    return titles
+
+
+def current_lists(settings: Settings, *, user: str | None = None) -> list[Recommendation]:
+    """Return the latest list of each user, or of one, the most recently refreshed last."""
+    latest: dict[Any, Recommendation] = {}
+    with reader(settings, settings.topic("recommendations")) as lists:
+        for record in lists.to_end():
+            whose = record.partition, record.key  # a tombstone has nothing else to tell it by
+            if record.value is None:
+                latest.pop(whose, None)
+            latest.update((whose, found) for found in _decoded([record], user))
+    return sorted(latest.values(), key=lambda found: found.generated_ms)
+
+
+def all_lists(settings: Settings, *, user: str | None = None) -> Iterator[Recommendation]:
+    """Yield every list still on the topic, replaced ones too."""
+    with reader(settings, settings.topic("recommendations")) as lists:
+        yield from _decoded(lists.to_end(), user)
+
+
+def follow_lists(
+    settings: Settings,
+    *,
+    user: str | None = None,
+    from_beginning: bool = False,
+    on_start: Callable[[], None] = lambda: None,
+) -> Iterator[Recommendation]:
+    """Yield lists as they come, for ever; ``on_start`` is called once none can be missed."""
+    with reader(settings, settings.topic("recommendations")) as lists:
+        if not from_beginning:
+            lists.skip_to_end()
+        on_start()
+        yield from _decoded(_for_ever(lists), user)
+
+
+def _for_ever(source: Reader) -> Iterator[Any]:
+    while True:
+        yield from source.wait()
+
+
+def _decoded(records: Iterable[Any], user: str | None) -> Iterator[Recommendation]:
+    for record in records:
+        if record.value is None:  # a tombstone: the user's list has been withdrawn
+            continue
+        try:
+            found = decode_recommendation(record.value)
+        except MalformedRecordError as exc:
+            logger.warning("skipped %s: %s", coordinates(record), exc)
+            continue
+        if user is None or found.user == user:
+            yield found
+
+
+def coordinates(record: Any) -> str:
+    """Return where a record lies, as people write it."""
+    return f"{record.topic}/{record.partition}@{record.offset}"
+
+
+def as_text(found: Recommendation, titles: Titles) -> str:
+    """Return a list for people: a head line, then an item a line with its score and reason."""
+    when = datetime.fromtimestamp(found.generated_ms / 1000, UTC)
+    source = found.source
+    head = (
+        f"{printable(found.user)}  {when:%Y-%m-%d %H:%M:%S} UTC  model {found.model_version}"
+        f"  after {source.topic}/{source.partition}@{source.offset}"
+    )
+    width = max((len(_name(item, titles)) for item in found.items), default=0)
+    lines = [
+        f"  {rank:2}. {_name(item, titles):{width}}  {score:8.3f}  {_why(found, rank - 1, titles)}"
+        for rank, (item, score) in enumerate(zip(found.items, found.scores, strict=False), start=1)
+    ]
+    shown = [line.rstrip() for line in lines] or ["   (nothing to list yet)"]
+    return "\n".join([head, *shown])
+
+
+def as_json(found: Recommendation) -> str:
+    """Return a list for programs: one JSON object on one line."""
+    return json.dumps(asdict(found), ensure_ascii=False)
+
+
+def _name(item: str, titles: Titles) -> str:
+    return printable(titles.get(item, item)[:SHOWN_LETTERS])
+
+
+def _why(found: Recommendation, position: int, titles: Titles) -> str:
+    if position >= len(found.reasons):
+        return ""
+    reason = found.reasons[position]
+    return f"{reason['share']:.0%} {printable(phrase(reason, titles)[:SHOWN_LETTERS])}"

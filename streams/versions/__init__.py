@@ -1,0 +1,1 @@
+"""What the learn role publishes and adapt workers follow: as bytes, checked, and in a store."""
