@@ -2,27 +2,13 @@
 
 import click
 
-from headrace.streams.cli.options import with_settings
+from headrace.streams.cli.options import number, with_settings
 from headrace.streams.settings import Settings
 
-repeats_option = click.option(
-    "--repeats",
-    default=3,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Runs for each figure.",
+repeats_option = number("--repeats", 3, "Runs for each figure.", least=1)
+items_option = number(
+    "--items", 10_000, "Items in the catalogue, each with a full row of neighbours.", least=100
 )
-
-
-items_option = click.option(
-    "--items",
-    default=10_000,
-    show_default=True,
-    type=click.IntRange(min=100),
-    help="Items in the catalogue, each with a full row of neighbours.",
-)
-
-
 plot_option = click.option("--plot", metavar="FILE", help="Draw it here: .svg, .png or .pdf.")
 
 
@@ -42,13 +28,7 @@ def bench() -> None:
 
 
 @bench.command()
-@click.option(
-    "--up-to",
-    default=4096,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Users of the largest micro-batch.",
-)
+@number("--up-to", 4096, "Users of the largest micro-batch.", least=1)
 @items_option
 @repeats_option
 @with_settings("device", bootstrap_help=None)
@@ -79,13 +59,7 @@ def adapt(settings: Settings, items: int, up_to: int, repeats: int) -> None:
 
 
 @bench.command()
-@click.option(
-    "--up-to",
-    default=1_000_000,
-    show_default=True,
-    type=click.IntRange(min=1_000),
-    help="Users, and items, of the largest size.",
-)
+@number("--up-to", 1_000_000, "Users, and items, of the largest size.", least=1_000)
 @repeats_option
 @plot_option
 @with_settings("device", bootstrap_help=None)
@@ -121,13 +95,7 @@ def growth(settings: Settings, up_to: int, repeats: int, plot: str | None) -> No
 
 
 @bench.command()
-@click.option(
-    "--up-to",
-    default=10_000_000,
-    show_default=True,
-    type=click.IntRange(min=1_000),
-    help="Items of the largest catalogue.",
-)
+@number("--up-to", 10_000_000, "Items of the largest catalogue.", least=1_000)
 @repeats_option
 @with_settings("device", "threads", bootstrap_help=None)
 def rank(settings: Settings, up_to: int, repeats: int) -> None:

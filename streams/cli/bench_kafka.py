@@ -8,18 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from headrace.streams.cli.bench import items_option, plot_option, repeats_option
-from headrace.streams.cli.options import FiniteRange, is_given, with_settings
+from headrace.streams.cli.options import FiniteRange, is_given, number, with_settings
 from headrace.streams.settings import Settings
 
 if TYPE_CHECKING:
     from headrace.streams.child import Child
 
-users_option = click.option(
-    "--users",
-    default=5_000,
-    show_default=True,
-    type=click.IntRange(min=100),
-    help="Users who act in turn, each with 60 earlier interactions.",
+users_option = number(
+    "--users", 5_000, "Users who act in turn, each with 60 earlier interactions.", least=100
 )
 
 # Not the broker of the environment: that one may be at work.
@@ -29,12 +25,8 @@ with_broker_and_settings = partial(
 
 
 @click.command()
-@click.option(
-    "--events",
-    default=40_000,
-    show_default=True,
-    type=click.IntRange(min=1_000),
-    help="Events for the fastest job; slower ones get a part of them.",
+@number(
+    "--events", 40_000, "Events for the fastest job; slower ones get a part of them.", least=1_000
 )
 @users_option
 @items_option
@@ -75,22 +67,10 @@ def pipeline(settings: Settings, events: int, users: int, items: int, repeats: i
 
 
 @click.command()
-@click.option(
-    "--seconds",
-    default=20.0,
-    show_default=True,
-    type=FiniteRange(min=1),
-    help="Seconds at each load.",
-)
+@number("--seconds", 20.0, "Seconds at each load.", least=1)
 @users_option
 @items_option
-@click.option(
-    "--workers",
-    type=click.IntRange(1, 64),
-    default=1,
-    show_default=True,
-    help="Adapt workers, which share the events.",
-)
+@number("--workers", 1, "Adapt workers, which share the events.", least=1, most=64)
 @plot_option
 @with_broker_and_settings("device", "threads")
 def latency(
@@ -134,9 +114,7 @@ def latency(
 
 
 @click.command()
-@click.option(
-    "--minutes", default=30.0, show_default=True, type=FiniteRange(min=0.2), help="Minutes of load."
-)
+@number("--minutes", 30.0, "Minutes of load.", least=0.2)
 @click.option(
     "--events-per-s",
     default=30.0,
@@ -179,12 +157,11 @@ def soak(settings: Settings, minutes: float, events_per_s: float) -> None:
 
 
 @click.command()
-@click.option(
+@number(
     "--seconds",
-    default=300.0,
-    show_default=True,
-    type=FiniteRange(min=1),
-    help="Seconds at twice the load; to work off what waits takes as long again.",
+    300.0,
+    "Seconds at twice the load; to work off what waits takes as long again.",
+    least=1,
 )
 @users_option
 @items_option
@@ -222,13 +199,7 @@ def overload(settings: Settings, seconds: float, users: int, items: int) -> None
 
 
 @click.command()
-@click.option(
-    "--up-to",
-    default=1_000_000,
-    show_default=True,
-    type=click.IntRange(min=100),
-    help="Users' states in the changelog, of the largest size.",
-)
+@number("--up-to", 1_000_000, "Users' states in the changelog, of the largest size.", least=100)
 @repeats_option
 @with_broker_and_settings("session_timeout_s", "device")
 def recover(settings: Settings, up_to: int, repeats: int) -> None:
@@ -264,13 +235,7 @@ def recover(settings: Settings, up_to: int, repeats: int) -> None:
 
 
 @click.command()
-@click.option(
-    "--events",
-    default=10_000,
-    show_default=True,
-    type=click.IntRange(min=1_000),
-    help="Events in a run.",
-)
+@number("--events", 10_000, "Events in a run.", least=1_000)
 @click.option(
     "--workers",
     type=click.IntRange(min=2),

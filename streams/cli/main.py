@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from headrace.streams.cli import bench, bench_kafka, roles, tools
+from headrace.streams.cli import bench, bench_kafka, evaluation, roles, tools
 from headrace.streams.errors import StreamsError
 from headrace.streams.guards import EXIT_WRONG
 
@@ -93,7 +93,7 @@ for command in (
     tools.consume,
     tools.dead_letters,
     tools.forget,
-    roles.evaluate,
+    evaluation.evaluate,
     bench.bench,
     roles.demo,
 ):

@@ -14,6 +14,7 @@ from headrace.streams.settings import FILE_VARIABLE, PREFIX, Settings, load
 
 Command = Callable[..., Any]
 PORT = click.IntRange(0, 65_535)
+MODEL_FLAGS = ("device", "seed")
 FLAG_NAMES = {"start_from": "from"}  # where the setting's own name reads badly as a flag
 
 
@@ -28,6 +29,15 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+def number(
+    flag: str, default: float, told: str, *, least: float, most: int | None = None
+) -> Callable[[Command], Command]:
+    """Return a flag for a number of a range, which is whole if its default is."""
+    is_whole = isinstance(default, int)
+    kind = click.IntRange(int(least), most) if is_whole else FiniteRange(least, most)
+    return click.option(flag, default=default, show_default=True, type=kind, help=told)
 
 
 context_columns = click.option(

@@ -11,7 +11,7 @@ from headrace.model.ablation import INPUTS_OF, PARTS, remove
 from headrace.model.inner_loop import GradientSums
 from headrace.model.outer_loop import OuterLoop
 from headrace.model.scorer import INPUTS
-from headrace.streams.cli import roles
+from headrace.streams.cli import evaluation
 
 
 def learned_without(*parts: str) -> OuterLoop:
@@ -64,4 +64,4 @@ def test_without_both_loops_nobody_is_adapted() -> None:
 
 
 def test_command_line_names_the_parts() -> None:
-    assert roles.PARTS == PARTS
+    assert evaluation.PARTS == PARTS
