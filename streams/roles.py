@@ -67,6 +67,30 @@ def ended_when_away() -> Iterator[None]:
         sys.exit(EXIT_FAILED)
 
 
+@contextmanager
+def _answering(settings: Settings, role: Literal["adapt", "learn"]) -> Iterator[Readiness]:
+    """Log, see what this user may do, and answer for metrics and health until the role has ended.
+
+    Raises:
+        StreamsError: an address or a right is missing.
+    """
+    start_logging(settings)
+    token = http.token_of(settings)
+    require_access(settings, role)
+    readiness = Readiness()
+    server = http.serve(
+        settings.http_host,
+        settings.adapt_port if role == "adapt" else settings.learn_port,
+        is_live=readiness.is_live,
+        is_ready=readiness,
+        token=token,
+    )
+    try:
+        yield readiness
+    finally:
+        server.close()
+
+
 @ended_when_away()
 def run_adapt(settings: Settings) -> None:
     """Run an adapt worker until it is told to stop.
@@ -74,25 +98,15 @@ def run_adapt(settings: Settings) -> None:
     Raises:
         StreamsError: a topic is missing, or does not fit.
     """
-    start_logging(settings)
-    token = http.token_of(settings)
-    require_access(settings, "adapt")
-    serving = Serving(settings, device=pick_device(settings))
-    readiness = Readiness(is_model_ready=serving.is_ready)
-    server = http.serve(
-        settings.http_host,
-        settings.adapt_port,
-        is_live=readiness.is_live,
-        is_ready=readiness,
-        token=token,
-    )
-    broadcast = Broadcast(settings, serving)
-    broadcast.follower.start()
-    try:
-        adapt.run(settings, serving, readiness=readiness)
-    finally:
-        broadcast.follower.close()
-        server.close()
+    with _answering(settings, "adapt") as readiness:
+        serving = Serving(settings, device=pick_device(settings))
+        readiness.is_model_ready = serving.is_ready
+        broadcast = Broadcast(settings, serving)
+        broadcast.follower.start()
+        try:
+            adapt.run(settings, serving, readiness=readiness)
+        finally:
+            broadcast.follower.close()
 
 
 @ended_when_away()
@@ -102,18 +116,5 @@ def run_learn(settings: Settings, *, anew: bool = False) -> None:
     Raises:
         StreamsError: a topic is missing, or does not fit, or no version can be read.
     """
-    start_logging(settings)
-    token = http.token_of(settings)
-    require_access(settings, "learn")
-    readiness = Readiness()
-    server = http.serve(
-        settings.http_host,
-        settings.learn_port,
-        is_live=readiness.is_live,
-        is_ready=readiness,
-        token=token,
-    )
-    try:
+    with _answering(settings, "learn") as readiness:
         learn.run(settings, readiness=readiness, anew=anew)
-    finally:
-        server.close()
