@@ -167,6 +167,8 @@ def decode_event(value: bytes | None, *, key: bytes | None, record_time_ms: int)
 def decode_item(value: bytes | None, *, key: bytes | None) -> Item:
     """Read one catalogue record; a tombstone (no value) withdraws the item named by the key.
 
+    One that is not active is withdrawn whatever is wrong with the rest: none of it is shown.
+
     Raises:
         MalformedRecordError: the record can never be applied.
     """
@@ -178,15 +180,21 @@ def decode_item(value: bytes | None, *, key: bytes | None) -> Item:
     active = _given(fields, "active", True)
     if not isinstance(active, bool):
         raise MalformedRecordError("wrong_type", "active must be true or false")
-    return Item(
-        item=_id_of(fields, "item"),
-        title=_text_of(fields, "title"),
-        categories=_categories_of(fields.get("categories")),
-        price=_price_of(fields.get("price")),
-        text=_text_of(fields, "text"),
-        vectors=vectors_of(fields.get("vectors")),
-        active=active,
-    )
+    item = _id_of(fields, "item")
+    try:
+        return Item(
+            item=item,
+            title=_text_of(fields, "title"),
+            categories=_categories_of(fields.get("categories")),
+            price=_price_of(fields.get("price")),
+            text=_text_of(fields, "text"),
+            vectors=vectors_of(fields.get("vectors")),
+            active=active,
+        )
+    except MalformedRecordError:
+        if active:
+            raise
+        return Item(item=item, active=False)
 
 
 def decode_recommendation(value: bytes | None) -> Recommendation:

@@ -348,6 +348,15 @@ def test_wrong_field_of_an_item_is_refused(fields: Any, reason: str) -> None:
     assert refusal.value.reason == reason
 
 
+def test_an_item_is_withdrawn_whatever_else_is_wrong_with_its_record() -> None:
+    fields = {"item": "i", "active": False, "title": "tea"}
+    assert decode_item(as_json(fields), key=None) == Item(item="i", title="tea", active=False)
+    wrong = fields | {"price": "12,99"}
+    assert decode_item(as_json(wrong), key=None) == Item(item="i", active=False)
+    with pytest.raises(MalformedRecordError, match="item"):
+        decode_item(as_json(wrong | {"item": ""}), key=None)
+
+
 def test_item_has_the_room_that_a_record_has() -> None:
     text = "x" * (VALUE_LIMIT_BYTES - len(as_json({"item": "i", "text": ""})))
     assert decode_item(as_json({"item": "i", "text": text}), key=None).text == text
