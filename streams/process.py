@@ -12,6 +12,7 @@ from typing import Any
 from headrace.streams import metrics
 from headrace.streams.guards import PauseGuard, Watchdog, end_process, now_s, tell_failure
 from headrace.streams.kafka.faust_app import IntakeApp
+from headrace.streams.kafka.intake import IntakeConsumer
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,14 @@ def collect_rarely() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
+
+
+def observe_intake(consumer: IntakeConsumer, *, n_users: int) -> None:
+    """Set the gauges of what this worker holds and how far behind it is."""
+    metrics.USERS.set(n_users)
+    metrics.LAG.clear()  # partitions that went to other workers report there
+    for partition, n_events in consumer.lag().items():
+        metrics.LAG.labels(str(partition)).set(n_events)
 
 
 async def _tick_forever(role: Role) -> None:

@@ -29,6 +29,11 @@ NAME_BYTES = 8
 NOT_ENGAGED = frozenset({"impression", "return", *WITHOUT_ITEM})
 
 
+StateKey = tuple[int, bytes]
+"""Partition of the events and key of the user: clients that hash keys differently can put one
+user into two partitions, and offsets of two partitions must never be compared."""
+
+
 class StateVersionError(ValueError):
     """The state is of a release whose states are not read. Operator action: in the message."""
 

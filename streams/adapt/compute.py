@@ -14,9 +14,9 @@ from itertools import accumulate, pairwise
 
 from headrace.streams import metrics
 from headrace.streams.adapt.engine import Engine, UserResult, UserWork
-from headrace.streams.adapt.micro_batch import MicroBatch, StateKey, in_rounds
+from headrace.streams.adapt.micro_batch import MicroBatch, in_rounds
 from headrace.streams.adapt.user_states import UserStates
-from headrace.streams.state import UserState, since_forgotten
+from headrace.streams.state import StateKey, UserState, since_forgotten
 from headrace.streams.wire import encode
 
 MIN_PART = 16  # users, on average; with fewer, a second thread hardly pays for its part's costs

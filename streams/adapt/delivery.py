@@ -18,7 +18,7 @@ from faust.types.tuples import TP
 
 from headrace.streams.adapt.compute import Computed, compute
 from headrace.streams.adapt.engine import Engine
-from headrace.streams.adapt.micro_batch import MicroBatch, StateKey
+from headrace.streams.adapt.micro_batch import MicroBatch
 from headrace.streams.adapt.observe import observe
 from headrace.streams.adapt.user_states import UserStates
 from headrace.streams.adapt.writer import Writer
@@ -27,6 +27,7 @@ from headrace.streams.kafka.batches import GapCheck, RecordBatch
 from headrace.streams.kafka.faust_app import IntakeApp
 from headrace.streams.kafka.lease import STALE_AFTER_S, Lease
 from headrace.streams.settings import Settings
+from headrace.streams.state import StateKey
 
 logger = logging.getLogger(__name__)
 

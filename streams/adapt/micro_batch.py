@@ -7,11 +7,8 @@ from typing import Any
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.kafka.batches import RecordBatch
 from headrace.streams.kafka.dead_letters import DeadLetter, dead_letter_of
+from headrace.streams.state import StateKey
 from headrace.streams.wire import Event, Source, decode_event, record_time_ms
-
-StateKey = tuple[int, bytes]
-"""Partition of the events and key of the user: clients that hash keys differently can put one
-user into two partitions, and offsets of two partitions must never be compared."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -3,7 +3,6 @@
 from headrace.streams import metrics
 from headrace.streams.adapt.compute import Computed
 from headrace.streams.adapt.micro_batch import MicroBatch
-from headrace.streams.kafka.intake import IntakeConsumer
 
 
 def observe(micro_batch: MicroBatch, computed: Computed, *, now_s: float, now_ms: float) -> None:
@@ -26,11 +25,3 @@ def observe(micro_batch: MicroBatch, computed: Computed, *, now_s: float, now_ms
     oldest_ms = [micro_batch.users[key].oldest_record_ms for key in listed]
     ages_s = [max(now_ms - record_ms, 0) / 1000 for record_ms in oldest_ms]
     metrics.observe_all(metrics.EVENT_TO_LIST_SECONDS, ages_s)
-
-
-def observe_intake(consumer: IntakeConsumer, *, n_users: int) -> None:
-    """Set the gauges of what this worker holds and how far behind it is."""
-    metrics.USERS.set(n_users)
-    metrics.LAG.clear()  # partitions that went to other workers report there
-    for partition, n_events in consumer.lag().items():
-        metrics.LAG.labels(str(partition)).set(n_events)

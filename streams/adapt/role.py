@@ -6,14 +6,13 @@ from collections.abc import Callable
 
 from headrace.streams.adapt.delivery import Delivery
 from headrace.streams.adapt.engine import Engine
-from headrace.streams.adapt.observe import observe_intake
 from headrace.streams.adapt.user_states import UserStates
 from headrace.streams.adapt.writer import Writer
 from headrace.streams.guards import PauseGuard, Watchdog, end_process, now_s
 from headrace.streams.kafka.faust_app import make_app
 from headrace.streams.kafka.intake import IntakeOptions
 from headrace.streams.kafka.lease import Lease
-from headrace.streams.process import Readiness, Role, run_role
+from headrace.streams.process import Readiness, Role, observe_intake, run_role
 from headrace.streams.settings import Settings
 
 TABLE = "users"

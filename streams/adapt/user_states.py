@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from itertools import chain, islice
 
 from headrace.streams import metrics
-from headrace.streams.adapt.micro_batch import StateKey
-from headrace.streams.state import Recovered, StateVersionError, UserState
+from headrace.streams.state import Recovered, StateKey, StateVersionError, UserState
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from headrace.streams.adapt.compute import Computed
-from headrace.streams.adapt.micro_batch import MicroBatch, StateKey
+from headrace.streams.adapt.micro_batch import MicroBatch
 from headrace.streams.kafka.dead_letters import DeadLetter, fitting
+from headrace.streams.state import StateKey
 
 Record = tuple[bytes, bytes | None]
 

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from headrace.streams.adapt.compute import compute
-from headrace.streams.adapt.micro_batch import Arrivals, MicroBatch, StateKey
+from headrace.streams.adapt.micro_batch import Arrivals, MicroBatch
 from headrace.streams.adapt.serving import Serving
 from headrace.streams.adapt.user_states import UserStates
 from headrace.streams.bench import stage
@@ -38,7 +38,7 @@ from headrace.streams.learn.publisher import Publisher
 from headrace.streams.model_settings import pick_device
 from headrace.streams.process import collect_rarely
 from headrace.streams.settings import Settings, load
-from headrace.streams.state import UserState
+from headrace.streams.state import StateKey, UserState
 from headrace.streams.versions.publication import Announcement
 from headrace.streams.wire import Event, Source
 

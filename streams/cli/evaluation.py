@@ -119,7 +119,6 @@ def evaluate(
     import json
     from pathlib import Path
 
-    from headrace.streams.cli.outputs import require_writable
     from headrace.streams.cli.progress import counted
     from headrace.streams.evaluation import drift as change
     from headrace.streams.evaluation import plots
@@ -128,6 +127,7 @@ def evaluate(
     from headrace.streams.learn.transfer import write_model
     from headrace.streams.tools.files import load_events
     from headrace.streams.tools.files_items import load_items
+    from headrace.streams.tools.outputs import require_writable
 
     if protocol == "ader":
         _evaluate_periods(settings, file)

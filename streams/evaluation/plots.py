@@ -5,8 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headrace.streams.cli.outputs import require_writable
 from headrace.streams.errors import InputFileError
+from headrace.streams.tools.outputs import require_writable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

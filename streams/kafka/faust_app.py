@@ -17,14 +17,13 @@ from faust.stores import memory
 from faust.types.tuples import TP
 from mode.utils.queues import ThrowableQueue
 
-from headrace.streams.adapt.micro_batch import StateKey
 from headrace.streams.errors import SettingsError
 from headrace.streams.guards import end_process, tell_failure
 from headrace.streams.kafka.batches import BatchSchema, ChangelogMessage, RecordBatch
 from headrace.streams.kafka.intake import IntakeConsumer, IntakeOptions, IntakeTransport
 from headrace.streams.kafka.security import client_options, uses_sasl, uses_tls
 from headrace.streams.settings import Settings
-from headrace.streams.state import Recovered, offset_of
+from headrace.streams.state import Recovered, StateKey, offset_of
 
 logger = logging.getLogger(__name__)
 

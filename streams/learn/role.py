@@ -20,7 +20,6 @@ from typing import Any
 from faust.types.tuples import TP
 
 from headrace.streams import metrics
-from headrace.streams.adapt.observe import observe_intake
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.guards import (
     EXIT_PAUSED,
@@ -38,7 +37,7 @@ from headrace.streams.learn.learner import Learned, Learner
 from headrace.streams.learn.learner_state import Positions
 from headrace.streams.learn.processes import processes_of
 from headrace.streams.learn.publisher import Publisher, Send
-from headrace.streams.process import Readiness, Role, run_role
+from headrace.streams.process import Readiness, Role, observe_intake, run_role
 from headrace.streams.settings import Settings
 from headrace.streams.wire import Event, decode_event, record_time_ms
 

@@ -14,7 +14,6 @@ from simulated_worker import Worker
 
 from headrace.streams.adapt import delivery
 from headrace.streams.adapt.delivery import Delivery
-from headrace.streams.adapt.micro_batch import StateKey
 from headrace.streams.adapt.user_states import UserStates
 from headrace.streams.adapt.writer import Writer
 from headrace.streams.guards import PauseGuard
@@ -23,7 +22,7 @@ from headrace.streams.kafka.batches import GapCheck, Watermarks
 from headrace.streams.kafka.faust_app import IntakeApp, StateStore
 from headrace.streams.kafka.intake import IntakeConsumer
 from headrace.streams.kafka.lease import Lease
-from headrace.streams.state import UserState
+from headrace.streams.state import StateKey, UserState
 
 Off = tuple[Any, str, Any]  # owner, attribute, what stands there instead
 

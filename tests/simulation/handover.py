@@ -8,10 +8,9 @@ from aiokafka.errors import InvalidTimestampError
 from handover_worker import SESSION_S, Sent, Worker
 from rules_log import EVENTS, EXPECTED, LOG, N_RECORDS, OFFSETS
 
-from headrace.streams.adapt.micro_batch import StateKey
 from headrace.streams.kafka.batches import RecordBatch
 from headrace.streams.kafka.lease import STALE_AFTER_S
-from headrace.streams.state import UserState, offset_of
+from headrace.streams.state import StateKey, UserState, offset_of
 
 MOVE_S = 0.01  # what each move takes
 MOST_ROUNDS = 200  # of a schedule's end, in each of which everybody goes on

@@ -13,7 +13,6 @@ from simulated_loop import SimulatedLoop
 from simulated_worker import EndedError
 
 from headrace.streams.adapt.delivery import Delivery
-from headrace.streams.adapt.micro_batch import StateKey
 from headrace.streams.adapt.user_states import UserStates
 from headrace.streams.adapt.writer import Writer
 from headrace.streams.guards import PauseGuard
@@ -22,6 +21,7 @@ from headrace.streams.kafka.faust_app import StateStore
 from headrace.streams.kafka.intake import IntakeConsumer
 from headrace.streams.kafka.lease import Lease
 from headrace.streams.settings import Settings
+from headrace.streams.state import StateKey
 
 SETTINGS = Settings(micro_batch_events=3)
 SESSION_S = SETTINGS.session_timeout_s

@@ -6,9 +6,8 @@ from typing import Any, NoReturn
 from faust.types.tuples import TP
 
 from headrace.streams.adapt.delivery import IN_FLIGHT
-from headrace.streams.adapt.micro_batch import StateKey
 from headrace.streams.errors import MalformedRecordError
-from headrace.streams.state import UserState, offset_of
+from headrace.streams.state import StateKey, UserState, offset_of
 from headrace.streams.wire import decode_event, decode_recommendation
 
 Fold = tuple[int, int, list[str]]  # last offset, events, items

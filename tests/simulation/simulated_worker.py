@@ -12,11 +12,10 @@ from simulated_loop import SimulatedLoop
 from simulated_transport import SimulatedTransport
 
 from headrace.streams.adapt.engine import UserResult, UserWork
-from headrace.streams.adapt.micro_batch import StateKey
 from headrace.streams.adapt.role import make_role
 from headrace.streams.guards import EXIT_FAILED
 from headrace.streams.process import Readiness, _stop, _tick_forever
-from headrace.streams.state import UserState
+from headrace.streams.state import StateKey, UserState
 from headrace.streams.wire import Recommendation, rec_id_of
 
 HISTORY_LENGTH = 100

@@ -24,11 +24,11 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 from rules_log import EVENTS, EXPECTED, LOG, N_RECORDS, OFFSETS, Folding, leave_out
 
 from headrace.streams.adapt.compute import Computed, compute
-from headrace.streams.adapt.micro_batch import MicroBatch, StateKey
+from headrace.streams.adapt.micro_batch import MicroBatch
 from headrace.streams.adapt.user_states import UserStates
 from headrace.streams.kafka.batches import Receipt, RecordBatch, Watermarks
 from headrace.streams.kafka.faust_app import StateStore
-from headrace.streams.state import UserState, offset_of
+from headrace.streams.state import StateKey, UserState, offset_of
 
 N_MOVES = 25
 MOVES = ("deliver", "write", "acknowledge", "commit")

@@ -15,6 +15,8 @@ MODEL_FILES = sorted(MODEL.glob("**/*.py"))
 ALL_FILES = [*MODEL_FILES, *sorted(STREAMS.glob("**/*.py"))]
 
 STREAMING = {"headrace.streams", "faust", "aiokafka", "kafka", "confluent_kafka", "mode"}
+# Folders of streams, lowest first; those of one layer do not know each other.
+LAYERS = ({"kafka", "versions"}, {"adapt", "learn", "tools"}, {"evaluation"}, {"bench"}, {"cli"})
 CLOCKS = {"time", "datetime", "asyncio", "sched"}
 CODE_CARRIERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
@@ -72,6 +74,14 @@ def test_every_form_of_import_is_seen(source: str, module: str) -> None:
 @pytest.mark.parametrize("path", MODEL_FILES, ids=name_of)
 def test_model_knows_nothing_of_streams(path: Path) -> None:
     assert imports_of(path.read_text()) & STREAMING == set()
+
+
+@pytest.mark.parametrize("path", sorted(STREAMS.glob("*/*.py")), ids=name_of)
+def test_a_folder_of_streams_imports_from_the_layers_below(path: Path) -> None:
+    own = path.parent.name
+    (at,) = (number for number, layer in enumerate(LAYERS) if own in layer)
+    others = {f"headrace.streams.{folder}" for layer in LAYERS[at:] for folder in layer - {own}}
+    assert imports_of(path.read_text()) & others == set()
 
 
 @pytest.mark.parametrize("path", MODEL_FILES, ids=name_of)

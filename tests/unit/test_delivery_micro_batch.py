@@ -15,12 +15,12 @@ from faust.types.tuples import TP
 from headrace.streams import metrics, wire
 from headrace.streams.adapt.compute import Computed, compute, in_parts
 from headrace.streams.adapt.engine import UserResult, UserWork
-from headrace.streams.adapt.micro_batch import MicroBatch, StateKey, in_rounds
+from headrace.streams.adapt.micro_batch import MicroBatch, in_rounds
 from headrace.streams.adapt.user_states import UserStates
 from headrace.streams.kafka.batches import HEADER_OVERHEAD_BYTES, RecordBatch, Watermarks
 from headrace.streams.kafka.record_batches import Unreadable
 from headrace.streams.schema import STATE, Schema
-from headrace.streams.state import StateVersionError, UserState
+from headrace.streams.state import StateKey, StateVersionError, UserState
 from headrace.streams.wire import Event, encode
 
 EVENTS = "headrace.events"

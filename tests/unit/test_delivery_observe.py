@@ -8,8 +8,9 @@ from prometheus_client import REGISTRY
 
 from headrace.streams.adapt.compute import Computed
 from headrace.streams.adapt.micro_batch import Arrivals, MicroBatch
-from headrace.streams.adapt.observe import observe, observe_intake
+from headrace.streams.adapt.observe import observe
 from headrace.streams.kafka.dead_letters import DeadLetter
+from headrace.streams.process import observe_intake
 from headrace.streams.wire import Source
 
 

@@ -16,14 +16,14 @@ from faust.types.tuples import TP
 from headrace.streams.adapt.compute import Computed
 from headrace.streams.adapt.delivery import ATTEMPTS, IN_FLIGHT, MICRO_BATCH_BYTES, Delivery
 from headrace.streams.adapt.engine import UserResult, UserWork
-from headrace.streams.adapt.micro_batch import MicroBatch, StateKey
+from headrace.streams.adapt.micro_batch import MicroBatch
 from headrace.streams.adapt.user_states import UserStates
 from headrace.streams.errors import TopicMismatchError
 from headrace.streams.guards import PauseGuard
 from headrace.streams.kafka.batches import LostBatchError, Receipt, RecordBatch
 from headrace.streams.kafka.lease import Lease
 from headrace.streams.settings import Settings
-from headrace.streams.state import UserState
+from headrace.streams.state import StateKey, UserState
 from headrace.streams.wire import Event, encode
 
 P0, P1 = TP("headrace.events", 0), TP("headrace.events", 1)

@@ -11,10 +11,10 @@ from test_delivery_micro_batch import Record, micro_batch_of
 
 from headrace.streams.adapt.compute import Computed, compute
 from headrace.streams.adapt.engine import UserResult, UserWork
-from headrace.streams.adapt.micro_batch import MicroBatch, StateKey
+from headrace.streams.adapt.micro_batch import MicroBatch
 from headrace.streams.adapt.user_states import UserStates
 from headrace.streams.kafka.faust_app import StateStore
-from headrace.streams.state import UserState, since_forgotten
+from headrace.streams.state import StateKey, UserState, since_forgotten
 from headrace.streams.wire import (
     FORGET,
     Event,

@@ -7,10 +7,10 @@ import pytest
 from matplotlib.figure import Figure
 from stream_samples import drawn, small
 
-from headrace.streams.cli.outputs import require_writable
 from headrace.streams.errors import InputFileError
 from headrace.streams.evaluation import plots
 from headrace.streams.evaluation.evaluate import evaluate
+from headrace.streams.tools.outputs import require_writable
 
 EVENTS = pl.DataFrame(
     [(e.user, e.item, e.action, e.time_ms) for _, _, e in drawn(200)],
