@@ -6,11 +6,11 @@ inner loops. Nothing here is on the path that serves.
 
 from collections.abc import Sequence
 
-from headrace.model import item_regression
-from headrace.model.candidate_signals import SIGNALS
-from headrace.model.outer_loop import OuterLoop
-from headrace.model.scorer import INPUTS
-from headrace.model.tenure import TENURE_SIGNALS
+from headrace.model.counts import item_regression
+from headrace.model.counts.candidate_signals import SIGNALS
+from headrace.model.counts.tenure import TENURE_SIGNALS
+from headrace.model.learning.outer_loop import OuterLoop
+from headrace.model.networks.scorer import INPUTS
 
 INPUTS_OF = {
     "tenure": TENURE_SIGNALS,

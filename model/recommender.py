@@ -18,24 +18,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headrace.model.arrays import Floats, Ints, Longs
-from headrace.model.candidates import Candidates, Gatherer
+from headrace.model.counts.candidates import Candidates, Gatherer
+from headrace.model.counts.item_regression import Coefficients
+from headrace.model.counts.signals import ItemSignals
+from headrace.model.counts.speakers import speakers
 from headrace.model.diversity import best_first, diversify
-from headrace.model.encoder import Encoded
-from headrace.model.fused import FusedPasses
 from headrace.model.histories import Histories, from_columns
-from headrace.model.inner_loop import (
+from headrace.model.networks.encoder import Encoded
+from headrace.model.networks.inner_loop import (
     GRADIENT_LIMIT,
     N_DECAYS,
     GradientSums,
 )
-from headrace.model.item_regression import Coefficients
-from headrace.model.meta_parameters import MetaParameters
-from headrace.model.passes import ModulePasses, Passes, Users
+from headrace.model.networks.meta_parameters import MetaParameters
+from headrace.model.networks.targets import Targets
+from headrace.model.passes.fused import FusedPasses
+from headrace.model.passes.modules import ModulePasses, Passes, Users
 from headrace.model.ranking_metrics import MISS
 from headrace.model.shown import Shown
-from headrace.model.signals import ItemSignals
-from headrace.model.speakers import speakers
-from headrace.model.targets import Targets
 
 
 class Prepared(NamedTuple):

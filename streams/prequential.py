@@ -15,7 +15,13 @@ import torch
 from headrace.model.arrays import Floats, Ints, Longs
 from headrace.model.config import REMEMBERED
 from headrace.model.histories import Histories, from_columns
-from headrace.model.inner_loop import GRADIENT_DECAYS, N_DECAYS, GradientSums, n_scorer_weights
+from headrace.model.learning.rehearsal import Tasks
+from headrace.model.networks.inner_loop import (
+    GRADIENT_DECAYS,
+    N_DECAYS,
+    GradientSums,
+    n_scorer_weights,
+)
 from headrace.model.ranking_metrics import MISS
 from headrace.model.recommender import (
     Adapted,
@@ -24,7 +30,6 @@ from headrace.model.recommender import (
     Recommender,
     ranks_of,
 )
-from headrace.model.rehearsal import Tasks
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams.actions import index_of, indexes_of, target_of
 from headrace.streams.state import UserState

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from headrace.model.arrays import Bools, Ints
+from headrace.model.counts.speakers import speakers
 from headrace.model.histories import Histories
+from headrace.model.networks.scorer import INPUTS
 from headrace.model.recommender import Adapted, Prepared, Recommender
-from headrace.model.scorer import INPUTS
-from headrace.model.speakers import speakers
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams.actions import name_of, target_of
 from headrace.streams.adapt.engine import UserWork

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from headrace.model.arrays import Bools, Ints, Longs
+from headrace.model.counts.signals import MEDIUM, most_popular
 from headrace.model.histories import Histories
+from headrace.model.networks.scorer import AFFINITY
 from headrace.model.ranking_metrics import MISS
 from headrace.model.recommender import Adapted, Prepared, Recommender
-from headrace.model.scorer import AFFINITY
 from headrace.model.shown import Shown, stack
-from headrace.model.signals import MEDIUM, most_popular
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import metrics
 from headrace.streams.adapt.engine import UserResult, UserWork

@@ -23,14 +23,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headrace.model.arrays import Floats, Ints
-from headrace.model.candidates import Candidates
 from headrace.model.config import ModelConfig
+from headrace.model.counts.candidates import Candidates
+from headrace.model.counts.walk import HISTORY
 from headrace.model.histories import Histories
-from headrace.model.inner_loop import GradientSums, Support
-from headrace.model.meta_parameters import MetaParameters
+from headrace.model.networks.inner_loop import GradientSums, Support
+from headrace.model.networks.meta_parameters import MetaParameters
+from headrace.model.networks.scorer import N_INPUTS
 from headrace.model.recommender import Adapted, Prepared, Recommender
-from headrace.model.scorer import N_INPUTS
-from headrace.model.walk import HISTORY
 from headrace.streams.bench.measuring import Figure, Row, seconds_of
 from headrace.streams.bench.shop import open_shop, states_of
 from headrace.streams.prequential import gradient_sums, histories_of

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from headrace.model.item_regression import N_REGRESSORS
-from headrace.model.signals import N_RELATIONS
+from headrace.model.counts.item_regression import N_REGRESSORS
+from headrace.model.counts.signals import N_RELATIONS
 from headrace.streams.learn.learner import Learner
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState

@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 
 from headrace.model.arrays import Ints, Longs
+from headrace.model.baselines.session_neighbours import learn_stream, new_sequences, standing_ranks
 from headrace.model.ranking_metrics import MISS
-from headrace.model.session_neighbours import learn_stream, new_sequences, standing_ranks
 
 
 class Baselines:

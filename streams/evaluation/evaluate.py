@@ -16,8 +16,8 @@ import torch
 
 from headrace.model.ablation import remove
 from headrace.model.arrays import Bools, Longs
-from headrace.model.baselines import baseline_ranks
-from headrace.model.candidates import Candidates, stack
+from headrace.model.baselines.counting import baseline_ranks
+from headrace.model.counts.candidates import Candidates, stack
 from headrace.model.ranking_metrics import UNSCORED
 from headrace.model.recommender import Prepared, Recommender
 from headrace.streams.actions import ACTIONS

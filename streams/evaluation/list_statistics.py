@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from headrace.model.arrays import Floats, Ints
+from headrace.model.counts.signals import ALL_TIME
 from headrace.model.recommender import Recommender
-from headrace.model.signals import ALL_TIME
 
 
 class ListStatistics:

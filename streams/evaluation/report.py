@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headrace.model.arrays import Bools, Doubles, Longs
-from headrace.model.content import FEW_EVENTS
+from headrace.model.counts.content import FEW_EVENTS
 from headrace.model.ranking_metrics import (
     MISS,
     UNSCORED,

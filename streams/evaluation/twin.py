@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from headrace.model.arrays import Longs
-from headrace.model.encoder import Encoded
-from headrace.model.meta_parameters import MetaParameters
-from headrace.model.outer_loop import OuterLoop
+from headrace.model.learning.outer_loop import OuterLoop
+from headrace.model.networks.encoder import Encoded
+from headrace.model.networks.meta_parameters import MetaParameters
 from headrace.model.recommender import Recommender
 from headrace.streams.learn.learner import Learner
 from headrace.streams.prequential import Judged, to_tensors

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headrace.model.arrays import Ints, Longs
-from headrace.model.content import MAX_COLD
-from headrace.model.signals import ALL_TIME, ItemSignals
+from headrace.model.counts.content import MAX_COLD
+from headrace.model.counts.signals import ALL_TIME, ItemSignals
 from headrace.model.vocabulary import ItemIndex, Vocabulary
 from headrace.streams.learn.catalogue import Catalogue
 from headrace.streams.learn.categories import Categories

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headrace.model.arrays import Longs
-from headrace.model.signals import ALL_TIME
+from headrace.model.counts.signals import ALL_TIME
 from headrace.streams.state import UserState
 from headrace.streams.wire import FORGET, Event
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from headrace.model.arrays import Floats, Halves, Ints
-from headrace.model.content import FEW_EVENTS
-from headrace.model.outer_loop import OuterLoop
-from headrace.model.signals import ALL_TIME
+from headrace.model.counts.content import FEW_EVENTS
+from headrace.model.counts.signals import ALL_TIME
+from headrace.model.learning.outer_loop import OuterLoop
 from headrace.streams.versions.blobs import Arrays
 
 logger = logging.getLogger(__name__)

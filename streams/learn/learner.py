@@ -12,13 +12,13 @@ import torch
 
 from headrace.model.arrays import Longs
 from headrace.model.config import REMEMBERED, OuterLoopConfig
-from headrace.model.item_regression import FIT_EVENTS, Coefficients, PairCounts
-from headrace.model.losses import Processes
-from headrace.model.meta_parameters import MetaParameters
-from headrace.model.outer_loop import OuterLoop
+from headrace.model.counts.item_regression import FIT_EVENTS, Coefficients, PairCounts
+from headrace.model.counts.signals import ItemSignals
+from headrace.model.learning.losses import Processes
+from headrace.model.learning.outer_loop import OuterLoop
+from headrace.model.learning.rehearsal import Tasks
+from headrace.model.networks.meta_parameters import MetaParameters
 from headrace.model.recommender import Recommender
-from headrace.model.rehearsal import Tasks
-from headrace.model.signals import ItemSignals
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams.actions import weights_of
 from headrace.streams.learn.assortment import Assortment

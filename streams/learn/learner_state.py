@@ -9,8 +9,8 @@ import msgpack
 import numpy as np
 import torch
 
-from headrace.model.content import Content
-from headrace.model.item_regression import PairCounts
+from headrace.model.counts.content import Content
+from headrace.model.counts.item_regression import PairCounts
 from headrace.model.recommender import Recommender
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import schema

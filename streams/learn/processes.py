@@ -22,9 +22,9 @@ from datetime import timedelta
 import torch
 from torch import distributed as dist
 
-from headrace.model.losses import Processes
-from headrace.model.meta_parameters import MetaParameters
-from headrace.model.parallel import FIRST, RankLostError, SeveralProcesses, compute_forever
+from headrace.model.learning.losses import Processes
+from headrace.model.learning.parallel import FIRST, RankLostError, SeveralProcesses, compute_forever
+from headrace.model.networks.meta_parameters import MetaParameters
 from headrace.streams.child import Child
 from headrace.streams.guards import EXIT_FAILED, end_process
 from headrace.streams.model_settings import model_config, pick_device

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from headrace.model.tenure import N_TENURES, TenureWeights
+from headrace.model.counts.tenure import N_TENURES, TenureWeights
 from headrace.streams.versions.blobs import Arrays
 
 _META = "meta.scorer.tenure."

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from headrace.model.content import Content
-from headrace.model.item_regression import N_REGRESSORS, Coefficients
-from headrace.model.meta_parameters import MetaParameters
-from headrace.model.signals import ItemSignals
+from headrace.model.counts.content import Content
+from headrace.model.counts.item_regression import N_REGRESSORS, Coefficients
+from headrace.model.counts.signals import ItemSignals
+from headrace.model.networks.meta_parameters import MetaParameters
 from headrace.streams.versions.blobs import Arrays
 
 _OF_NEIGHBOURS = ("rows", "slots", "ids", "weights")  # one entry for each changed neighbour

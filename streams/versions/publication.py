@@ -18,10 +18,10 @@ import torch
 from pydantic import Field, TypeAdapter, ValidationError
 
 from headrace.model.config import ModelConfig
-from headrace.model.item_regression import Coefficients
-from headrace.model.meta_parameters import MetaParameters
+from headrace.model.counts.item_regression import Coefficients
+from headrace.model.counts.signals import ItemSignals
+from headrace.model.networks.meta_parameters import MetaParameters
 from headrace.model.recommender import Recommender
-from headrace.model.signals import ItemSignals
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import schema
 from headrace.streams.errors import CheckpointError, MalformedRecordError, TopicMismatchError

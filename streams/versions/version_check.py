@@ -14,10 +14,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from headrace.model.config import ModelConfig
-from headrace.model.content import Content
-from headrace.model.item_regression import MAX_PLACES
-from headrace.model.meta_parameters import MetaParameters
-from headrace.model.signals import ItemSignals
+from headrace.model.counts.content import Content
+from headrace.model.counts.item_regression import MAX_PLACES
+from headrace.model.counts.signals import ItemSignals
+from headrace.model.networks.meta_parameters import MetaParameters
 from headrace.streams.settings import Settings
 from headrace.streams.state import MOST_EVENTS
 from headrace.streams.versions.blobs import Arrays, under

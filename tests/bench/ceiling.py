@@ -23,9 +23,8 @@ import polars as pl
 from numba import njit
 
 from headrace.model.arrays import Floats, Ints, Longs
-from headrace.model.baselines import baseline_ranks
-from headrace.model.ranking_metrics import MISS, gains_at
-from headrace.model.session_neighbours import (
+from headrace.model.baselines.counting import baseline_ranks
+from headrace.model.baselines.session_neighbours import (
     QUERY,
     Sequences,
     _find,
@@ -34,6 +33,7 @@ from headrace.model.session_neighbours import (
     learn_stream,
     new_sequences,
 )
+from headrace.model.ranking_metrics import MISS, gains_at
 from headrace.streams.evaluation.evaluate import EVENTS_PER_DELTA, EVENTS_PER_VERSION, blocks_of
 from headrace.streams.evaluation.report import K
 from headrace.streams.learn.learner import Learner

@@ -15,7 +15,7 @@ from roles_harness import (
     small_deployment,
 )
 
-from headrace.model.signals import ALL_TIME
+from headrace.model.counts.signals import ALL_TIME
 from headrace.streams.guards import EXIT_PAUSED, EXIT_WRONG
 from headrace.streams.kafka.broker import free_port
 from headrace.streams.learn.learner import Learner

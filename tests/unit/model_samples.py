@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.model.arrays import Longs
-from headrace.model.candidate_signals import SIGNALS
-from headrace.model.candidates import Candidates, Gatherer
+from headrace.model.counts.candidate_signals import SIGNALS
+from headrace.model.counts.candidates import Candidates, Gatherer
+from headrace.model.counts.signals import ItemSignals
 from headrace.model.features import MAX_FEATURES
 from headrace.model.histories import Histories
-from headrace.model.signals import ItemSignals
 
 NOW_S = 1_000_000
 

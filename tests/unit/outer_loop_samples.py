@@ -9,17 +9,17 @@ from model_samples import count_user, histories
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headrace.model.candidate_signals import N_CONTEXTS
 from headrace.model.config import ModelConfig, OuterLoopConfig
-from headrace.model.inner_loop import N_DECAYS, GradientSums, n_scorer_weights
-from headrace.model.losses import Processes
-from headrace.model.meta_parameters import MetaParameters
-from headrace.model.outer_loop import OuterLoop
+from headrace.model.counts.candidate_signals import N_CONTEXTS
+from headrace.model.counts.signals import ItemSignals
+from headrace.model.counts.tenure import N_TENURE_SIGNALS
+from headrace.model.learning.losses import Processes
+from headrace.model.learning.outer_loop import OuterLoop
+from headrace.model.learning.rehearsal import Tasks
+from headrace.model.networks.inner_loop import N_DECAYS, GradientSums, n_scorer_weights
+from headrace.model.networks.meta_parameters import MetaParameters
+from headrace.model.networks.scorer import N_INPUTS
 from headrace.model.recommender import Recommender
-from headrace.model.rehearsal import Tasks
-from headrace.model.scorer import N_INPUTS
-from headrace.model.signals import ItemSignals
-from headrace.model.tenure import N_TENURE_SIGNALS
 
 CONFIG = ModelConfig(width=4, heads=2, length=6, hidden=5, inner_steps=2, negatives=8)
 P = n_scorer_weights(CONFIG)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from headrace.model.config import OuterLoopConfig
-from headrace.model.outer_loop import OuterLoop
+from headrace.model.learning.outer_loop import OuterLoop
 from headrace.streams.learn.learner import Learner
 from headrace.streams.prequential import Folded, fold
 from headrace.streams.settings import Settings

@@ -8,9 +8,9 @@ from outer_loop_samples import N_ITEMS, PLAIN, USERS, new_loop, new_tasks, with_
 from torch import Tensor
 
 from headrace.model.ablation import INPUTS_OF, PARTS, remove
-from headrace.model.inner_loop import GradientSums
-from headrace.model.outer_loop import OuterLoop
-from headrace.model.scorer import INPUTS
+from headrace.model.learning.outer_loop import OuterLoop
+from headrace.model.networks.inner_loop import GradientSums
+from headrace.model.networks.scorer import INPUTS
 from headrace.streams.cli import evaluation
 
 

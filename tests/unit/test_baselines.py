@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from headrace.model.baselines import baseline_ranks
-from headrace.model.online_mix import MixState, learn
+from headrace.model.baselines.counting import baseline_ranks
+from headrace.model.baselines.online_mix import MixState, learn
 from headrace.model.ranking_metrics import MISS, UNSCORED
 
 Ranks = dict[str, npt.NDArray[np.int64]]

@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 from model_samples import NOW_S, count_alone, count_user, gather, histories, items_of, link, signal
 
-from headrace.model.candidate_signals import CONTEXTS, SIGNALS
-from headrace.model.candidates import Gatherer
-from headrace.model.signals import ALL_TIME, ALSO, AROUND, NEAR, NEXT, RECENT, SESSION, ItemSignals
+from headrace.model.counts.candidate_signals import CONTEXTS, SIGNALS
+from headrace.model.counts.candidates import Gatherer
+from headrace.model.counts.signals import (
+    ALL_TIME,
+    ALSO,
+    AROUND,
+    NEAR,
+    NEXT,
+    RECENT,
+    SESSION,
+    ItemSignals,
+)
 
 A, B, C, D = range(4)
 N_ITEMS = 200

@@ -7,10 +7,10 @@ import pytest
 from model_samples import count_user, gather, histories, items_of, link, signal
 
 from headrace.model.arrays import Ints
-from headrace.model.candidates import MAX_CANDIDATES, QUOTAS, Candidates, Gatherer, stack
+from headrace.model.counts.candidates import MAX_CANDIDATES, QUOTAS, Candidates, Gatherer, stack
+from headrace.model.counts.signals import ALSO, AROUND, NEAR, NEXT, RECENT, SESSION, ItemSignals
+from headrace.model.counts.walk import HISTORY
 from headrace.model.histories import Histories
-from headrace.model.signals import ALSO, AROUND, NEAR, NEXT, RECENT, SESSION, ItemSignals
-from headrace.model.walk import HISTORY
 
 A, B, C, D = range(4)
 N_ITEMS = 200

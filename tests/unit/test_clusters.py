@@ -19,10 +19,10 @@ from outer_loop_samples import (
 from stream_samples import PlainLearner, drawn, learned, small
 from torch import nn
 
-from headrace.model.clusters import mean_moves
 from headrace.model.config import MetaLearning, OuterLoopConfig
-from headrace.model.inner_loop import UserLoop
-from headrace.model.outer_loop import OuterLoop
+from headrace.model.learning.outer_loop import OuterLoop
+from headrace.model.networks.clusters import mean_moves
+from headrace.model.networks.inner_loop import UserLoop
 from headrace.streams.errors import CheckpointError
 from headrace.streams.learn.learner_state import pack_learner, restore
 from headrace.streams.versions.publication import pack_model

@@ -5,10 +5,10 @@ import numpy.typing as npt
 import pytest
 from model_samples import count_user, histories
 
-from headrace.model.candidate_signals import SIGNALS
-from headrace.model.candidates import Gatherer
-from headrace.model.content import MAX_COLD, NEAREST, PROFILE_FADE, Content
-from headrace.model.signals import ItemSignals
+from headrace.model.counts.candidate_signals import SIGNALS
+from headrace.model.counts.candidates import Gatherer
+from headrace.model.counts.content import MAX_COLD, NEAREST, PROFILE_FADE, Content
+from headrace.model.counts.signals import ItemSignals
 
 EAST, NORTH, NORTH_EAST = [1.0, 0.0], [0.0, 1.0], [0.8, 0.6]
 

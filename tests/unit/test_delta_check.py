@@ -10,8 +10,8 @@ import torch
 from model_samples import count_alone, count_user
 from stream_samples import drawn, learned
 
+from headrace.model.counts.signals import RECENT_LIFE, ItemSignals
 from headrace.model.recommender import Recommender
-from headrace.model.signals import RECENT_LIFE, ItemSignals
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import schema
 from headrace.streams.errors import CheckpointError

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from headrace.model.config import N_ACTIONS, ModelConfig
-from headrace.model.encoder import EMBEDDING_STD, N_GAPS, Encoded, Encoder
+from headrace.model.networks.encoder import EMBEDDING_STD, N_GAPS, Encoded, Encoder
 
 CONFIG = ModelConfig(width=8, blocks=2, heads=2, length=6)
 N_ITEMS = 12

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from stream_samples import PlainLearner, Triple, batches, drawn, event, learned, small
 
-from headrace.model.outer_loop import OuterLoop
-from headrace.model.signals import ALL_TIME
+from headrace.model.counts.signals import ALL_TIME
+from headrace.model.learning.outer_loop import OuterLoop
 from headrace.streams.learn.forgetting import owner_of
 from headrace.streams.learn.learner import Learner
 from headrace.streams.learn.learner_state import pack_learner, restore

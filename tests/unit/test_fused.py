@@ -10,12 +10,12 @@ from model_samples import count_user, histories
 from torch import nn
 from torch.nn import functional as F
 
-from headrace.model import arithmetic
 from headrace.model.config import ModelConfig
-from headrace.model.inner_loop import N_DECAYS, GradientSums, n_scorer_weights
-from headrace.model.meta_parameters import MetaParameters
+from headrace.model.counts.signals import ItemSignals
+from headrace.model.networks.inner_loop import N_DECAYS, GradientSums, n_scorer_weights
+from headrace.model.networks.meta_parameters import MetaParameters
+from headrace.model.passes import arithmetic
 from headrace.model.recommender import Prepared, Recommender
-from headrace.model.signals import ItemSignals
 
 N_ITEMS, N_KNOWN = 30, 27  # the last have no embedding yet
 CONFIG = ModelConfig(width=6, heads=2, length=6, hidden=5, inner_steps=3, negatives=7)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from stream_samples import event, learned, small
 
-from headrace.model.meta_parameters import MetaParameters
+from headrace.model.counts.signals import ALL_TIME, ItemSignals
+from headrace.model.networks.meta_parameters import MetaParameters
 from headrace.model.recommender import Recommender
-from headrace.model.signals import ALL_TIME, ItemSignals
 from headrace.streams.evaluation.evaluate import Evaluation
 from headrace.streams.learn.inheritance import Inheritance
 from headrace.streams.learn.learner import Learner

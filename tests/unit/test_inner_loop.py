@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headrace.model.config import ModelConfig
-from headrace.model.encoder import Encoded, Encoder
-from headrace.model.inner_loop import Support, UserLoop
+from headrace.model.networks.encoder import Encoded, Encoder
+from headrace.model.networks.inner_loop import Support, UserLoop
 
 N_ITEMS = 10
 CONFIG = ModelConfig(width=4, heads=2, length=6, hidden=3, inner_steps=3)

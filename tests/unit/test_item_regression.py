@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
-from headrace.model import item_regression
-from headrace.model.item_regression import FADE, N_REGRESSORS, RIDGE, Coefficients, PairCounts
+from headrace.model.counts import item_regression
+from headrace.model.counts.item_regression import (
+    FADE,
+    N_REGRESSORS,
+    RIDGE,
+    Coefficients,
+    PairCounts,
+)
 
 A, B, C, D = range(4)
 # Two users of {A, B}, one of {A, C}, one of {A, B, C}, one of {C, D}, in the order they took them.

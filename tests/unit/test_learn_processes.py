@@ -15,10 +15,10 @@ from outer_loop_samples import N_ITEMS, new_loop, new_tasks, with_gradients
 from stream_samples import small
 
 from headrace.model.config import MetaLearning, OuterLoopConfig
-from headrace.model.losses import Processes
-from headrace.model.outer_loop import OuterLoop
-from headrace.model.parallel import RankLostError
-from headrace.model.rehearsal import Tasks
+from headrace.model.learning.losses import Processes
+from headrace.model.learning.outer_loop import OuterLoop
+from headrace.model.learning.parallel import RankLostError
+from headrace.model.learning.rehearsal import Tasks
 from headrace.streams.guards import EXIT_FAILED
 from headrace.streams.learn import processes
 from headrace.streams.learn.processes import processes_of

@@ -7,7 +7,7 @@ import pytest
 import torch
 from stream_samples import MINUTE_MS, START_MS, Triple, batches, drawn, event, learned, small
 
-from headrace.model.signals import ALL_TIME
+from headrace.model.counts.signals import ALL_TIME
 from headrace.streams.errors import SettingsError
 from headrace.streams.learn.learner import Learner
 from headrace.streams.model_settings import model_config, pick_device

@@ -5,8 +5,8 @@ import pytest
 import torch
 from outer_loop_samples import N_ITEMS, new_loop
 
+from headrace.model.counts.signals import ALL_TIME
 from headrace.model.recommender import Recommender
-from headrace.model.signals import ALL_TIME
 from headrace.streams.evaluation.list_statistics import ListStatistics
 
 LISTS = np.array([[0, 1, 2], [0, 1, -1], [3, -1, -1]], np.int32)

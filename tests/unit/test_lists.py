@@ -5,7 +5,7 @@ import pytest
 import torch
 from stream_samples import copies, drawn, event, folded, learned, small, state_of
 
-from headrace.model.scorer import INPUTS
+from headrace.model.networks.scorer import INPUTS
 from headrace.streams.actions import index_of
 from headrace.streams.adapt import lists
 from headrace.streams.adapt.engine import UserWork

@@ -18,9 +18,9 @@ from outer_loop_samples import (
 from torch import Tensor
 
 from headrace.model.config import MetaLearning
-from headrace.model.inner_loop import GradientSums
-from headrace.model.losses import REPTILE_STEP
-from headrace.model.outer_loop import OuterLoop
+from headrace.model.learning.losses import REPTILE_STEP
+from headrace.model.learning.outer_loop import OuterLoop
+from headrace.model.networks.inner_loop import GradientSums
 
 
 def loop_of(kind: MetaLearning) -> OuterLoop:

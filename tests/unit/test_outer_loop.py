@@ -20,7 +20,7 @@ from outer_loop_samples import (
 )
 from torch import Tensor, nn
 
-from headrace.model.outer_loop import STANDARDISE_EVERY, OuterLoop
+from headrace.model.learning.outer_loop import STANDARDISE_EVERY, OuterLoop
 
 SCORER = ("scorer", "scorer_loop")
 

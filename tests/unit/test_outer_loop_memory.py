@@ -23,9 +23,9 @@ from outer_loop_samples import (
 )
 from torch import nn
 
-from headrace.model.outer_loop import OuterLoop
+from headrace.model.counts.signals import ItemSignals
+from headrace.model.learning.outer_loop import OuterLoop
 from headrace.model.recommender import Recommender
-from headrace.model.signals import ItemSignals
 
 # -------------------------------------------------------------------------------------- rehearsal
 

@@ -6,7 +6,7 @@ import torch
 from stream_samples import copies, drawn, event, folded, learned, state_of
 
 from headrace.model.config import REMEMBERED
-from headrace.model.inner_loop import GRADIENT_DECAYS, N_DECAYS
+from headrace.model.networks.inner_loop import GRADIENT_DECAYS, N_DECAYS
 from headrace.model.ranking_metrics import MISS
 from headrace.model.recommender import Judgement
 from headrace.model.vocabulary import Vocabulary

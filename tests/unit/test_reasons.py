@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.model.scorer import INPUTS
+from headrace.model.networks.scorer import INPUTS
 from headrace.streams.tools.reasons import WORDS, phrase
 from headrace.streams.wire import Reason
 

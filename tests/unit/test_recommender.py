@@ -8,13 +8,21 @@ import torch
 from model_samples import count_user, histories
 from torch import Tensor, nn
 
-from headrace.model.candidate_signals import N_SIGNALS
-from headrace.model.candidates import Candidates
 from headrace.model.config import ModelConfig
+from headrace.model.counts.candidate_signals import N_SIGNALS
+from headrace.model.counts.candidates import Candidates
+from headrace.model.counts.signals import ItemSignals
+from headrace.model.counts.tenure import N_TENURE_SIGNALS
 from headrace.model.diversity import best_first
-from headrace.model.encoder import EMBEDDING_STD
-from headrace.model.inner_loop import GRADIENT_LIMIT, N_DECAYS, GradientSums, n_scorer_weights
-from headrace.model.meta_parameters import MetaParameters
+from headrace.model.networks.encoder import EMBEDDING_STD
+from headrace.model.networks.inner_loop import (
+    GRADIENT_LIMIT,
+    N_DECAYS,
+    GradientSums,
+    n_scorer_weights,
+)
+from headrace.model.networks.meta_parameters import MetaParameters
+from headrace.model.networks.scorer import LINEAR_START, N_ADAPTED, N_INPUTS
 from headrace.model.ranking_metrics import MISS
 from headrace.model.recommender import (
     Prepared,
@@ -22,9 +30,6 @@ from headrace.model.recommender import (
     position_of,
     ranks_of,
 )
-from headrace.model.scorer import LINEAR_START, N_ADAPTED, N_INPUTS
-from headrace.model.signals import ItemSignals
-from headrace.model.tenure import N_TENURE_SIGNALS
 
 CONFIG = ModelConfig(width=4, heads=2, length=6, hidden=5, inner_steps=1, negatives=8)
 N_ITEMS = 30

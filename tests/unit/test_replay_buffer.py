@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.model.replay_buffer import ReplayBuffer
+from headrace.model.learning.replay_buffer import ReplayBuffer
 
 
 def columns(numbers: range) -> list[np.ndarray]:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from headrace.model.residual import FADE, PRIOR, Residual
+from headrace.model.counts.residual import FADE, PRIOR, Residual
 
 
 def test_item_nobody_judged_has_none() -> None:

@@ -13,10 +13,10 @@ import pytest
 import schema_samples as samples
 from schema_samples import FIXTURES
 
-from headrace.model.candidate_signals import CONTEXTS
+from headrace.model.counts.candidate_signals import CONTEXTS
+from headrace.model.counts.signals import ALL_TIME
 from headrace.model.features import features_of
-from headrace.model.scorer import ADAPTED, INPUTS
-from headrace.model.signals import ALL_TIME
+from headrace.model.networks.scorer import ADAPTED, INPUTS
 from headrace.streams import schema
 from headrace.streams.actions import ACTIONS
 from headrace.streams.errors import CheckpointError, MalformedRecordError

@@ -4,8 +4,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from headrace.model.candidate_signals import N_CONTEXTS
-from headrace.model.scorer import ADAPTED, INPUTS, LINEAR_START, N_ADAPTED, N_INPUTS, Scorer
+from headrace.model.counts.candidate_signals import N_CONTEXTS
+from headrace.model.networks.scorer import (
+    ADAPTED,
+    INPUTS,
+    LINEAR_START,
+    N_ADAPTED,
+    N_INPUTS,
+    Scorer,
+)
 
 HIDDEN = 5
 

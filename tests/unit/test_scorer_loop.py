@@ -8,8 +8,8 @@ from model_samples import raw
 from torch import Tensor, nn
 
 from headrace.model.config import ModelConfig
-from headrace.model.inner_loop import N_DECAYS, GradientSums, ScorerLoop, n_scorer_weights
-from headrace.model.scorer import N_ADAPTED
+from headrace.model.networks.inner_loop import N_DECAYS, GradientSums, ScorerLoop, n_scorer_weights
+from headrace.model.networks.scorer import N_ADAPTED
 
 CONFIG = ModelConfig(hidden=3)
 ONE = torch.ones(1, 1)  # all belong to the only cluster

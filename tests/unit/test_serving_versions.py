@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from serving_samples import CLICKS, NOW_MS, Shop, metric, work
 
-from headrace.model.item_regression import N_REGRESSORS
+from headrace.model.counts.item_regression import N_REGRESSORS
 from headrace.streams.adapt import refresh
 from headrace.streams.adapt.engine import UserWork
 from headrace.streams.adapt.serving import Serving

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from headrace.model.baselines import baseline_ranks
+from headrace.model.baselines.counting import baseline_ranks
 from headrace.model.ranking_metrics import MISS, UNSCORED
 
 DAY = 86_400

@@ -6,7 +6,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from headrace.model.baselines import baseline_ranks
+from headrace.model.baselines.counting import baseline_ranks
 from headrace.model.ranking_metrics import MISS, UNSCORED
 
 Sequence = tuple[int, int]  # (user, number of the sequence)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from model_samples import count_alone, count_user, link, relation_of
 
-from headrace.model.signals import (
+from headrace.model.counts.signals import (
     ALL_TIME,
     ALSO,
     AROUND,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from model_samples import count_alone, count_user, relation_of
 
-from headrace.model.signals import (
+from headrace.model.counts.signals import (
     ALL_TIME,
     N_RELATIONS,
     NEXT,

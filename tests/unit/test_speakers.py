@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from model_samples import histories, link
 
-from headrace.model import speakers as module
+from headrace.model.counts import speakers as module
+from headrace.model.counts.signals import ALL_TIME, ALSO, NEAR, NEXT, SESSION, ItemSignals
+from headrace.model.counts.walk import HISTORY
 from headrace.model.histories import Histories
-from headrace.model.scorer import INPUTS
-from headrace.model.signals import ALL_TIME, ALSO, NEAR, NEXT, SESSION, ItemSignals
-from headrace.model.walk import HISTORY
+from headrace.model.networks.scorer import INPUTS
 
 A, B, C, D, E = range(5)
 

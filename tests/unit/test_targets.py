@@ -9,10 +9,10 @@ from outer_loop_samples import CONFIG, PLAIN, assert_equal, new_loop, parameters
 
 from headrace.model.config import OuterLoopConfig
 from headrace.model.histories import Histories
-from headrace.model.outer_loop import OuterLoop
+from headrace.model.learning.outer_loop import OuterLoop
+from headrace.model.learning.rehearsal import Tasks
+from headrace.model.networks.targets import PATIENCE, Targets
 from headrace.model.recommender import Adapted
-from headrace.model.rehearsal import Tasks
-from headrace.model.targets import PATIENCE, Targets
 
 VIEW, PURCHASE = 1, 4
 

@@ -11,9 +11,9 @@ from model_samples import count_user, gather, signal
 from outer_loop_samples import N_ITEMS, PLAIN, new_loop, two_candidates
 from schema_samples import FIXTURES
 
-from headrace.model.scorer import N_INPUTS
-from headrace.model.signals import ItemSignals
-from headrace.model.tenure import N_TENURE_SIGNALS, N_TENURES, tenure_of
+from headrace.model.counts.signals import ItemSignals
+from headrace.model.counts.tenure import N_TENURE_SIGNALS, N_TENURES, tenure_of
+from headrace.model.networks.scorer import N_INPUTS
 from headrace.streams.versions.publication import Fragment, apply_delta, pack_delta, unpack_model
 
 OPENER, OTHER = 0, 1

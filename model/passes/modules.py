@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from headrace.model.arrays import Floats, Longs
-from headrace.model.encoder import Encoded
-from headrace.model.meta_parameters import MetaParameters
-from headrace.model.scorer import AFFINITY_LIMITS
+from headrace.model.networks.encoder import Encoded
+from headrace.model.networks.meta_parameters import MetaParameters
+from headrace.model.networks.scorer import AFFINITY_LIMITS
 
 
 class Users(NamedTuple):

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headrace.model import item_regression
-from headrace.model.candidate_signals import N_CONTEXTS, SIGNALS
-from headrace.model.tenure import N_TENURE_SIGNALS, TenureWeights
+from headrace.model.counts import item_regression
+from headrace.model.counts.candidate_signals import N_CONTEXTS, SIGNALS
+from headrace.model.counts.tenure import N_TENURE_SIGNALS, TenureWeights
 
 INPUTS = (*SIGNALS, *item_regression.INPUTS, "residual", "affinity")
 N_INPUTS = len(INPUTS)  # I

@@ -27,13 +27,13 @@ from torch import Tensor
 
 from headrace.model.arrays import Longs
 from headrace.model.config import OuterLoopConfig
-from headrace.model.encoder import EMBEDDING_STD
-from headrace.model.losses import Batch, Processes, backward, moved
-from headrace.model.meta_parameters import MetaParameters
+from headrace.model.counts.residual import Residual
+from headrace.model.learning.losses import Batch, Processes, backward, moved
+from headrace.model.learning.rehearsal import Rehearsal, Tasks
+from headrace.model.networks.encoder import EMBEDDING_STD
+from headrace.model.networks.meta_parameters import MetaParameters
+from headrace.model.networks.scorer import ADAPTED
 from headrace.model.recommender import Recommender
-from headrace.model.rehearsal import Rehearsal, Tasks
-from headrace.model.residual import Residual
-from headrace.model.scorer import ADAPTED
 
 logger = logging.getLogger(__name__)
 

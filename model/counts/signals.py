@@ -19,8 +19,8 @@ import numpy.typing as npt
 from numba import njit
 
 from headrace.model.arrays import Bools, Doubles, Floats, Ints, Longs
-from headrace.model.content import Content
-from headrace.model.tenure import N_TENURES, count_tenure
+from headrace.model.counts.content import Content
+from headrace.model.counts.tenure import N_TENURES, count_tenure
 
 # Relations between an earlier item of a user and a later one.
 NEXT, NEAR, SESSION, RECENT, ALSO, AROUND = range(6)

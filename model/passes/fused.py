@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from headrace.model import fused_loop, fused_scorer
 from headrace.model.arrays import Floats, Longs
-from headrace.model.encoder import Encoded
-from headrace.model.meta_parameters import MetaParameters
-from headrace.model.passes import Users
-from headrace.model.scorer import ADAPTED, N_INPUTS
+from headrace.model.networks.encoder import Encoded
+from headrace.model.networks.meta_parameters import MetaParameters
+from headrace.model.networks.scorer import ADAPTED, N_INPUTS
+from headrace.model.passes import fused_loop, fused_scorer
+from headrace.model.passes.modules import Users
 
 
 class _Weights(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from headrace.model.arrays import Floats, Ints, Longs
-from headrace.model.signals import (
+from headrace.model.counts.signals import (
     ALL_TIME,
     ALSO,
     AROUND,

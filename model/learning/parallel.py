@@ -15,8 +15,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch import distributed as dist
 
-from headrace.model.losses import Batch, EncoderBatch, Processes, ScorerBatch, backward, moved
-from headrace.model.meta_parameters import MetaParameters
+from headrace.model.learning.losses import (
+    Batch,
+    EncoderBatch,
+    Processes,
+    ScorerBatch,
+    backward,
+    moved,
+)
+from headrace.model.networks.meta_parameters import MetaParameters
 
 FIRST = 0
 _KINDS: tuple[type[Batch], ...] = (ScorerBatch, EncoderBatch)

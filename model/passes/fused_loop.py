@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from torch.nn import functional as F
 
-from headrace.model.arithmetic import exp, fused, multiply, padded
 from headrace.model.arrays import Floats, Longs
-from headrace.model.encoder import Encoder
-from headrace.model.inner_loop import LOGIT_LIMIT, UserLoop
-from headrace.model.scorer import AFFINITY_LIMITS
+from headrace.model.networks.encoder import Encoder
+from headrace.model.networks.inner_loop import LOGIT_LIMIT, UserLoop
+from headrace.model.networks.scorer import AFFINITY_LIMITS
+from headrace.model.passes.arithmetic import exp, fused, multiply, padded
 
 _LIMIT = np.float32(LOGIT_LIMIT)
 _LEAST, _MOST = np.float32(AFFINITY_LIMITS[0]), np.float32(AFFINITY_LIMITS[1])

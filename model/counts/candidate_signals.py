@@ -7,7 +7,7 @@ import numpy as np
 from numba import njit
 
 from headrace.model.arrays import Floats, Ints, Longs
-from headrace.model.signals import (
+from headrace.model.counts.signals import (
     ALL_TIME,
     ALSO,
     AROUND,
@@ -21,8 +21,8 @@ from headrace.model.signals import (
     SLOW,
     ItemArrays,
 )
-from headrace.model.tenure import FEW, TENURE_SIGNALS, USUAL_SHARE, tenure_of
-from headrace.model.walk import (
+from headrace.model.counts.tenure import FEW, TENURE_SIGNALS, USUAL_SHARE, tenure_of
+from headrace.model.counts.walk import (
     COUNT,
     FOLLOWED,
     HISTORY,

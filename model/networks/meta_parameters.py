@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headrace.model.config import ModelConfig
-from headrace.model.encoder import EMBEDDING_STD, Encoder
-from headrace.model.inner_loop import ScorerLoop, UserLoop
-from headrace.model.scorer import Scorer
-from headrace.model.targets import Targets
+from headrace.model.networks.encoder import EMBEDDING_STD, Encoder
+from headrace.model.networks.inner_loop import ScorerLoop, UserLoop
+from headrace.model.networks.scorer import Scorer
+from headrace.model.networks.targets import Targets
 
 SMALL = ("scorer", "targets")  # how the names begin of what travels with every delta
 

@@ -19,14 +19,21 @@ from numba import int64, njit
 from numba.typed import Dict
 
 from headrace.model.arrays import Doubles, Ints, Longs
-from headrace.model.online_mix import OWN_FADE, OWN_ITEMS, Followers, MixState, mix_rank, new_mix
-from headrace.model.ranking_metrics import MISS
-from headrace.model.session_neighbours import (
+from headrace.model.baselines.online_mix import (
+    OWN_FADE,
+    OWN_ITEMS,
+    Followers,
+    MixState,
+    mix_rank,
+    new_mix,
+)
+from headrace.model.baselines.session_neighbours import (
     Sequences,
     add_interaction,
     neighbour_rank,
     new_sequences,
 )
+from headrace.model.ranking_metrics import MISS
 
 REFRESH_EVERY = 200  # events between two orderings by popularity
 RECENT_FADE = 0.9  # of recent popularity at each refresh

@@ -36,10 +36,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headrace.model.clusters import new_prototypes
 from headrace.model.config import ModelConfig
-from headrace.model.encoder import Encoded, Encoder
-from headrace.model.scorer import N_ADAPTED
+from headrace.model.networks.clusters import new_prototypes
+from headrace.model.networks.encoder import Encoded, Encoder
+from headrace.model.networks.scorer import N_ADAPTED
 
 # Gradients of judged events are summed twice: over some five recent ones and some fifty.
 GRADIENT_DECAYS = (0.8, 0.98)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from headrace.model.arithmetic import exp, fused, gelu, gelu_and_slope, multiply, padded
 from headrace.model.arrays import Floats, Longs
-from headrace.model.scorer import STANDARD_LIMITS, Scorer
+from headrace.model.networks.scorer import STANDARD_LIMITS, Scorer
+from headrace.model.passes.arithmetic import exp, fused, gelu, gelu_and_slope, multiply, padded
 
 _TILE = 64  # candidates
 _LOWEST, _HIGHEST = np.float32(STANDARD_LIMITS[0]), np.float32(STANDARD_LIMITS[1])

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from headrace.model.clusters import mean_moves
-from headrace.model.encoder import Encoded, Encoder
-from headrace.model.inner_loop import GradientSums
-from headrace.model.meta_parameters import MetaParameters
+from headrace.model.networks.clusters import mean_moves
+from headrace.model.networks.encoder import Encoded, Encoder
+from headrace.model.networks.inner_loop import GradientSums
+from headrace.model.networks.meta_parameters import MetaParameters
 
 REPTILE_STEP = 0.1  # of the way from the start to where the steps end
 

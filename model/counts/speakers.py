@@ -10,7 +10,7 @@ import numpy.typing as npt
 from numba import njit
 
 from headrace.model.arrays import Floats, Ints, Longs
-from headrace.model.candidate_signals import (
+from headrace.model.counts.candidate_signals import (
     ALSO_MEAN,
     AROUND_LIFT,
     BACK,
@@ -27,8 +27,7 @@ from headrace.model.candidate_signals import (
     NEXT_OF_LAST_LIFT,
     place_of,
 )
-from headrace.model.histories import Histories
-from headrace.model.signals import (
+from headrace.model.counts.signals import (
     ALL_TIME,
     ALSO,
     AROUND,
@@ -40,7 +39,8 @@ from headrace.model.signals import (
     ItemArrays,
     ItemSignals,
 )
-from headrace.model.walk import HISTORY, N_COLUMNS, session_length, write_scales
+from headrace.model.counts.walk import HISTORY, N_COLUMNS, session_length, write_scales
+from headrace.model.histories import Histories
 
 _SIGNALS_OF = {
     NEXT: [F_NEXT, NEXT_LIFT],

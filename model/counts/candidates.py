@@ -14,10 +14,9 @@ import numpy as np
 from numba import njit
 
 from headrace.model.arrays import Floats, Ints, Longs
-from headrace.model.candidate_signals import CONTENT, N_CONTEXTS, N_SIGNALS, describe, finish
-from headrace.model.histories import Histories
-from headrace.model.signals import N_RELATIONS, ItemArrays, ItemSignals
-from headrace.model.walk import (
+from headrace.model.counts.candidate_signals import CONTENT, N_CONTEXTS, N_SIGNALS, describe, finish
+from headrace.model.counts.signals import N_RELATIONS, ItemArrays, ItemSignals
+from headrace.model.counts.walk import (
     CHOSEN,
     HISTORY,
     Walk,
@@ -27,6 +26,7 @@ from headrace.model.walk import (
     walk_neighbours,
     write_scales,
 )
+from headrace.model.histories import Histories
 
 MAX_CANDIDATES = 320  # C; some 200 are found for a user with a history
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headrace.model.config import N_ACTIONS, ModelConfig
-from headrace.model.scorer import N_ADAPTED
+from headrace.model.networks.scorer import N_ADAPTED
 
 PATIENCE = 200  # events of an action after which half of its shift is believed
 

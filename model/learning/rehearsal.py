@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from headrace.model.arrays import Floats, Ints, Longs
-from headrace.model.candidates import MAX_CANDIDATES
 from headrace.model.config import OuterLoopConfig
+from headrace.model.counts.candidates import MAX_CANDIDATES
 from headrace.model.histories import Histories
-from headrace.model.losses import EncoderBatch, ScorerBatch
-from headrace.model.replay_buffer import Array, ReplayBuffer
+from headrace.model.learning.losses import EncoderBatch, ScorerBatch
+from headrace.model.learning.replay_buffer import Array, ReplayBuffer
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""What counting alone gives, to be measured against."""

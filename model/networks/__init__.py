@@ -1,0 +1,1 @@
+"""What gradients move: encoder, scorer, and the inner loop that adapts them to each user."""
