@@ -10,10 +10,15 @@ import sys
 import time
 from collections.abc import Sequence
 
-from headrace.streams.adapt import role as adapt
-from headrace.streams.adapt.engine import UserResult, UserWork
 from headrace.streams.settings import load
 from headrace.streams.wire import Recommendation, rec_id_of
+
+try:
+    from headrace.streams.adapt import role as adapt
+    from headrace.streams.adapt.engine import UserResult, UserWork
+except ImportError:  # 0.1.0 has no folders there
+    from headrace.streams import adapt
+    from headrace.streams.engine import UserResult, UserWork
 
 LIST_LENGTH = 5
 
