@@ -5,13 +5,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
+from kafka.errors import GroupAuthorizationFailedError, RetriableError
+
 from headrace.streams.errors import BrokerRefusedError
 from headrace.streams.kafka.broker import is_embedded
 from headrace.streams.kafka.clients import admin
 from headrace.streams.kafka.topics import require_topics, topics_of, users_changelog
 from headrace.streams.settings import Settings
-from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
-from kafka.errors import GroupAuthorizationFailedError, RetriableError
 
 READ, WRITE = ("Read",), ("Write",)  # each implies to describe
 TO_CREATE = ("Create", "Describe", "DescribeConfigs")

@@ -9,15 +9,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from headrace.streams.errors import (
-    BrokerRefusedError,
-    BrokerUnreachableError,
-    StreamsError,
-)
-from headrace.streams.kafka.listener import CONNECT_LIMIT_S, explain_silence, require_listener
-from headrace.streams.kafka.record_batches import checked
-from headrace.streams.kafka.security import client_options
-from headrace.streams.settings import Settings
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer import fetcher
 from kafka.errors import (
@@ -27,6 +18,16 @@ from kafka.errors import (
     RetriableError,
 )
 from kafka.record import MemoryRecords
+
+from headrace.streams.errors import (
+    BrokerRefusedError,
+    BrokerUnreachableError,
+    StreamsError,
+)
+from headrace.streams.kafka.listener import CONNECT_LIMIT_S, explain_silence, require_listener
+from headrace.streams.kafka.record_batches import checked
+from headrace.streams.kafka.security import client_options
+from headrace.streams.settings import Settings
 
 # kafka-python's only seam between what was fetched and what is made of it.
 fetcher.MemoryRecords = checked(MemoryRecords)

@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from kafka import TopicPartition
+
 from headrace.streams.errors import CheckpointError, MalformedRecordError
 from headrace.streams.guards import end_process, tell_failure
 from headrace.streams.kafka import clients
 from headrace.streams.settings import Settings
-from kafka import TopicPartition
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,8 @@ import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from kafka.cluster import collect_hosts
+
 from headrace.streams.errors import (
     BrokerRefusedError,
     BrokerUnreachableError,
@@ -18,7 +20,6 @@ from headrace.streams.errors import (
 )
 from headrace.streams.kafka.security import client_options, uses_sasl, uses_tls
 from headrace.streams.settings import Settings
-from kafka.cluster import collect_hosts
 
 CONNECT_LIMIT_S = 5.0  # a broker that lives answers within milliseconds
 # ApiVersions 0, which every broker answers to anyone: length, api key, version, correlation id, no
