@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 LOST_AFTER_S = 60.0  # without an answer; longer than a start takes on a busy machine
 NEVER_S = 10 * 365 * 86_400.0  # a rank waits for the next event; the role's end is its own
-STOP_LIMIT_S = 10.0
+STOP_LIMIT_S = 1.0  # a rank keeps nothing, and gloo may leave it waiting for the next batch
 SETTLE_S = 1.0  # in which a signal that is sent to all processes of a unit has come to each
 
 
