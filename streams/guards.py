@@ -11,7 +11,12 @@ import time
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-from headrace.streams.errors import StreamsError, TopicMismatchError
+from headrace.streams.errors import (
+    BrokerRefusedError,
+    BrokerUnreachableError,
+    StreamsError,
+    TopicMismatchError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +26,12 @@ EXIT_FAILED: Final = 70  # EX_SOFTWARE: an exception that is not a bad record
 EXIT_PAUSED: Final = 75  # EX_TEMPFAIL: stood still or was cut off, and may have been replaced
 EXIT_STUCK: Final = 76  # a rebalance or recovery did not end
 EXIT_REFUSED: Final = 77  # EX_NOPERM: the broker and we do not trust each other
+
+_STATUS_OF: dict[type, int] = {
+    TopicMismatchError: EXIT_WRONG,
+    BrokerRefusedError: EXIT_REFUSED,
+    BrokerUnreachableError: EXIT_UNAVAILABLE,
+}
 
 # Stands still neither in SIGSTOP nor in a suspended machine, where the system has such a clock.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -41,24 +52,40 @@ def tell_failure(exc: BaseException, what: str) -> int:
     """Log why a role ends; return the status for it: no start mends what an operator must."""
     if isinstance(exc, StreamsError):
         logger.error("ended: %s", exc)
-        return EXIT_WRONG if isinstance(exc, TopicMismatchError) else EXIT_FAILED
-    if isinstance(exc, _no_answer()):
-        logger.error("ended: no broker answers any more: %r", exc)
-        return EXIT_UNAVAILABLE
+        return _STATUS_OF.get(type(exc), EXIT_FAILED)
+    cause = exc.__cause__ or exc  # Faust's crash has one
+    for kinds, why, code in _brokers_reasons():
+        if isinstance(cause, kinds):
+            logger.error("ended: %s: %r", why, cause)
+            return code
     logger.error("ended: %s", what, exc_info=exc)
     return EXIT_FAILED
 
 
-def _no_answer() -> tuple[type[Exception], ...]:
-    """Return what the client raises while brokers are away; the command line does without it."""
+def _brokers_reasons() -> list[tuple[tuple[type[Exception], ...], str, int]]:
+    """Return what aiokafka raises for which reason; the command line does without it."""
     from aiokafka import errors
 
-    return (
+    away = (
         errors.KafkaConnectionError,
         errors.KafkaTimeoutError,
         errors.NodeNotReadyError,
         errors.RequestTimedOutError,
     )
+    refused = (
+        errors.ClusterAuthorizationFailedError,
+        errors.GroupAuthorizationFailedError,
+        errors.TopicAuthorizationFailedError,
+    )
+    no_rights = "this user may not do that any more: `headrace acls` prints what each role needs"
+    too_large = "a topic takes no record as large as ours: `headrace topics` says which"
+    gone = "a topic that the role needs is gone: `headrace topics` makes it anew"
+    return [
+        (away, "no broker answers any more", EXIT_UNAVAILABLE),
+        (refused, no_rights, EXIT_REFUSED),
+        ((errors.MessageSizeTooLargeError,), too_large, EXIT_WRONG),
+        ((errors.UnknownTopicOrPartitionError,), gone, EXIT_FAILED),
+    ]
 
 
 class PauseGuard:

@@ -53,6 +53,7 @@ class Lease:
         self._end = end
         self._sleep = sleep
         self._asked_s = -math.inf
+        self._is_static = is_static
         self._first_s = clock() + STALE_AFTER_S + CLOCKS_DIFFER_S if is_static else -math.inf
 
     async def stamp_ms(self, oldest: "RecordBatch") -> int:
@@ -68,6 +69,9 @@ class Lease:
             if asked_s - self._asked_s <= self._limit_s:
                 return stamp_ms
             if not await self._ask(oldest):
-                logger.error("ended: the group has gone on without this worker, which was cut off")
+                shared = ", or another one has its group_instance_id" if self._is_static else ""
+                logger.error(
+                    "ended: the group has gone on without this worker, which was cut off%s", shared
+                )
                 self._end(EXIT_PAUSED)
             self._asked_s = asked_s

@@ -9,13 +9,22 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka import errors
 
 from headrace.streams import process
-from headrace.streams.errors import StoreError, StreamsError, TopicMismatchError
+from headrace.streams.errors import (
+    BrokerRefusedError,
+    BrokerUnreachableError,
+    StoreError,
+    StreamsError,
+    TopicMismatchError,
+)
 from headrace.streams.guards import (
     EXIT_FAILED,
     EXIT_PAUSED,
+    EXIT_REFUSED,
     EXIT_STUCK,
+    EXIT_UNAVAILABLE,
     EXIT_WRONG,
     PauseGuard,
     Watchdog,
@@ -245,6 +254,8 @@ def test_a_slow_start_is_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
         (ValueError("a defect"), EXIT_FAILED),
         (TopicMismatchError("the topic was recreated"), EXIT_WRONG),  # no start mends that
         (StoreError("no space left"), EXIT_FAILED),
+        (BrokerRefusedError("no rights"), EXIT_REFUSED),
+        (BrokerUnreachableError("nobody answers"), EXIT_UNAVAILABLE),
     ],
 )
 def test_a_failure_ends_the_process_without_a_commit(
@@ -269,6 +280,36 @@ def test_a_failure_ends_the_process_without_a_commit(
     assert str(failure) in caplog.text
     # What an operator can mend is a line.
     assert isinstance(failure, StreamsError) != ("Traceback" in caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "told"),
+    [
+        (errors.KafkaConnectionError(), EXIT_UNAVAILABLE, "no broker answers any more"),
+        (errors.TopicAuthorizationFailedError(), EXIT_REFUSED, "`headrace acls` prints"),
+        (errors.GroupAuthorizationFailedError(), EXIT_REFUSED, "`headrace acls` prints"),
+        (errors.MessageSizeTooLargeError(), EXIT_WRONG, "`headrace topics` says which"),
+        (errors.UnknownTopicOrPartitionError(), EXIT_FAILED, "a topic that the role needs is gone"),
+    ],
+)
+@pytest.mark.parametrize("is_crash", [False, True])
+def test_what_a_broker_refuses_is_told_in_a_line(
+    failure: Exception,
+    status: int,
+    told: str,
+    is_crash: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail() -> None:
+        raise failure
+
+    app = FakeApp(crashed=True, crash_reason=failure) if is_crash else FakeApp()
+    work = asyncio.Event().wait if is_crash else fail
+    assert live(app, work, monkeypatch=monkeypatch) == [status]
+    assert told in caplog.text
+    assert type(failure).__name__ in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_a_crash_of_faust_ends_the_process_without_a_commit(
