@@ -68,6 +68,7 @@ EVENTS = _counter("events_total", "Events applied to state.")
 FORGOTTEN = _counter(
     "forgotten_total", "Users forgotten, once in each partition where an event asked for it."
 )
+MISSED = _counter("missed_events_total", "Events removed from the topic before they were read.")
 CHECKPOINTS_REFUSED = _counter("checkpoints_refused_total", "Versions that failed a check.")
 LAG = _gauge("consumer_lag_events", "End offset less committed offset.", "partition")
 USERS = _gauge("users", "Users held in state.")

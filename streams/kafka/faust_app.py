@@ -22,6 +22,7 @@ from headrace.streams.guards import end_process, tell_failure
 from headrace.streams.kafka.batches import BatchSchema, ChangelogMessage, RecordBatch
 from headrace.streams.kafka.intake import IntakeConsumer, IntakeOptions, IntakeTransport
 from headrace.streams.kafka.security import client_options, uses_sasl, uses_tls
+from headrace.streams.kafka.topics import LARGEST_BATCH_BYTES
 from headrace.streams.settings import Settings
 from headrace.streams.state import Recovered, StateKey, offset_of
 
@@ -33,11 +34,11 @@ BUFFERED_BYTES = 2**24  # likewise: a batch is hundreds of records, and they may
 RECOVERY_BUFFER_BATCHES = 8  # applied at once; Faust's 1000 would hold a million states in memory
 HEARTBEATS_PER_SESSION = 5  # Kafka advises at least three
 LONGEST_HEARTBEAT_S = 3.0  # Kafka's default; a worker hears of a rebalance with the next one
+METADATA_AGE_MS = 30_000  # until a topic that is gone, or has more partitions, is noticed
 COMMIT_INTERVAL_S = 0.5  # what a crash replays
 BROKER_REQUEST_LIMIT_S = 90.0  # Faust's own default
 PRODUCER_BATCH_BYTES = 1_000_000  # all states of a micro-batch; brokers take 1,048,588 by default
 PRODUCER_REQUEST_LIMIT_S = 30.0  # Faust's default is 20 minutes
-LARGEST_RECORD_BYTES = 1_048_576  # the broker's own default, less its batch header
 
 
 class BatchQueue(ThrowableQueue):
@@ -223,6 +224,7 @@ def make_app(settings: Settings, role: str, options: IntakeOptions) -> IntakeApp
         topic_allow_declare=False,  # `headrace topics` has: a role needs no right to create any
         table_standby_replicas=0,  # standby records are lost when flow resumes
         consumer_auto_offset_reset="earliest",
+        consumer_metadata_max_age_ms=METADATA_AGE_MS,
         consumer_group_instance_id=settings.group_instance_id or None,
         broker_session_timeout=session_s,
         broker_request_timeout=max(BROKER_REQUEST_LIMIT_S, session_s),  # Faust insists
@@ -232,7 +234,7 @@ def make_app(settings: Settings, role: str, options: IntakeOptions) -> IntakeApp
         broker_max_poll_records=FETCHED_RECORDS,
         producer_linger=0.0,  # a micro-batch is handed over at once, and goes in one request
         producer_max_batch_size=PRODUCER_BATCH_BYTES,
-        producer_max_request_size=LARGEST_RECORD_BYTES,
+        producer_max_request_size=LARGEST_BATCH_BYTES,
         producer_request_timeout=PRODUCER_REQUEST_LIMIT_S,
         producer_compression_type=None if settings.compression == "none" else settings.compression,
         stream_buffer_maxsize=BUFFERED_BATCHES,

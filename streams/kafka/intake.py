@@ -9,6 +9,7 @@ a new one. A batch of an older epoch is stale: it will be delivered again, here 
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from aiokafka.errors import CommitFailedError, IllegalStateError
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
 
+from headrace.streams import metrics
 from headrace.streams.errors import TopicMismatchError
+from headrace.streams.guards import end_process, tell_failure
 from headrace.streams.kafka.batches import (
     BatchMessage,
     ChangelogMessage,
@@ -28,6 +31,8 @@ from headrace.streams.kafka.batches import (
     Watermarks,
 )
 from headrace.streams.kafka.fetching import IntakeThread
+
+logger = logging.getLogger(__name__)
 
 CHANGELOG_RECORDS = 512  # in one batch; one at a time, a million users recover in over a minute
 END_OFFSET_LIMIT_S = 15.0  # a fetch answers within its wait; the rest is for a slow broker
@@ -60,6 +65,7 @@ class IntakeConsumer(driver.Consumer):
         self.epoch = 0
         self._fetch_epoch = 0
         self._positioned: set[TP] = set()
+        self._sought: dict[TP, int] = {}  # where reading goes on, until it does
         self._is_revoking = False
         self._watermarks = Watermarks()
         self._fetched: Mapping[TP, Sequence[Any]] = {}  # and not all delivered
@@ -78,9 +84,18 @@ class IntakeConsumer(driver.Consumer):
         receipt.acknowledged = True
 
     def is_connected(self) -> bool:
-        """Return whether a coordinator of our group is known: without any broker none is."""
+        """Return whether a coordinator of our group is known, and the topics.
+
+        Without any broker none is.
+        """
         consumer = self._thread._consumer
-        return consumer is not None and consumer._coordinator.coordinator_id is not None
+        has_group = consumer is not None and consumer._coordinator.coordinator_id is not None
+        return has_group and all(map(self.is_there, self.options.topics))
+
+    def is_there(self, topic: str) -> bool:
+        """Return whether the brokers knew a topic when they were asked last."""
+        consumer = self._thread._consumer
+        return consumer is not None and bool(consumer.partitions_for_topic(topic))
 
     async def is_member(self, oldest: RecordBatch) -> bool:
         """Ask the coordinator whether it still counts us in: it takes commits from members only.
@@ -159,6 +174,13 @@ class IntakeConsumer(driver.Consumer):
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Take partitions over; they are positioned once recovery has ended."""
+        n = self.app.conf.topic_partitions
+        if beyond := [tp for tp in assigned if self._is_intake(tp) and tp.partition >= n]:
+            exc = TopicMismatchError(
+                f"partitions were added to {beyond[0].topic}, which had {n}: `headrace topics` says"
+                " what to do"
+            )
+            end_process(tell_failure(exc, "partitions were added"))
         self._open_epoch()
         self._watermarks.forget()
         await super().on_partitions_assigned(assigned, generation_id)
@@ -192,6 +214,7 @@ class IntakeConsumer(driver.Consumer):
             offset = min((o for o in (committed, latest) if o is not None), default=0)
             if offset:
                 consumer.seek(aiokafka_tp, offset)
+                self._sought[tp] = offset
             else:
                 await consumer.seek_to_beginning(aiokafka_tp)
             begun[tp] = committed or await consumer.position(aiokafka_tp)
@@ -234,6 +257,8 @@ class IntakeConsumer(driver.Consumer):
         self._fetched = fetched
         try:
             for tp, chunk in self._in_turns(wanted):
+                if self._is_intake(tp):
+                    await self._tell_missed(tp, chunk[0].offset)
                 if not self.flow_active or self.epoch != self._fetch_epoch:
                     await self._unread(fetched)
                     return
@@ -244,6 +269,20 @@ class IntakeConsumer(driver.Consumer):
         finally:
             self._fetched = {}
         await self._unread({tp: batch for tp, batch in fetched.items() if tp not in wanted})
+
+    async def _tell_missed(self, tp: TP, first: int) -> None:
+        """Count the events that were removed before they were read, once a partition is read on."""
+        sought = self._sought.pop(tp, first)
+        if first <= sought:
+            return
+        begin = (await self.earliest_offsets(tp))[tp]
+        if begin > sought:  # else marks of transactions were there
+            metrics.MISSED.inc(begin - sought)
+            logger.error(
+                "%d events of partition %d of %s were removed before they were read: its retention"
+                " is shorter than the role was away",
+                *(begin - sought, tp.partition, tp.topic),
+            )
 
     def _in_turns(self, records: Mapping[TP, Sequence[Any]]) -> Iterator[tuple[TP, Sequence[Any]]]:
         """Yield chunks of each partition in turn, so that none waits for a long neighbour."""

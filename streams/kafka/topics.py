@@ -8,11 +8,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from kafka.admin import ConfigResource, OffsetSpec
+from kafka.errors import GroupAuthorizationFailedError, GroupIdNotFoundError
+
 from headrace.streams.errors import StreamsError, TopicMismatchError
 from headrace.streams.kafka.clients import admin
 from headrace.streams.kafka.lease import CLOCKS_DIFFER_S, STALE_AFTER_S
 from headrace.streams.settings import Settings
-from kafka.admin import ConfigResource
 
 KEPT = {"cleanup.policy": "delete"}
 COMPACTED = {"cleanup.policy": "compact"}
@@ -28,6 +30,7 @@ LEASED = COMPACTED | {
     "message.timestamp.before.max.ms": str(int(STALE_AFTER_S * 1000)),
     "message.timestamp.after.max.ms": str(int(CLOCKS_DIFFER_S * 1000)),
 }
+LARGEST_BATCH_BYTES = 1_048_576  # that a role writes; brokers take 12 more by default
 TOPIC_EXISTS = 36  # TOPIC_ALREADY_EXISTS, Kafka protocol
 
 
@@ -40,6 +43,7 @@ class Topic:
     configs: dict[str, str]
     advised: dict[str, str] = field(default_factory=dict)
     """What it gets when it is created here; one that exists may do without."""
+    is_ours: bool = True  # roles write there
 
 
 def users_changelog(settings: Settings) -> str:
@@ -51,8 +55,8 @@ def topics_of(settings: Settings) -> list[Topic]:
     """Return every topic of the deployment."""
     by_user = settings.partitions
     return [
-        Topic(settings.topic("events"), by_user, KEPT),
-        Topic(settings.topic("items"), 1, COMPACTED, FOR_TEN_YEARS),
+        Topic(settings.topic("events"), by_user, KEPT, is_ours=False),
+        Topic(settings.topic("items"), 1, COMPACTED, FOR_TEN_YEARS, is_ours=False),
         Topic(settings.topic("recommendations"), by_user, LEASED, WITHIN_A_DAY),
         Topic(settings.topic("models"), 1, COMPACTED),
         Topic(settings.topic("deltas"), 1, KEPT_6_H),
@@ -73,7 +77,7 @@ def create_topics(settings: Settings) -> list[str]:
     with admin(settings) as client:
         existing = set(client.list_topics())
         _check(client, [topic for topic in wanted if topic.name in existing])
-        _check_group(settings, existing)
+        _check_group(client, settings, existing)
         created = _create(client, [t for t in wanted if t.name not in existing], settings)
         client.wait_for_topics([topic.name for topic in wanted])
         # Two that start at once may both have found a topic missing: one of them made it.
@@ -125,8 +129,11 @@ def _create(client: Any, missing: list[Topic], settings: Settings) -> list[str]:
     return created
 
 
-def _check_group(settings: Settings, existing: Collection[str]) -> None:
-    """Refuse states that are of other events: by their offsets, new events would be replays."""
+def _check_group(client: Any, settings: Settings, existing: Collection[str]) -> None:
+    """Refuse states that are of other events, or gone while the events they held are read.
+
+    By the offsets of the former, new events would be replays; after the latter, users start over.
+    """
     events, changelog = settings.topic("events"), users_changelog(settings)
     if changelog in existing and events not in existing:
         raise TopicMismatchError(
@@ -135,6 +142,29 @@ def _check_group(settings: Settings, existing: Collection[str]) -> None:
             f" each topic_prefix needs a group of its own. If {events} was deleted to begin anew,"
             " set another topic_prefix and group"
         )
+    if events in existing and changelog not in existing and _has_read(client, settings):
+        group = f"{settings.group}-adapt"
+        raise TopicMismatchError(
+            f"topic {changelog} is gone, and with it the states of events that group {group} has"
+            " read: to make them of the events still kept, stop the workers and let it read anew:"
+            f" `kafka-consumer-groups.sh --bootstrap-server HOST:PORT --group {group} --topic"
+            f" {events} --reset-offsets --to-earliest --execute`; or set another group, where users"
+            " start over"
+        )
+
+
+def _has_read(client: Any, settings: Settings) -> bool:
+    """Return whether the adapt role has committed that it read any events, if we may know."""
+    group, events = f"{settings.group}-adapt", settings.topic("events")
+    try:
+        found = client.list_group_offsets({group: None})[group]
+    except (GroupAuthorizationFailedError, GroupIdNotFoundError):
+        return False
+    read = {tp: at.offset for tp, at in found.items() if tp.topic == events}
+    if not read:
+        return False
+    begins = client.list_partition_offsets(dict.fromkeys(read, OffsetSpec.EARLIEST))
+    return any(offset > begins[tp].offset for tp, offset in read.items())
 
 
 def _check(client: Any, topics: list[Topic]) -> None:
@@ -159,6 +189,13 @@ def _check(client: Any, topics: list[Topic]) -> None:
                 f"topic {topic.name} has {partitions[topic.name]} partitions, expected"
                 f" {topic.partitions}: set partitions={partitions[topic.name]}, or use another"
                 " topic_prefix and group (the partitions of a topic in use must never change)"
+            )
+        limit = configs[topic.name].get("max.message.bytes", {}).get("value")
+        if topic.is_ours and limit and int(limit) < LARGEST_BATCH_BYTES:
+            misfits.append(
+                f"topic {topic.name} takes {limit} bytes at once, and less than roles write: run"
+                " `kafka-configs.sh --bootstrap-server HOST:PORT --alter --topic"
+                f" {topic.name} --add-config max.message.bytes={LARGEST_BATCH_BYTES}`"
             )
         found = {name: configs[topic.name].get(name, {}).get("value") for name in topic.configs}
         wrong = {name: value for name, value in topic.configs.items() if found[name] != value}

@@ -22,6 +22,7 @@ from faust.types.tuples import TP
 from headrace.streams import metrics
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.guards import (
+    EXIT_FAILED,
     EXIT_PAUSED,
     EXIT_WRONG,
     PauseGuard,
@@ -208,6 +209,10 @@ class Learning:
             self._end_unless_alone(JOINED, EXIT_PAUSED)
 
     def _end_unless_alone(self, told: str, status: int) -> None:
+        events = self._settings.topic("events")
+        if not self._app.intake.is_there(events):
+            logger.error("ended: topic %s is gone: `headrace topics` makes it anew", events)
+            end_process(EXIT_FAILED)
         if not self._owns_all():
             logger.error(told, self._settings.group)
             end_process(status)

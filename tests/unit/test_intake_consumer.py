@@ -12,8 +12,11 @@ from aiokafka import TopicPartition
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import CommitFailedError, IllegalStateError
 from faust.types.tuples import TP
+from prometheus_client import REGISTRY
 
 from headrace.streams.errors import TopicMismatchError
+from headrace.streams.guards import EXIT_WRONG
+from headrace.streams.kafka import intake
 from headrace.streams.kafka.batches import ChangelogMessage
 from headrace.streams.kafka.faust_app import make_app
 from headrace.streams.kafka.fetching import IntakeThread
@@ -114,6 +117,9 @@ class FakeThread:
     async def highwaters(self, *tps: TP) -> dict[TP, int]:
         return {tp: self.listed_ends[tp] for tp in tps}
 
+    async def earliest_offsets(self, *tps: TP) -> dict[TP, int]:
+        return dict.fromkeys(tps, self.kafka.beginning)
+
     def verify_event_path(self, now: float, tp: TP) -> None:
         raise AssertionError(f"at {now} {tp} had no position yet")  # aiokafka's own, now and then
 
@@ -177,6 +183,48 @@ def test_batches_hold_at_most_n_records_of_one_partition_and_take_turns(tmp_path
         assert sequences == [0, 1, 2]
 
     with_rig(tmp_path, check)
+
+
+@pytest.mark.parametrize(("beginning", "n_missed"), [(0, 0), (7, 0), (12, 5), (20, 13)])
+def test_events_that_were_removed_before_they_were_read_are_counted_once(
+    beginning: int, n_missed: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = missed()
+
+    async def check(rig: Rig) -> None:
+        rig.kafka.beginning = beginning
+        await rig.consumer.perform_seek()
+        first = max(beginning, 8)  # 7 is the mark of a transaction, where it is still there
+        assert offsets_of(await rig.poll({P0: records(P0, first)})) == [(0, [first])]
+        assert missed() == before + n_missed
+        await rig.poll({P0: records(P0, first + 9)})
+        assert missed() == before + n_missed
+
+    with_rig(tmp_path, check, commits={P0: 7})
+    assert ("were removed before they were read" in caplog.text) == (n_missed > 0)
+
+
+def missed() -> float:
+    return REGISTRY.get_sample_value("headrace_missed_events_total") or 0.0
+
+
+def test_partitions_that_were_added_end_the_role_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class EndedError(BaseException):
+        pass
+
+    def end(code: int) -> None:
+        raise EndedError(code)
+
+    monkeypatch.setattr(intake, "end_process", end)
+
+    async def check(rig: Rig) -> None:
+        with pytest.raises(EndedError, match=f"^{EXIT_WRONG}$"):
+            await rig.consumer.on_partitions_assigned({TP(EVENTS, Settings().partitions)})
+
+    with_rig(tmp_path, check)
+    assert f"partitions were added to {EVENTS}" in caplog.text
 
 
 def test_a_record_of_the_oldest_format_has_no_time_and_is_delivered(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from faust.types.tuples import TP
 
 from headrace.streams.errors import TopicMismatchError
-from headrace.streams.guards import EXIT_PAUSED, EXIT_WRONG, PauseGuard
+from headrace.streams.guards import EXIT_FAILED, EXIT_PAUSED, EXIT_WRONG, PauseGuard
 from headrace.streams.kafka.batches import LostBatchError, Receipt, RecordBatch
 from headrace.streams.learn import role as learn
 from headrace.streams.learn.learner import Learned
@@ -250,7 +250,9 @@ def end(code: int) -> None:
 def owner_of(n: int) -> Any:
     """Return an intake that owns so many partitions."""
     return SimpleNamespace(
-        assignment=lambda: {TP("headrace.events", number) for number in range(n)}, lag=dict
+        assignment=lambda: {TP("headrace.events", number) for number in range(n)},
+        lag=dict,
+        is_there=lambda _: True,
     )
 
 
@@ -312,6 +314,23 @@ def test_a_learn_role_that_another_joins_ends_to_be_started_again(
 
     assert published(go_on, owned=2) == ["from here on"]
     assert "another learn role has joined group headrace-learn" in caplog.text
+
+
+def test_a_learn_role_whose_topic_is_gone_blames_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(learn, "end_process", end)
+
+    async def lose_the_topic(learning: Learning, *others: Any) -> None:
+        await learning.publish(*others)
+        learning._app.intake = owner_of(0)
+        learning._app.intake.is_there = lambda _: False
+        with pytest.raises(EndedError, match=f"^{EXIT_FAILED}$"):
+            learning.update_gauges()
+
+    published(lose_the_topic, owned=4)
+    assert "topic headrace.events is gone" in caplog.text
+    assert "another learn role" not in caplog.text
 
 
 def test_a_role_that_is_not_the_only_writer_stops_without_a_last_version() -> None:
