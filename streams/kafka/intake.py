@@ -35,6 +35,11 @@ from headrace.streams.kafka.fetching import IntakeThread
 logger = logging.getLogger(__name__)
 
 CHANGELOG_RECORDS = 512  # in one batch; one at a time, a million users recover in over a minute
+UNCOMMITTED = (
+    "no offset is committed in partition %d of %s, of which events have been read. If none ever"
+    " was, or the group's have expired, nothing is lost. If the topic was made anew, its first"
+    " events pass for replays: set another topic_prefix and group"
+)
 END_OFFSET_LIMIT_S = 15.0  # a fetch answers within its wait; the rest is for a slow broker
 END_OFFSET_POLL_S = 0.02
 
@@ -52,6 +57,8 @@ class IntakeOptions:
     position_of: Callable[[TP], int | None] = lambda _: None
     """The latest offset to start from at an assignment. An earlier committed offset wins; with
     ``None`` it alone decides."""
+    has_read: Callable[[int], bool] = lambda _: False
+    """Whether the role holds what it made of events of a partition."""
     settle: Callable[[], Awaitable[None]] = _nothing_to_settle
     """Awaited before partitions are given up: what is being written must have ended."""
 
@@ -211,6 +218,8 @@ class IntakeConsumer(driver.Consumer):
         for tp, latest in wanted.items():
             aiokafka_tp = self._new_topicpartition(tp.topic, tp.partition)
             committed = await consumer.committed(aiokafka_tp)
+            if committed is None and self.options.has_read(tp.partition):
+                logger.warning(UNCOMMITTED, tp.partition, tp.topic)
             offset = min((o for o in (committed, latest) if o is not None), default=0)
             if offset:
                 consumer.seek(aiokafka_tp, offset)

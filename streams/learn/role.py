@@ -276,6 +276,7 @@ async def _run(settings: Settings, readiness: Readiness, *, anew: bool) -> None:
         learner.warm_up()
         learning = Learning(settings, app, learner, thread, positions)
         options.position_of = learning.position_of
+        options.has_read = lambda partition: positions.get(partition, 0) > 0
         app.take_batches(settings.topic("events"), learning.take)
         readiness.is_model_ready = lambda: publisher.is_announced
         catalogue = CatalogueReader(learner, thread)

@@ -97,6 +97,7 @@ class FakeThread:
     while_fetching: Callable[[], None] = lambda: None
     listed_ends: dict[TP, int] = field(default_factory=dict)
     committed: dict[TP, int] = field(default_factory=dict)
+    _consumer: Any = None
 
     def assignment(self) -> set[TP]:
         return self.assigned
@@ -151,12 +152,16 @@ def with_rig(
     *,
     commits: dict[TP, int] | None = None,
     position_of: Callable[[TP], int | None] = lambda _: None,
+    has_read: Callable[[int], bool] = lambda _: False,
 ) -> None:
     """Run ``check`` with two event partitions and a changelog, two records a batch."""
 
     async def run() -> None:
         options = IntakeOptions(
-            topics=frozenset({EVENTS}), batch_records=2, position_of=position_of
+            topics=frozenset({EVENTS}),
+            batch_records=2,
+            position_of=position_of,
+            has_read=has_read,
         )
         app = make_app(Settings(data_dir=folder), "adapt", options)
         consumer = app.intake
@@ -202,6 +207,36 @@ def test_events_that_were_removed_before_they_were_read_are_counted_once(
 
     with_rig(tmp_path, check, commits={P0: 7})
     assert ("were removed before they were read" in caplog.text) == (n_missed > 0)
+
+
+def test_a_partition_that_was_read_and_has_no_offset_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def check(rig: Rig) -> None:
+        await rig.consumer.perform_seek()
+
+    with_rig(tmp_path, check, commits={P0: 0}, has_read=lambda _: True)
+    with_rig(tmp_path, check, has_read=lambda _: False)
+    (told,) = (record.getMessage() for record in caplog.records if "made anew" in record.message)
+    assert f"in partition 1 of {EVENTS}" in told
+
+
+def test_a_consumer_is_connected_while_its_coordinator_and_its_topics_are_known(
+    tmp_path: Path,
+) -> None:
+    async def check(rig: Rig) -> None:
+        known: dict[str, set[int]] = {EVENTS: {0, 1}}
+        coordinator = SimpleNamespace(coordinator_id=None)
+        rig.thread._consumer = SimpleNamespace(
+            _coordinator=coordinator, partitions_for_topic=known.get
+        )
+        assert not rig.consumer.is_connected()
+        coordinator.coordinator_id = 1
+        assert rig.consumer.is_connected()
+        known.clear()
+        assert not rig.consumer.is_connected()
+
+    with_rig(tmp_path, check)
 
 
 def missed() -> float:
