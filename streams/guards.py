@@ -50,20 +50,28 @@ def end_process(code: int) -> NoReturn:
 
 def tell_failure(exc: BaseException, what: str) -> int:
     """Log why a role ends; return the status for it: no start mends what an operator must."""
-    if isinstance(exc, StreamsError):
-        logger.error("ended: %s", exc)
-        return _STATUS_OF.get(type(exc), EXIT_FAILED)
-    cause = exc.__cause__ or exc  # Faust's crash has one
-    for kinds, why, code in _brokers_reasons():
-        if isinstance(cause, kinds):
-            logger.error("ended: %s: %r", why, cause)
-            return code
+    from aiokafka import errors  # the command line does without it
+
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, StreamsError):
+            logger.error("ended: %s", cause)
+            return _STATUS_OF.get(type(cause), EXIT_FAILED)
+        for kinds, why, code in _brokers_reasons():
+            if isinstance(cause, kinds):
+                logger.error("ended: %s: %r", why, cause)
+                return code
+        # A crash of Faust and aiokafka's plain error say nothing themselves.
+        cause = cause.__cause__ if type(cause) in (RuntimeError, errors.KafkaError) else None
     logger.error("ended: %s", what, exc_info=exc)
     return EXIT_FAILED
 
 
 def _brokers_reasons() -> list[tuple[tuple[type[Exception], ...], str, int]]:
-    """Return what aiokafka raises for which reason; the command line does without it."""
+    """Return what aiokafka raises for which reason, and the status for it.
+
+    Not that of a refusal: one answer may be wrong, and the next start asks for every right.
+    """
     from aiokafka import errors
 
     away = (
@@ -79,10 +87,10 @@ def _brokers_reasons() -> list[tuple[tuple[type[Exception], ...], str, int]]:
     )
     no_rights = "this user may not do that any more: `headrace acls` prints what each role needs"
     too_large = "a topic takes no record as large as ours: `headrace topics` says which"
-    gone = "a topic that the role needs is gone: `headrace topics` makes it anew"
+    gone = "a topic that the role needs is gone: `headrace topics` says what to do"
     return [
         (away, "no broker answers any more", EXIT_UNAVAILABLE),
-        (refused, no_rights, EXIT_REFUSED),
+        (refused, no_rights, EXIT_FAILED),
         ((errors.MessageSizeTooLargeError,), too_large, EXIT_WRONG),
         ((errors.UnknownTopicOrPartitionError,), gone, EXIT_FAILED),
     ]

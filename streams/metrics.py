@@ -73,7 +73,10 @@ CHECKPOINTS_REFUSED = _counter("checkpoints_refused_total", "Versions that faile
 LAG = _gauge("consumer_lag_events", "End offset less committed offset.", "partition")
 USERS = _gauge("users", "Users held in state.")
 ITEMS = _gauge("items", "Items in the vocabulary.")
-READY = _gauge("ready", "1 when the role serves: model loaded, state recovered, a broker answers.")
+READY = _gauge(
+    "ready",
+    "1 when the role serves: model loaded, state recovered, a broker and its topics are there.",
+)
 MODEL_VERSION = _gauge("model_version", "Version of the meta-parameters in use.")
 MODEL_PUBLISHED = _gauge(
     "model_published_timestamp_seconds", "When the version in use was published, Unix time."

@@ -55,6 +55,7 @@ def rights_of(settings: Settings, role: str) -> list[Right]:
     rights = [Right("topic", names[noun], operations) for noun, operations in TOPICS[role].items()]
     if role == "admin":
         rights = [Right("topic", topic.name, TO_CREATE) for topic in topics_of(settings)] + rights
+        rights.append(Right("group", f"{settings.group}-adapt", ("Describe",)))
     if role in WITH_GROUP:
         rights.append(Right("group", f"{settings.group}-{role}", READ))
     return rights

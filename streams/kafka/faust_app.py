@@ -22,7 +22,6 @@ from headrace.streams.guards import end_process, tell_failure
 from headrace.streams.kafka.batches import BatchSchema, ChangelogMessage, RecordBatch
 from headrace.streams.kafka.intake import IntakeConsumer, IntakeOptions, IntakeTransport
 from headrace.streams.kafka.security import client_options, uses_sasl, uses_tls
-from headrace.streams.kafka.topics import LARGEST_BATCH_BYTES
 from headrace.streams.settings import Settings
 from headrace.streams.state import Recovered, StateKey, offset_of
 
@@ -39,6 +38,7 @@ COMMIT_INTERVAL_S = 0.5  # what a crash replays
 BROKER_REQUEST_LIMIT_S = 90.0  # Faust's own default
 PRODUCER_BATCH_BYTES = 1_000_000  # all states of a micro-batch; brokers take 1,048,588 by default
 PRODUCER_REQUEST_LIMIT_S = 30.0  # Faust's default is 20 minutes
+LARGEST_RECORD_BYTES = 1_048_576  # the broker's own default, less its batch header
 
 
 class BatchQueue(ThrowableQueue):
@@ -234,7 +234,7 @@ def make_app(settings: Settings, role: str, options: IntakeOptions) -> IntakeApp
         broker_max_poll_records=FETCHED_RECORDS,
         producer_linger=0.0,  # a micro-batch is handed over at once, and goes in one request
         producer_max_batch_size=PRODUCER_BATCH_BYTES,
-        producer_max_request_size=LARGEST_BATCH_BYTES,
+        producer_max_request_size=LARGEST_RECORD_BYTES,
         producer_request_timeout=PRODUCER_REQUEST_LIMIT_S,
         producer_compression_type=None if settings.compression == "none" else settings.compression,
         stream_buffer_maxsize=BUFFERED_BATCHES,

@@ -40,6 +40,11 @@ UNCOMMITTED = (
     " was, or the group's have expired, nothing is lost. If the topic was made anew, its first"
     " events pass for replays: set another topic_prefix and group"
 )
+MISSED = (
+    "%d events of partition %d of %s were removed before they were read: its retention is shorter"
+    " than the role was away, or behind"
+)
+MARKS = 16  # offsets that are no records, at most, between two batches: of transactions
 END_OFFSET_LIMIT_S = 15.0  # a fetch answers within its wait; the rest is for a slow broker
 END_OFFSET_POLL_S = 0.02
 
@@ -72,7 +77,7 @@ class IntakeConsumer(driver.Consumer):
         self.epoch = 0
         self._fetch_epoch = 0
         self._positioned: set[TP] = set()
-        self._sought: dict[TP, int] = {}  # where reading goes on, until it does
+        self._expected: dict[TP, tuple[int, int]] = {}  # next offset; a gap that says nothing
         self._is_revoking = False
         self._watermarks = Watermarks()
         self._fetched: Mapping[TP, Sequence[Any]] = {}  # and not all delivered
@@ -204,30 +209,37 @@ class IntakeConsumer(driver.Consumer):
         self._watermarks.forget()
         epoch = self.epoch
         wanted = {tp: self.options.position_of(tp) for tp in self._intake_partitions()}
-        begun = await self._thread.call_thread(self._position, wanted)
+        begun, committed = await self._thread.call_thread(self._position, wanted)
         if epoch != self.epoch:
             return  # overtaken by a rebalance or another seek, which positions again
-        for tp in wanted:
+        self._expected.clear()
+        for tp, latest in wanted.items():
             self._committed_offset[tp] = begun[tp]
+            read = committed[tp] if latest is None else latest
+            if read:  # where nothing was, there is nothing to miss
+                self._expected[tp] = read, 0
+            if committed[tp] is None and self.options.has_read(tp.partition):
+                logger.warning(UNCOMMITTED, tp.partition, tp.topic)
         self._positioned.update(wanted)
 
-    async def _position(self, wanted: Mapping[TP, int | None]) -> dict[TP, int]:
-        """Seek in the consumer thread; return committed offsets, or else where reading starts."""
+    async def _position(
+        self, wanted: Mapping[TP, int | None]
+    ) -> tuple[dict[TP, int], dict[TP, int | None]]:
+        """Seek in the consumer thread; return where lag is counted from, and what is committed."""
         consumer = self._thread._ensure_consumer()
         begun: dict[TP, int] = {}
+        found: dict[TP, int | None] = {}
         for tp, latest in wanted.items():
             aiokafka_tp = self._new_topicpartition(tp.topic, tp.partition)
             committed = await consumer.committed(aiokafka_tp)
-            if committed is None and self.options.has_read(tp.partition):
-                logger.warning(UNCOMMITTED, tp.partition, tp.topic)
             offset = min((o for o in (committed, latest) if o is not None), default=0)
             if offset:
                 consumer.seek(aiokafka_tp, offset)
-                self._sought[tp] = offset
             else:
                 await consumer.seek_to_beginning(aiokafka_tp)
             begun[tp] = committed or await consumer.position(aiokafka_tp)
-        return begun
+            found[tp] = committed
+        return begun, found
 
     def _open_epoch(self) -> None:
         self.epoch += 1
@@ -266,12 +278,15 @@ class IntakeConsumer(driver.Consumer):
         self._fetched = fetched
         try:
             for tp, chunk in self._in_turns(wanted):
-                if self._is_intake(tp):
-                    await self._tell_missed(tp, chunk[0].offset)
+                n_missed = await self._n_missed(tp, chunk[0].offset)
                 if not self.flow_active or self.epoch != self._fetch_epoch:
                     await self._unread(fetched)
                     return
                 if self._is_intake(tp):
+                    if n_missed:
+                        metrics.MISSED.inc(n_missed)
+                        logger.error(MISSED, n_missed, tp.partition, tp.topic)
+                    self._expected[tp] = chunk[-1].offset + 1, MARKS
                     # Faust drops what is below the last offset it saw, even after a seek back.
                     self._read_offset[tp] = None
                 yield tp, self._message(tp, chunk)
@@ -279,19 +294,13 @@ class IntakeConsumer(driver.Consumer):
             self._fetched = {}
         await self._unread({tp: batch for tp, batch in fetched.items() if tp not in wanted})
 
-    async def _tell_missed(self, tp: TP, first: int) -> None:
-        """Count the events that were removed before they were read, once a partition is read on."""
-        sought = self._sought.pop(tp, first)
-        if first <= sought:
-            return
-        begin = (await self.earliest_offsets(tp))[tp]
-        if begin > sought:  # else marks of transactions were there
-            metrics.MISSED.inc(begin - sought)
-            logger.error(
-                "%d events of partition %d of %s were removed before they were read: its retention"
-                " is shorter than the role was away",
-                *(begin - sought, tp.partition, tp.topic),
-            )
+    async def _n_missed(self, tp: TP, first: int) -> int:
+        """Return how many events were removed before ``first``, which comes next, was read."""
+        expected, says_nothing = self._expected.get(tp, (first, 0))
+        if first - expected <= says_nothing:
+            return 0
+        begin: int = (await self.earliest_offsets(tp))[tp]  # before it, what is missing was there
+        return max(0, min(begin, first) - expected)
 
     def _in_turns(self, records: Mapping[TP, Sequence[Any]]) -> Iterator[tuple[TP, Sequence[Any]]]:
         """Yield chunks of each partition in turn, so that none waits for a long neighbour."""

@@ -4,12 +4,13 @@ Topics by user have PARTITIONS partitions, and so has the changelog of the adapt
 user's state lives in the partition its events come from. What everyone reads has one.
 """
 
+import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from kafka.admin import ConfigResource, OffsetSpec
-from kafka.errors import GroupAuthorizationFailedError, GroupIdNotFoundError
+from kafka.errors import GroupAuthorizationFailedError, GroupIdNotFoundError, RetriableError
 
 from headrace.streams.errors import StreamsError, TopicMismatchError
 from headrace.streams.kafka.clients import admin
@@ -30,7 +31,9 @@ LEASED = COMPACTED | {
     "message.timestamp.before.max.ms": str(int(STALE_AFTER_S * 1000)),
     "message.timestamp.after.max.ms": str(int(CLOCKS_DIFFER_S * 1000)),
 }
-LARGEST_BATCH_BYTES = 1_048_576  # that a role writes; brokers take 12 more by default
+LEAST_LIMIT_BYTES = 1_000_000  # of a topic that roles write: their batches are no larger
+DEFAULT_LIMIT_BYTES = 1_048_588
+ATTEMPTS = 10  # a second apart
 TOPIC_EXISTS = 36  # TOPIC_ALREADY_EXISTS, Kafka protocol
 
 
@@ -156,10 +159,17 @@ def _check_group(client: Any, settings: Settings, existing: Collection[str]) -> 
 def _has_read(client: Any, settings: Settings) -> bool:
     """Return whether the adapt role has committed that it read any events, if we may know."""
     group, events = f"{settings.group}-adapt", settings.topic("events")
-    try:
-        found = client.list_group_offsets({group: None})[group]
-    except (GroupAuthorizationFailedError, GroupIdNotFoundError):
-        return False
+    found: dict[Any, Any] = {}
+    for attempt in range(ATTEMPTS):
+        try:
+            found = client.list_group_offsets({group: None})[group]
+            break
+        except (GroupAuthorizationFailedError, GroupIdNotFoundError):
+            return False
+        except RetriableError:  # a new cluster's coordinators come with the first question
+            if attempt + 1 == ATTEMPTS:
+                raise
+            time.sleep(1)
     read = {tp: at.offset for tp, at in found.items() if tp.topic == events}
     if not read:
         return False
@@ -191,11 +201,11 @@ def _check(client: Any, topics: list[Topic]) -> None:
                 " topic_prefix and group (the partitions of a topic in use must never change)"
             )
         limit = configs[topic.name].get("max.message.bytes", {}).get("value")
-        if topic.is_ours and limit and int(limit) < LARGEST_BATCH_BYTES:
+        if topic.is_ours and limit and int(limit) < LEAST_LIMIT_BYTES:
             misfits.append(
                 f"topic {topic.name} takes {limit} bytes at once, and less than roles write: run"
                 " `kafka-configs.sh --bootstrap-server HOST:PORT --alter --topic"
-                f" {topic.name} --add-config max.message.bytes={LARGEST_BATCH_BYTES}`"
+                f" {topic.name} --add-config max.message.bytes={DEFAULT_LIMIT_BYTES}`"
             )
         found = {name: configs[topic.name].get(name, {}).get("value") for name in topic.configs}
         wrong = {name: value for name, value in topic.configs.items() if found[name] != value}

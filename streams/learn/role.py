@@ -211,7 +211,7 @@ class Learning:
     def _end_unless_alone(self, told: str, status: int) -> None:
         events = self._settings.topic("events")
         if not self._app.intake.is_there(events):
-            logger.error("ended: topic %s is gone: `headrace topics` makes it anew", events)
+            logger.error("ended: topic %s is gone: `headrace topics` says what to do", events)
             end_process(EXIT_FAILED)
         if not self._owns_all():
             logger.error(told, self._settings.group)

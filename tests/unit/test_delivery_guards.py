@@ -286,30 +286,46 @@ def test_a_failure_ends_the_process_without_a_commit(
     ("failure", "status", "told"),
     [
         (errors.KafkaConnectionError(), EXIT_UNAVAILABLE, "no broker answers any more"),
-        (errors.TopicAuthorizationFailedError(), EXIT_REFUSED, "`headrace acls` prints"),
-        (errors.GroupAuthorizationFailedError(), EXIT_REFUSED, "`headrace acls` prints"),
+        (errors.TopicAuthorizationFailedError(), EXIT_FAILED, "`headrace acls` prints"),
+        (errors.GroupAuthorizationFailedError(), EXIT_FAILED, "`headrace acls` prints"),
         (errors.MessageSizeTooLargeError(), EXIT_WRONG, "`headrace topics` says which"),
         (errors.UnknownTopicOrPartitionError(), EXIT_FAILED, "a topic that the role needs is gone"),
     ],
 )
+@pytest.mark.parametrize("why", [None, TimeoutError()])  # that aiokafka gives some of them
 @pytest.mark.parametrize("is_crash", [False, True])
 def test_what_a_broker_refuses_is_told_in_a_line(
     failure: Exception,
     status: int,
     told: str,
     is_crash: bool,
+    why: Exception | None,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    failure.__cause__ = why
+
     async def fail() -> None:
         raise failure
 
-    app = FakeApp(crashed=True, crash_reason=failure) if is_crash else FakeApp()
+    coordination = errors.KafkaError("Unexpected error during coordination")
+    coordination.__cause__ = failure
+    app = FakeApp(crashed=True, crash_reason=coordination) if is_crash else FakeApp()
     work = asyncio.Event().wait if is_crash else fail
     assert live(app, work, monkeypatch=monkeypatch) == [status]
     assert told in caplog.text
     assert type(failure).__name__ in caplog.text
     assert "Traceback" not in caplog.text
+
+
+def test_an_error_is_not_taken_for_the_one_it_came_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail() -> None:
+        raise ValueError("a defect") from errors.MessageSizeTooLargeError()
+
+    assert live(FakeApp(), fail, monkeypatch=monkeypatch) == [EXIT_FAILED]
+    assert "Traceback" in caplog.text
 
 
 def test_a_crash_of_faust_ends_the_process_without_a_commit(

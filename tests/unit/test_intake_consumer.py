@@ -95,6 +95,7 @@ class FakeThread:
     assigned: set[TP]
     fetches: list[Mapping[TP, Sequence[Record]]] = field(default_factory=list)
     while_fetching: Callable[[], None] = lambda: None
+    while_asking: Callable[[], None] = lambda: None
     listed_ends: dict[TP, int] = field(default_factory=dict)
     committed: dict[TP, int] = field(default_factory=dict)
     _consumer: Any = None
@@ -119,6 +120,7 @@ class FakeThread:
         return {tp: self.listed_ends[tp] for tp in tps}
 
     async def earliest_offsets(self, *tps: TP) -> dict[TP, int]:
+        self.while_asking()
         return dict.fromkeys(tps, self.kafka.beginning)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
@@ -204,9 +206,41 @@ def test_events_that_were_removed_before_they_were_read_are_counted_once(
         assert missed() == before + n_missed
         await rig.poll({P0: records(P0, first + 9)})
         assert missed() == before + n_missed
+        rig.kafka.beginning = first + 40  # it fell behind
+        await rig.poll({P0: records(P0, first + 40)})
+        assert missed() == before + n_missed + 30
 
     with_rig(tmp_path, check, commits={P0: 7})
-    assert ("were removed before they were read" in caplog.text) == (n_missed > 0)
+    told = [record.getMessage().partition(" ")[0] for record in caplog.records]
+    assert told == [str(n) for n in (n_missed, 30) if n]
+
+
+def test_what_a_role_has_read_beyond_its_commit_is_not_missed(tmp_path: Path) -> None:
+    before = missed()
+
+    async def check(rig: Rig) -> None:
+        rig.kafka.beginning = 20
+        await rig.consumer.perform_seek()
+        await rig.poll({P0: records(P0, 20)})
+        assert missed() == before
+
+    with_rig(tmp_path, check, commits={P0: 7}, position_of=lambda _: 20)
+
+
+def test_missed_events_are_counted_once_though_a_rebalance_comes_between(tmp_path: Path) -> None:
+    before = missed()
+
+    async def check(rig: Rig) -> None:
+        rig.kafka.beginning = 20
+        await rig.consumer.perform_seek()
+        rig.thread.while_asking = rig.consumer._open_epoch
+        assert await rig.poll({P0: records(P0, 20)}) == []
+        rig.thread.while_asking = lambda: None
+        await rig.consumer.perform_seek()
+        assert offsets_of(await rig.poll({P0: records(P0, 20)})) == [(0, [20])]
+        assert missed() == before + 13
+
+    with_rig(tmp_path, check, commits={P0: 7})
 
 
 def test_a_partition_that_was_read_and_has_no_offset_is_told(

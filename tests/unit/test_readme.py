@@ -29,7 +29,10 @@ def test_settings_table_is_that_of_the_code() -> None:
 
 
 def test_rights_table_is_that_of_the_code() -> None:
-    settings, letters = Settings(), {"Read": "R", "Write": "W", "DescribeConfigs": "C"}
+    settings, letters = (
+        Settings(),
+        {"Read": "R", "Write": "W", "DescribeConfigs": "C", "Describe": "D"},
+    )
     expected: dict[str, dict[str, str]] = {}
     for role in TOPICS:
         for right in rights_of(settings, role):
