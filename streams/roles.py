@@ -18,7 +18,7 @@ from headrace.streams.errors import (
     StoreError,
     UnreadableError,
 )
-from headrace.streams.guards import EXIT_FAILED, EXIT_REFUSED, EXIT_UNAVAILABLE, end_process
+from headrace.streams.guards import end_process, tell_failure
 from headrace.streams.kafka.access import require_access
 from headrace.streams.learn import role as learn
 from headrace.streams.logs import start_logging
@@ -56,15 +56,8 @@ def ended_when_away() -> Iterator[None]:
     """End with a line that says what to do if brokers or the store are away, or one refuses us."""
     try:
         yield
-    except BrokerUnreachableError as exc:
-        logger.error("ended: %s", exc)
-        sys.exit(EXIT_UNAVAILABLE)
-    except BrokerRefusedError as exc:
-        logger.error("ended: %s", exc)
-        sys.exit(EXIT_REFUSED)
-    except (StoreError, UnreadableError) as exc:
-        logger.error("ended: %s", exc)
-        sys.exit(EXIT_FAILED)
+    except (BrokerUnreachableError, BrokerRefusedError, StoreError, UnreadableError) as exc:
+        sys.exit(tell_failure(exc, "the role could not start"))
 
 
 @contextmanager

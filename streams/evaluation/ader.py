@@ -114,9 +114,7 @@ class Continual:
 
     def _serve_version(self) -> None:
         self._since_version = 0
-        self.learner.assortment.make_room()
-        self.learner.forget_users()
-        self.learner.serve_version()
+        self.learner.next_version()
 
     def test(
         self, events: pl.DataFrame, *, on_progress: Progress = lambda _: None

@@ -128,9 +128,7 @@ class Evaluation:
         learner.absorb(folded, judged.tasks if judged else None, is_counted=not self.has_lag)
         is_version = self._is_version_due(len(block))
         if is_version:
-            learner.assortment.make_room()
-            learner.forget_users()
-            learner.serve_version()
+            learner.next_version()
         learner.serve_delta()
         self.seconds += time.perf_counter() - started
         if self._twin:

@@ -5,7 +5,7 @@ user's state lives in the partition its events come from. What everyone reads ha
 """
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -202,19 +202,22 @@ def _check(client: Any, topics: list[Topic]) -> None:
             )
         limit = configs[topic.name].get("max.message.bytes", {}).get("value")
         if topic.is_ours and limit and int(limit) < LEAST_LIMIT_BYTES:
-            misfits.append(
-                f"topic {topic.name} takes {limit} bytes at once, and less than roles write: run"
-                " `kafka-configs.sh --bootstrap-server HOST:PORT --alter --topic"
-                f" {topic.name} --add-config max.message.bytes={DEFAULT_LIMIT_BYTES}`"
-            )
+            more = {"max.message.bytes": str(DEFAULT_LIMIT_BYTES)}
+            told = f"takes {limit} bytes at once, and less than roles write"
+            misfits.append(_to_set(topic, told, more))
         found = {name: configs[topic.name].get(name, {}).get("value") for name in topic.configs}
         wrong = {name: value for name, value in topic.configs.items() if found[name] != value}
         if wrong:
             told = "; ".join(f"{name}={found[name]}, expected {wrong[name]}" for name in wrong)
-            config = ",".join(f"{name}={value}" for name, value in wrong.items())
-            misfits.append(
-                f"topic {topic.name} has {told}: run `kafka-configs.sh --bootstrap-server HOST:PORT"
-                f" --alter --topic {topic.name} --add-config {config}`"
-            )
+            misfits.append(_to_set(topic, f"has {told}", wrong))
     if misfits:
         raise TopicMismatchError("; ".join(misfits))
+
+
+def _to_set(topic: Topic, why: str, configs: Mapping[str, str]) -> str:
+    """Return what a topic is like, and the call that sets what it must be like."""
+    config = ",".join(f"{name}={value}" for name, value in configs.items())
+    return (
+        f"topic {topic.name} {why}: run `kafka-configs.sh --bootstrap-server HOST:PORT --alter"
+        f" --topic {topic.name} --add-config {config}`"
+    )

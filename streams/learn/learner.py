@@ -99,6 +99,13 @@ class Learner:
         """Serve, and judge by, the meta-parameters of now."""
         self.outer_loop.serve_version(len(self.vocabulary))
 
+    def next_version(self, *, with_checkpoint: bool = True) -> bool:
+        """Make room for items and users, and serve what is left; True if replicas must reload."""
+        must_reload = self.assortment.make_room(with_checkpoint=with_checkpoint)
+        self.forget_users()
+        self.serve_version()
+        return must_reload
+
     def serve_delta(self) -> None:
         """Serve what a delta carries as it is now; some items are fitted anew for it."""
         if self._n_unfitted >= FIT_EVENTS:

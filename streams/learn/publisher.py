@@ -244,11 +244,9 @@ class Publisher:
 
     def _pack(self, with_checkpoint: bool) -> _Packed:
         learner = self._learner
-        if learner.assortment.make_room(with_checkpoint=with_checkpoint):
+        if learner.next_version(with_checkpoint=with_checkpoint):
             self._open_epoch()
             with_checkpoint = True
-        learner.forget_users()
-        learner.serve_version()
         positions = dict(self._positions)
         weights = pack_weights(learner.recommender.meta)
         if not with_checkpoint:
