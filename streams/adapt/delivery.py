@@ -22,6 +22,7 @@ from headrace.streams.adapt.micro_batch import MicroBatch
 from headrace.streams.adapt.observe import observe
 from headrace.streams.adapt.user_states import UserStates
 from headrace.streams.adapt.writer import Writer
+from headrace.streams.decoding import decode_in_turns
 from headrace.streams.guards import PauseGuard
 from headrace.streams.kafka.batches import GapCheck, RecordBatch
 from headrace.streams.kafka.faust_app import IntakeApp
@@ -92,13 +93,14 @@ class Delivery:
         if not is_current(batch.receipt):
             return
         self._gaps.check(batch.receipt)
+        decoded = await decode_in_turns(batch.records, now_ms=int(time.time() * 1000))
         await self._has_room.wait()
         if self._is_draining or not is_current(batch.receipt):
             return
         if self._filling is None:
             self._filling = MicroBatch(time.monotonic())
             self._has_opened.set()
-        self._filling.add(batch, now_ms=int(time.time() * 1000))
+        self._filling.add(batch, decoded)
         if (
             self._filling.n_records >= self._settings.micro_batch_events
             or self._filling.n_bytes >= MICRO_BATCH_BYTES

@@ -1,14 +1,15 @@
-"""Records to micro-batches: decode, set bad records aside, coalesce per user. No Kafka in here."""
+"""Records to micro-batches: set bad records aside, coalesce per user. No Kafka in here."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from headrace.streams.decoding import Decoded
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.kafka.batches import RecordBatch
 from headrace.streams.kafka.dead_letters import DeadLetter, dead_letter_of
 from headrace.streams.state import StateKey
-from headrace.streams.wire import Event, Source, decode_event, record_time_ms
+from headrace.streams.wire import Event, Source
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,17 +33,14 @@ class MicroBatch:
     n_records: int = 0
     n_bytes: int = 0
 
-    def add(self, batch: RecordBatch, *, now_ms: int) -> None:
-        """Decode a batch and coalesce its events with those of the same users."""
+    def add(self, batch: RecordBatch, decoded: Iterable[Decoded]) -> None:
+        """Take over a batch: its events with those of the same users, other records set aside."""
         self.batches.append(batch)
         self.n_records += len(batch.records)
         self.n_bytes += batch.n_bytes
-        for record in batch.records:
-            record_ms = record_time_ms(record.timestamp, now_ms=now_ms)
-            try:
-                event = decode_event(record.value, key=record.key, record_time_ms=record_ms)
-            except MalformedRecordError as exc:
-                self.dead_letters.append(dead_letter_of(record, exc))
+        for record, record_ms, event in decoded:
+            if isinstance(event, MalformedRecordError):
+                self.dead_letters.append(dead_letter_of(record, event))
             else:
                 self._coalesce(record, record_ms, event)
 

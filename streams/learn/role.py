@@ -20,6 +20,7 @@ from typing import Any
 from faust.types.tuples import TP
 
 from headrace.streams import metrics
+from headrace.streams.decoding import decode_in_turns
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.guards import (
     EXIT_FAILED,
@@ -40,7 +41,7 @@ from headrace.streams.learn.processes import processes_of
 from headrace.streams.learn.publisher import Publisher, Send
 from headrace.streams.process import Readiness, Role, observe_intake, run_role
 from headrace.streams.settings import Settings
-from headrace.streams.wire import Event, decode_event, record_time_ms
+from headrace.streams.wire import Event
 
 logger = logging.getLogger(__name__)
 
@@ -141,15 +142,10 @@ class Learning:
             await self._app.intake.require_end(batch.tp, first)
         records = [record for record in batch.records if record.offset >= first]
         chunk = Chunk(batch.tp, batch.receipt.next_offset, batch.receipt)
-        now_ms = int(time.time() * 1000)
-        for record in records:
-            record_ms = record_time_ms(record.timestamp, now_ms=now_ms)
-            try:
-                event = decode_event(record.value, key=record.key, record_time_ms=record_ms)
-            except MalformedRecordError:
-                continue  # the adapt role sets it aside
-            # A user's offsets count within a partition: one who is in two is learned as two.
-            chunk.events.append((f"{partition}/{event.user}", record.offset, event))
+        for record, _, event in await decode_in_turns(records, now_ms=int(time.time() * 1000)):
+            if not isinstance(event, MalformedRecordError):  # the adapt role sets that aside
+                # A user's offsets count within a partition: one who is in two is learned as two.
+                chunk.events.append((f"{partition}/{event.user}", record.offset, event))
         await self._chunks.put(chunk)
         self._taken[partition] = max(first, batch.receipt.next_offset)
 

@@ -24,6 +24,7 @@ from headrace.streams.bench import stage
 from headrace.streams.bench.contenders import NoOp
 from headrace.streams.bench.measuring import Row, as_json, machine, resident_bytes, show
 from headrace.streams.bench.shop import Shop, open_shop
+from headrace.streams.decoding import decoded
 from headrace.streams.kafka.batches import Receipt, RecordBatch
 from headrace.streams.kafka.broker import EmbeddedBroker
 from headrace.streams.kafka.clients import outbox
@@ -120,7 +121,7 @@ def new_users(settings: Settings, n_users: int, bound: int) -> list[Row]:
             for n in range(STEP)
         ]
         receipt = Receipt(None, first + STEP, 0, 0)
-        micro_batch.add(RecordBatch(records, receipt), now_ms=2_000)
+        micro_batch.add(RecordBatch(records, receipt), decoded(records, now_ms=2_000))
         computed = compute(engine, states, micro_batch)
         evicted = states.overflow(computed.states)
         states.write(computed.states, evicted)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from faust.types.tuples import TP
 
-from headrace.streams.adapt import compute, delivery, micro_batch
+from headrace.streams import decoding
+from headrace.streams.adapt import compute, delivery
 from headrace.streams.adapt.engine import UserResult, UserWork
 from headrace.streams.wire import Event, decode_event, encode
 
@@ -53,6 +54,6 @@ def leave_out(patch: pytest.MonkeyPatch) -> None:
             known[value] = decode_event(value, **of_record)
         return known[value]
 
-    patch.setattr(micro_batch, "decode_event", decode_once)
+    patch.setattr(decoding, "decode_event", decode_once)
     patch.setattr(compute, "time", SimpleNamespace(monotonic=float, thread_time=float))
     patch.setattr(delivery, "observe", lambda *_, **__: None)

@@ -26,6 +26,7 @@ from rules_log import EVENTS, EXPECTED, LOG, N_RECORDS, OFFSETS, Folding, leave_
 from headrace.streams.adapt.compute import Computed, compute
 from headrace.streams.adapt.micro_batch import MicroBatch
 from headrace.streams.adapt.user_states import UserStates
+from headrace.streams.decoding import decoded
 from headrace.streams.kafka.batches import Receipt, RecordBatch, Watermarks
 from headrace.streams.kafka.faust_app import StateStore
 from headrace.streams.state import StateKey, UserState, offset_of
@@ -78,7 +79,7 @@ class Rules:
         self.position += len(records)
         receipt = self.watermarks.deliver(EVENTS, self.position, epoch=1)
         micro_batch = MicroBatch(0.0)
-        micro_batch.add(RecordBatch(records, receipt), now_ms=0)
+        micro_batch.add(RecordBatch(records, receipt), decoded(records, now_ms=0))
         self.jobs.append((micro_batch, compute(Folding(), self.states, micro_batch)))
 
     def write(self, at: int = 0) -> None:

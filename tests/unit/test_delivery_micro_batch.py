@@ -17,6 +17,7 @@ from headrace.streams.adapt.compute import Computed, compute, in_parts
 from headrace.streams.adapt.engine import UserResult, UserWork
 from headrace.streams.adapt.micro_batch import MicroBatch, in_rounds
 from headrace.streams.adapt.user_states import UserStates
+from headrace.streams.decoding import decoded
 from headrace.streams.kafka.batches import HEADER_OVERHEAD_BYTES, RecordBatch, Watermarks
 from headrace.streams.kafka.record_batches import Unreadable
 from headrace.streams.schema import STATE, Schema
@@ -49,7 +50,7 @@ def click(offset: int, user: str, *, partition: int = 0) -> Record:
 def micro_batch_of(*records: Record) -> MicroBatch:
     receipt = Watermarks().deliver(TP(EVENTS, 0), records[-1].offset + 1, epoch=1)
     made = MicroBatch(opened_s=0.0)
-    made.add(RecordBatch(records, receipt), now_ms=NOW_MS)
+    made.add(RecordBatch(records, receipt), decoded(records, now_ms=NOW_MS))
     return made
 
 
