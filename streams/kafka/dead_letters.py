@@ -4,11 +4,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.streams.errors import LONGEST_DETAIL, Malformation, MalformedRecordError
-from headrace.streams.kafka.record_batches import VALUE_LIMIT_BYTES, Unreadable
+from headrace.streams.kafka.record_batches import MAX_HEADERS, VALUE_LIMIT_BYTES, Unreadable
 
 Headers = list[tuple[str, bytes | None]]
 
 HEADER_BYTES = 10  # of two lengths
+# Of the smallest record that the topic is sure to take, what is left for ours beside a record's
+# own parts: its coordinates, which parts are left out, and what a batch adds.
+ROOM_BYTES = 8_192
+ROOM_HEADERS = 16
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,7 +66,8 @@ def fitting(letter: DeadLetter) -> tuple[bytes | None, bytes | None, Headers]:
     """Return a dead letter's key, value and headers, less its largest parts if it is too large.
 
     What was compressed can be larger than any record the broker takes. The coordinates always fit;
-    the record with them would not, and the worker could never pass.
+    the record with them would not, and the worker could never pass. Nor would one be read back
+    that has the most headers already.
     """
     value = letter.value
     sizes = {
@@ -71,7 +76,10 @@ def fitting(letter: DeadLetter) -> tuple[bytes | None, bytes | None, Headers]:
         "headers": sum(len(k.encode()) + len(v or b"") + HEADER_BYTES for k, v in letter.headers),
     }
     omitted: list[str] = []
-    while sum(sizes.values()) > VALUE_LIMIT_BYTES:
+    if len(letter.headers) > MAX_HEADERS - ROOM_HEADERS:
+        omitted.append("headers")
+        del sizes["headers"]
+    while sum(sizes.values()) > VALUE_LIMIT_BYTES - ROOM_BYTES:
         omitted.append(max(sizes, key=lambda part: sizes[part]))
         del sizes[omitted[-1]]
     key = letter.key if "key" in sizes else None

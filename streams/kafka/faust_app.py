@@ -27,7 +27,7 @@ from headrace.streams.state import Recovered, StateKey, offset_of
 
 logger = logging.getLogger(__name__)
 
-FETCHED_RECORDS = 16_384  # taken at once: 1 MB may hold a million empty ones, seconds of work
+FETCHED_RECORDS = 1_024  # taken at once: each may have a thousand headers, made as objects
 BUFFERED_BATCHES = 32  # in the agent's buffer; enough to never starve, little to drop
 BUFFERED_BYTES = 2**24  # likewise: a batch is hundreds of records, and they may be large
 RECOVERY_BUFFER_BATCHES = 8  # applied at once; Faust's 1000 would hold a million states in memory

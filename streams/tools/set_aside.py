@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from headrace.streams.kafka.clients import reader
+from headrace.streams.kafka.record_batches import Unreadable
 from headrace.streams.settings import Settings
 
 SHOWN_BYTES = 200
@@ -31,7 +32,7 @@ def read_dead_letters(settings: Settings) -> Iterator[SetAside]:
     """Yield what lies on the dead-letter topic."""
     with reader(settings, settings.topic("dead-letters")) as letters:
         for record in letters.to_end():
-            yield _set_aside(record)
+            yield set_aside(record)
 
 
 def as_text(letter: SetAside) -> str:
@@ -55,13 +56,16 @@ def as_json(letter: SetAside) -> str:
     return json.dumps(told)
 
 
-def _set_aside(record: Any) -> SetAside:
+def set_aside(record: Any) -> SetAside:
+    """Return what a record of the dead-letter topic tells."""
     omitted = [value for name, value in record.headers if name == "headrace.omitted"]
     headers = {
         name.removeprefix("headrace."): value.decode(errors="replace")
         for name, value in record.headers
         if value is not None
     }
+    if isinstance(record.value, Unreadable):  # whatever was set aside, we cannot read it back
+        headers |= {"reason": record.value.reason, "detail": record.value.detail}
     return SetAside(
         reason=headers.get("reason", "unknown"),
         detail=headers.get("detail", "it carries no reason, so it is not from Headrace"),

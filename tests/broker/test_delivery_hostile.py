@@ -1,15 +1,20 @@
 """What a producer can do to a worker through the broker: compress, inflate, mangle, outsize."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from confluent_kafka import Producer
 from harness import Fleet, Watcher, deploy
 from kafka import KafkaProducer
 
+from headrace.streams.kafka.record_batches import MAX_HEADERS
 from headrace.streams.settings import Settings
 from headrace.streams.wire import Event, encode
 
+# 11 ms to read, and five bytes to send of so many that follow each other.
+SLOW = b"\x82\xa4item\xa1i\xa1x\xdc\x54\xa2" + 21_666 * b"\xd4\x05\x01"
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 BOMB = bytes(300_000_000)  # a hundredth of it goes over the wire, or less
 ROOM_BYTES = 200_000_000  # for a batch inflated up to its limit, and what is made of it
@@ -38,6 +43,21 @@ def producer(settings: Settings, codec: str) -> Producer:
             "message.max.bytes": 2 * len(BOMB),
         }
     )
+
+
+async def send_headers(settings: Settings, topic: str, *, n_records: int) -> None:
+    """Send a batch of records with as many empty headers as one may have; it compresses well."""
+    async with AIOKafkaProducer(
+        bootstrap_servers=settings.bootstrap,
+        compression_type="zstd",
+        max_batch_size=2**26,
+        max_request_size=2**26,
+    ) as sender:
+        batch = sender.create_batch()
+        headers = [("", None)] * MAX_HEADERS
+        for _ in range(n_records):
+            assert batch.append(timestamp=None, key=None, value=None, headers=headers)
+        await (await sender.send_batch(batch, topic, partition=1))
 
 
 def resident_bytes(pid: int, field: str) -> int:
@@ -104,3 +124,29 @@ def test_hostile_records_are_set_aside_and_the_worker_goes_on_within_its_memory(
     }
     omitted = {t["headrace.offset"]: t.get("headrace.omitted") for t in told}
     assert omitted == {b"1": None, b"2": b"key", b"3": b"headers", b"4": None, b"5": None}
+
+
+def test_records_that_take_long_or_much_to_read_neither_stop_the_worker_nor_fill_it(
+    settings: Settings, tmp_path: Path
+) -> None:
+    settings = deploy(settings)
+    topic = settings.topic("events")
+    with Watcher(settings, reads_events=False) as watcher, Fleet(settings, tmp_path) as fleet:
+        worker = fleet.start()
+        sender = producer(settings, "zstd")
+        sender.produce(topic, key=b"ann", value=good("first"), partition=1)
+        sender.flush()
+        watcher.until(lambda: bool(watcher.lists), "the first list")
+        at_rest = resident_bytes(worker.process.pid, "VmRSS")
+        for _ in range(300):  # 3.3 s, and who stands still for 2 s ends itself
+            sender.produce(topic, key=b"bob", value=SLOW, partition=1)
+        sender.flush()
+        asyncio.run(send_headers(settings, topic, n_records=16_000))
+        sender.produce(topic, key=b"ann", value=good("last"), partition=1)
+        sender.flush()
+        watcher.until(
+            lambda: watcher.last_lists()[1, b"ann"].items == ("last", "first"), "the last list"
+        )
+        # With as many headers as are made into objects at once, of records that wait.
+        assert resident_bytes(worker.process.pid, "VmHWM") - at_rest < 2 * ROOM_BYTES
+        assert worker.stop() == 0

@@ -19,9 +19,10 @@ from headrace.streams.cli.main import main
 from headrace.streams.cli.options import is_given, with_settings
 from headrace.streams.errors import SettingsError
 from headrace.streams.kafka.broker import free_port
+from headrace.streams.kafka.record_batches import StandIn, Unreadable
 from headrace.streams.settings import Settings
 from headrace.streams.tools.consume import as_json, as_text
-from headrace.streams.tools.set_aside import SetAside
+from headrace.streams.tools.set_aside import SetAside, set_aside
 from headrace.streams.tools.set_aside import as_json as letter_json
 from headrace.streams.tools.set_aside import as_text as letter_text
 from headrace.streams.wire import Reason, Recommendation, Source
@@ -389,6 +390,14 @@ def test_dead_letter_shows_bytes_that_are_no_text_escaped() -> None:
         "  key   (none)",
         "  value \\xffa\\n" + "x" * 197 + " ... (303 bytes)",
     ]
+
+
+def test_dead_letter_that_cannot_be_read_back_says_why() -> None:
+    value = Unreadable.of("too_large", "a record of 1005 headers, of at most 1000")
+    letter = set_aside(StandIn(offset=3, timestamp=5, value=value))
+    assert letter_text(letter).splitlines()[0] == (
+        "None/None@None  too_large: a record of 1005 headers, of at most 1000"
+    )
 
 
 def test_dead_letter_for_programs_is_whole_on_one_line_of_json() -> None:

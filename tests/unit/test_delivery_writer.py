@@ -2,20 +2,26 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from headrace.streams.adapt.compute import Computed
 from headrace.streams.adapt.micro_batch import MicroBatch
 from headrace.streams.adapt.writer import Writer
+from headrace.streams.errors import LONGEST_DETAIL, MalformedRecordError
 from headrace.streams.kafka.dead_letters import (
     HEADER_BYTES,
-    VALUE_LIMIT_BYTES,
+    ROOM_BYTES,
+    ROOM_HEADERS,
     DeadLetter,
+    dead_letter_of,
     fitting,
 )
-from headrace.streams.kafka.record_batches import Unreadable
+from headrace.streams.kafka.record_batches import MAX_HEADERS, VALUE_LIMIT_BYTES, Unreadable
+from headrace.streams.kafka.topics import LEAST_LIMIT_BYTES
 
 STAMP_MS = 1_700_000_000_123
 
@@ -108,7 +114,7 @@ def test_what_does_not_fit_into_a_batch_goes_with_the_next_in_order() -> None:
 
 def test_a_dead_letter_that_would_not_fit_goes_without_its_value() -> None:
     beside = len(b"k") + len("trace") + HEADER_BYTES
-    largest = b"x" * (VALUE_LIMIT_BYTES - beside)
+    largest = b"x" * (VALUE_LIMIT_BYTES - ROOM_BYTES - beside)
     *_, fits, does_not = write(FakeProducer(), [letter(largest), letter(largest + b"x")])
     assert fits[2] == largest
     assert does_not[2:] == (None, [("trace", None), ("headrace.omitted", b"value")])
@@ -141,6 +147,35 @@ def test_a_dead_letter_keeps_its_coordinates_whatever_else_does_not_fit() -> Non
         ("headrace.omitted", b"headers"),
         ("headrace.omitted", b"key"),
     ]
+
+
+@pytest.mark.parametrize("n_headers", [0, 1, MAX_HEADERS - ROOM_HEADERS])
+@pytest.mark.parametrize("n_left", [0, 1])
+def test_a_dead_letter_of_the_largest_parts_fits_and_can_be_read_back(
+    n_headers: int, n_left: int
+) -> None:
+    trace = [("t", None)] * n_headers
+    room = VALUE_LIMIT_BYTES - ROOM_BYTES - n_headers * (HEADER_BYTES + 1)
+    record = SimpleNamespace(
+        topic="t" * 249, partition=2**31 - 1, offset=2**63 - 1, timestamp=2**63 - 1,
+        key=None, value=bytes(room - n_left), headers=trace,
+    )  # fmt: skip
+    why = MalformedRecordError("unknown_schema", "\U0001f375" * LONGEST_DETAIL)
+    key, value, headers = fitting(dead_letter_of(record, why))
+    batch = DefaultRecordBatchBuilder(2, 0, is_transactional=False, producer_id=-1,
+        producer_epoch=-1, base_sequence=-1, batch_size=2**21)  # fmt: skip
+    batch.append(0, timestamp=2**62, key=key, value=value, headers=headers)
+    assert len(value or b"") == room - n_left
+    assert len(batch.build()) <= LEAST_LIMIT_BYTES
+    assert len(headers) <= MAX_HEADERS
+
+
+def test_a_dead_letter_of_too_many_headers_goes_without_them() -> None:
+    many = [("t", None)] * (MAX_HEADERS - ROOM_HEADERS + 1)
+    coordinates = [("headrace.offset", b"7")]
+    full = DeadLetter(reason="empty", key=b"k", value=b"v", headers=many, coordinates=coordinates)
+    omitted = [("headrace.omitted", b"headers")]
+    assert fitting(full) == (b"k", b"v", [*coordinates, *omitted])
 
 
 @pytest.mark.parametrize("value", [None, bytes(VALUE_LIMIT_BYTES + 1)])
