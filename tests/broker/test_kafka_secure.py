@@ -146,8 +146,9 @@ def refused(settings: Settings) -> str:
     """Return why the tools and the roles are refused; nothing secret is in it."""
     with pytest.raises(BrokerRefusedError) as refusal, admin(settings):
         pass
-    assert settings.sasl_password.get_secret_value() not in [*str(refusal.value).split("="), "*"]
-    return str(refusal.value)
+    why, password = str(refusal.value), settings.sasl_password.get_secret_value()
+    assert not password or password not in why
+    return why
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)

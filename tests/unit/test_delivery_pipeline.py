@@ -298,6 +298,22 @@ def test_a_micro_batch_goes_on_filling_while_no_slot_is_free() -> None:
     run(check)
 
 
+def test_what_comes_while_another_is_computed_is_one_micro_batch() -> None:
+    async def check(rig: Rig) -> None:
+        rig.engine.gate.clear()
+        await rig.delivery.take(rig.batch(0))
+        await rig.until(lambda: rig.engine.n_begun == 1)
+        for offset in (1, 2):
+            await rig.delivery.take(rig.batch(offset))
+            for _ in range(10):  # turns in which it could go
+                await asyncio.sleep(0)
+        rig.engine.gate.set()
+        await rig.until(lambda: len(rig.intake.acknowledged) == 3)
+        assert rig.writer.written == [[0], [1, 2]]
+
+    run(check)
+
+
 def test_nothing_of_an_old_epoch_is_written_or_acknowledged() -> None:
     async def check(rig: Rig) -> None:
         rig.engine.gate.clear()
@@ -374,8 +390,9 @@ def test_a_paused_process_is_ended_before_it_writes() -> None:
     async def check(rig: Rig) -> None:
         rig.guard.tick()
         rig.clock[0] = 2.5
+        rig.writer.gate.clear()
         await rig.delivery.take(rig.batch(0, 1, 2, 3))
-        await rig.until(lambda: bool(rig.writer.written))
+        await rig.writer.begun.wait()  # here, the end is only noted
         assert rig.ended == [75]
 
     run(check)
@@ -465,6 +482,16 @@ def test_draining_finishes_what_is_in_flight_and_takes_nothing_more() -> None:
         assert rig.intake.acknowledged == [(0, 4)]
 
     run(check)
+
+
+def test_what_is_being_filled_is_left_to_the_replay_when_it_drains() -> None:
+    async def check(rig: Rig) -> None:
+        await rig.delivery.take(rig.batch(0))
+        await rig.delivery.drain()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(rig.delivery.submit_forever(), 0.3)  # its wait is over by then
+
+    run(check, micro_batch_wait_s=0.1)
 
 
 def test_users_beyond_the_limit_are_evicted_with_a_tombstone() -> None:

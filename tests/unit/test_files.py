@@ -471,7 +471,7 @@ def test_typed_text_that_is_neither_is_told_both(monkeypatch: pytest.MonkeyPatch
 
 
 def test_typing_is_stopped_with_ctrl_c() -> None:
-    code = "from headrace.streams import tables; print(flush=True); tables.scan('-')"
+    code = "from headrace.streams.tools import tables; print(flush=True); tables.scan('-')"
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
@@ -480,10 +480,10 @@ def test_typing_is_stopped_with_ctrl_c() -> None:
     ) as typing:
         try:
             assert typing.stdout
-            typing.stdout.readline()
+            assert typing.stdout.readline() == b"\n"
             sleep(0.5)  # it reads by then; sooner, even a read that goes on would be stopped
             typing.send_signal(signal.SIGINT)
-            assert typing.wait(10) != 0
+            assert typing.wait(30) == -signal.SIGINT
         finally:
             typing.kill()
 

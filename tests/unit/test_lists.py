@@ -6,6 +6,7 @@ import torch
 from stream_samples import copies, drawn, event, folded, learned, small, state_of
 
 from headrace.model.networks.scorer import INPUTS
+from headrace.model.recommender import Recommender
 from headrace.streams.actions import index_of
 from headrace.streams.adapt import lists
 from headrace.streams.adapt.engine import UserWork
@@ -178,6 +179,15 @@ def test_reasons_name_signals_and_items_of_the_users_own_history(learner: Learne
         named = {reason["because"] for reason in one.reasons} - {None}
         assert named <= set(state.items)
         assert bool(named) == bool(state.items)
+
+
+def test_a_reason_has_its_signals_share_of_all_that_speaks(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = torch.tensor([-1.0, 3.0, *[0.0] * (len(INPUTS) - 2)])
+    monkeypatch.setattr(Recommender, "explain", lambda *_: shares.expand(1, 5, -1))
+    (one,) = ranked(learner, ListMaker(small(list_length=5)), ANN)
+    assert {(reason["signal"], reason["share"]) for reason in one.reasons} == {(INPUTS[1], 0.75)}
 
 
 def test_an_item_of_the_own_history_is_there_because_of_itself(learner: Learner) -> None:

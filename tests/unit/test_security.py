@@ -113,5 +113,6 @@ def test_a_refused_setting_beside_a_secret_does_not_tell_it() -> None:
         Settings(**SASL | {"sasl_password": SECRET, "ssl_ca_file": "ca"})
     with pytest.raises(SettingsError) as ours:
         load(SASL | {"sasl_password": SECRET, "ssl_ca_file": "ca"})
-    assert SECRET not in str(ours.value)
-    assert SECRET not in str(refusal.value)
+    end = SECRET[-8:]  # of a long input, pydantic tells the beginning and the end
+    assert end not in str(ours.value)
+    assert end not in str(refusal.value)

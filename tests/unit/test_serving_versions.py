@@ -262,7 +262,9 @@ def test_a_delta_waits_for_who_computes_and_goes_before_who_comes_later(
     def process(live: refresh.Live, users: Sequence[UserWork]) -> Any:
         order.append(users[0].user)
         assert gate.wait(LIMIT_S)
-        return inner(live, users)
+        refreshed = inner(live, users)
+        order.append(f"{users[0].user} is answered")
+        return refreshed
 
     def followed(live: refresh.Live) -> None:
         order.append("delta")
@@ -281,7 +283,7 @@ def test_a_delta_waits_for_who_computes_and_goes_before_who_comes_later(
         gate.set()
         for each in (first, delta, second):
             each.result(LIMIT_S)
-    assert order == ["ann", "delta", "bob"]
+    assert order == ["ann", "ann is answered", "delta", "bob", "bob is answered"]
 
 
 def test_deltas_before_the_first_version_and_of_another_epoch_are_left_out(tmp_path: Path) -> None:
