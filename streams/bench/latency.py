@@ -72,10 +72,7 @@ def measure(
         scrapes: dict[float, tuple[Scrape, Scrape]] = {}
         with stage.workers(settings, shop, n_workers) as workers:
             publish_events(settings, islice(events, CAPACITY_EVENTS))
-            before, before_s = workers.wait_for(WARM_EVENTS)
-            after, after_s = workers.wait_for(TIMED_EVENTS, poll_s=stage.RATE_POLL_S)
-            n_applied = after.get("events_total") - before.get("events_total")
-            capacity = n_applied / (after_s - before_s)
+            (capacity,) = workers.per_second(WARM_EVENTS, TIMED_EVENTS, "events_total")
             on_progress(1)
             after, _ = workers.wait_for(n_sent := CAPACITY_EVENTS)
             for load in LOADS:

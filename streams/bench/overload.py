@@ -16,7 +16,6 @@ from headrace.streams.bench import stage
 from headrace.streams.bench.measuring import Row
 from headrace.streams.bench.shop import EVENTS_EACH, open_shop
 from headrace.streams.bench.soak import held, sampled
-from headrace.streams.child import Child
 from headrace.streams.errors import StreamsError
 from headrace.streams.kafka.clients import reader
 from headrace.streams.settings import Settings
@@ -25,7 +24,7 @@ from headrace.streams.tools.replay import at_rate, paced
 from headrace.streams.tools.scrape import Scrape, scrape
 from headrace.streams.wire import Event, decode_recommendation
 
-CAPACITY_EVENTS = 3_000
+CAPACITY_EVENTS = 3_000  # that wait, while what a worker carries is measured
 SAMPLES = 60  # while too much comes, and as often afterwards
 TIMES = 2.0  # what the worker carries
 BUSY_USERS = 0.02  # of the users, who make half of the events: several of theirs wait at once
@@ -94,9 +93,10 @@ def measure(
         stage.announce(settings, shop)
         events = _unevenly(shop.events, n_users)
         publish_events(settings, itertools.islice(events, CAPACITY_EVENTS))
-        with stage.worker(settings, shop) as child:
-            capacity, phases = _capacity(settings, child), Phases()
-            start_s = time.monotonic()
+        with stage.worker(settings, shop) as worker:
+            (capacity,) = worker.per_second(CAPACITY_EVENTS // 4, CAPACITY_EVENTS, "events_total")
+            (child,) = worker.children
+            phases, start_s = Phases(), time.monotonic()
 
             def sample(into: list[Sample]) -> None:
                 metrics = scrape(settings.adapt_port)
@@ -125,17 +125,6 @@ def _unevenly(events: Sequence[Event], n_users: int) -> Iterator[Event]:
     for event in itertools.cycle(events):
         yield event
         yield next(busy)
-
-
-def _capacity(settings: Settings, child: Child) -> float:
-    """Return events/s while all of them wait."""
-    wait = partial(stage.wait_for, settings.adapt_port, child)
-    before, before_s = wait(CAPACITY_EVENTS // 4)
-    after, after_s = wait(CAPACITY_EVENTS, poll_s=stage.RATE_POLL_S)
-    n_events = after.get("events_total") - before.get("events_total")
-    if not n_events:
-        raise StreamsError(f"{CAPACITY_EVENTS:,} events are too few to be timed here")
-    return n_events / (after_s - before_s)
 
 
 def _drain(sample: Callable[[], None], phases: Phases, n_events: int, *, every_s: float) -> None:

@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,15 +100,8 @@ def measure(
 
 def _run_headrace(settings: Settings, job: Contender, shop: Shop, n_events: int) -> Speed:
     """Run an adapt worker that recovers the states, and read its own metrics."""
-    with stage.worker(settings, shop, job.arguments(n_events)) as child:
-        counts = partial(stage.wait_for, settings.adapt_port, child)
-        before, before_s = counts(n_events // 10)
-        after, after_s = counts(n_events, poll_s=stage.RATE_POLL_S)
-    rates = (
-        (after.get(name) - before.get(name)) / (after_s - before_s)
-        for name in ("events_total", "lists_total")
-    )
-    return Speed(*rates)
+    with stage.worker(settings, shop, job.arguments(n_events)) as worker:
+        return Speed(*worker.per_second(n_events // 10, n_events, "events_total", "lists_total"))
 
 
 def _run_other(settings: Settings, job: Contender, n_events: int) -> Speed:

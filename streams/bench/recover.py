@@ -21,7 +21,6 @@ from headrace.streams.kafka.clients import Reader, reader
 from headrace.streams.kafka.topics import create_topics
 from headrace.streams.settings import Settings
 from headrace.streams.tools.produce import publish_events
-from headrace.streams.tools.scrape import scrape
 
 SIZES = (10_000, 100_000)  # states, below the largest asked for
 STATE_BYTES = 5_000  # of one, in the worker's memory and in the embedded broker's
@@ -132,10 +131,11 @@ def _with_states(settings: Settings, shop: Shop, n_states: int, *, name: str) ->
 
 def _start(settings: Settings, n_states: int) -> Start:
     """Start a worker, and end it once it is ready and has all states."""
-    port, started_s = settings.adapt_port, time.monotonic()
+    started_s = time.monotonic()
     with stage.running(settings) as child:
-        _, ready_s = stage.wait_for(port, child, 1, of="ready", limit_s=LIMIT_S)
-        stage.wait_for(port, child, n_states, of="users")
+        worker = stage.Workers([settings.adapt_port], [child])
+        _, ready_s = worker.wait_for(1, of="ready", limit_s=LIMIT_S)
+        worker.wait_for(n_states, of="users")
         return Start(ready_s - started_s, resident_bytes(child.pid) / 1e6)
 
 
@@ -158,12 +158,8 @@ def _fail_over(settings: Settings, shop: Shop, failover: Failover) -> float:
             changes = {"adapt_port": ports[number], "group_instance_id": name}
             return stack.enter_context(stage.running(settings.model_copy(update=changes)))
 
-        def are_both_serving() -> bool | None:
-            scrapes = [scrape(port) for port in ports]
-            return stage.are_serving(scrapes, partitions=settings.partitions) or None
-
         other, killed = start(0), start(1)  # 1
-        stage.wait_until(are_both_serving, other, killed)
+        stage.Workers(ports, [other, killed]).wait_until_serving(partitions=settings.partitions)
         lists.skip_to_end()
         publish_events(settings, shop.events)
         until_listed(settings, lists, 0, other, killed)  # 2

@@ -82,7 +82,7 @@ def measure(
         }
         ports = {"learn": settings.learn_port, "adapt": settings.adapt_port}
         for role, child in roles.items():
-            stage.wait_for(ports[role], child, 1, of="ready")
+            stage.Workers([ports[role]], [child]).wait_for(1, of="ready")
         samples: Samples = {}
 
         def sample(at_s: float) -> None:

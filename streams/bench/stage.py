@@ -100,12 +100,12 @@ async def _announce(settings: Settings, shop: Shop) -> None:
 @contextmanager
 def worker(
     settings: Settings, shop: Shop, arguments: Sequence[str] = ADAPT_ROLE
-) -> Iterator[Child]:
-    """Run an adapt worker, whose group starts with the shop's states in its changelog."""
+) -> Iterator["Workers"]:
+    """Run one adapt worker, whose group starts with the shop's states in its changelog."""
     create_topics(settings)
     write_shop(settings, shop)
     with running(settings, arguments) as child:
-        yield child
+        yield Workers([settings.adapt_port], [child])
 
 
 def write_shop(settings: Settings, shop: Shop) -> None:
@@ -134,23 +134,54 @@ def running(settings: Settings, arguments: Sequence[str] = ADAPT_ROLE) -> Iterat
 
 
 class Workers(NamedTuple):
-    """Adapt workers of one group."""
+    """Adapt workers of one group, or one process of a role."""
 
     ports: Sequence[int]
     children: Sequence[Child]
 
-    def wait_for(self, least: float, *, poll_s: float = POLL_S) -> tuple[Scrape, float]:
-        """Return the sums of their metrics, and when they were read, once events were applied.
+    def wait_for(
+        self,
+        least: float,
+        *,
+        of: str = "events_total",
+        limit_s: float = LIMIT_S,
+        poll_s: float = POLL_S,
+    ) -> tuple[Scrape, float]:
+        """Return the sums of their metrics, and when they were read, once one has grown so far.
 
         Raises:
-            StreamsError: as ``wait_for``.
+            StreamsError: as ``wait_until``.
         """
 
         def probe() -> tuple[Scrape, float] | None:
             metrics = summed([scrape(port) for port in self.ports])
-            return (metrics, time.monotonic()) if metrics.get("events_total") >= least else None
+            return (metrics, time.monotonic()) if metrics.get(of) >= least else None
 
-        return wait_until(probe, *self.children, poll_s=poll_s)
+        return wait_until(probe, *self.children, limit_s=limit_s, poll_s=poll_s)
+
+    def per_second(self, first: int, last: int, *names: str) -> list[float]:
+        """Return how fast metrics grow while events are applied, from the first on to the last.
+
+        Raises:
+            StreamsError: as ``wait_until``; or there are too few events to be timed.
+        """
+        before, before_s = self.wait_for(first)
+        after, after_s = self.wait_for(last, poll_s=RATE_POLL_S)
+        if after.get("events_total") == before.get("events_total"):
+            raise StreamsError(f"{last:,} events are too few to be timed here")
+        return [(after.get(name) - before.get(name)) / (after_s - before_s) for name in names]
+
+    def wait_until_serving(self, *, partitions: int) -> None:
+        """Wait until they share the partitions.
+
+        Raises:
+            StreamsError: as ``wait_until``.
+        """
+
+        def are_ready() -> bool | None:
+            return are_serving([scrape(port) for port in self.ports], partitions=partitions) or None
+
+        wait_until(are_ready, *self.children)
 
 
 @contextmanager
@@ -163,13 +194,9 @@ def workers(settings: Settings, shop: Shop, n: int) -> Iterator[Workers]:
             stack.enter_context(running(settings.model_copy(update={"adapt_port": port})))
             for port in ports
         ]
-
-        def are_ready() -> bool | None:
-            scrapes = [scrape(port) for port in ports]
-            return are_serving(scrapes, partitions=settings.partitions) or None
-
-        wait_until(are_ready, *children)
-        yield Workers(ports, children)
+        workers = Workers(ports, children)
+        workers.wait_until_serving(partitions=settings.partitions)
+        yield workers
 
 
 def are_serving(scrapes: Sequence[Scrape], *, partitions: int) -> bool:
@@ -183,28 +210,6 @@ def are_serving(scrapes: Sequence[Scrape], *, partitions: int) -> bool:
         and all(held)
         and sum(map(len, held)) == len({*chain(*held)}) == partitions
     )
-
-
-def wait_for(
-    port: int,
-    child: Child,
-    least: float,
-    *,
-    of: str = "events_total",
-    limit_s: float = LIMIT_S,
-    poll_s: float = POLL_S,
-) -> tuple[Scrape, float]:
-    """Return a role's metrics, and when they were read, once one has grown so far.
-
-    Raises:
-        StreamsError: it does not get there; the text has its last lines.
-    """
-
-    def probe() -> tuple[Scrape, float] | None:
-        metrics = scrape(port)
-        return (metrics, time.monotonic()) if metrics.get(of) >= least else None
-
-    return wait_until(probe, child, limit_s=limit_s, poll_s=poll_s)
 
 
 def wait_until(

@@ -83,11 +83,11 @@ def _run(
         for key, value in pairs:
             events.send(key=key, value=value)
     total = n_others + n_beside
-    with stage.worker(own, shop) as child:
-        wait = partial(stage.wait_for, own.adapt_port, child, limit_s=600.0)
+    with stage.worker(own, shop) as worker:
+        wait = partial(worker.wait_for, limit_s=600.0)
         before, before_s = wait(total // 10)
         after, after_s = wait(total, poll_s=stage.RATE_POLL_S)
-        held = resident_bytes(child.pid)
+        held = resident_bytes(worker.children[0].pid)
     done = after.get("events_total") - before.get("events_total")
     rate, part = done / (after_s - before_s), n_others / total
     return {

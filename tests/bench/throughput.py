@@ -31,18 +31,14 @@ def measure(settings: Settings, n_events: int, *, is_no_op: bool) -> str:
     """Return a line with the figures."""
     if not is_no_op:
         learn = start(settings, "-m", "headrace.streams", "learn")
-        stage.wait_for(settings.learn_port, learn, n_events)
+        stage.Workers([settings.learn_port], [learn]).wait_for(n_events)
         learn.stop(limit_s=stage.STOP_LIMIT_S)
     worker = start(settings, *(NO_OP if is_no_op else stage.ADAPT_ROLE))
-    before, before_s = stage.wait_for(settings.adapt_port, worker, n_events // 10)
-    after, after_s = stage.wait_for(settings.adapt_port, worker, n_events)
+    workers = stage.Workers([settings.adapt_port], [worker])
+    events, lists = workers.per_second(n_events // 10, n_events, "events_total", "lists_total")
     worker.stop(limit_s=stage.STOP_LIMIT_S)
-    rates = [
-        (after.get(name) - before.get(name)) / (after_s - before_s)
-        for name in ("events_total", "lists_total")
-    ]
     model = "no-op" if is_no_op else "model"
-    return f"{model}: {rates[0]:,.0f} events/s, {rates[1]:,.0f} lists/s"
+    return f"{model}: {events:,.0f} events/s, {lists:,.0f} lists/s"
 
 
 def main() -> None:
