@@ -11,7 +11,7 @@ from headrace.streams.errors import MalformedRecordError
 from headrace.streams.kafka.clients import Reader, reader
 from headrace.streams.settings import Settings
 from headrace.streams.tools.reasons import phrase
-from headrace.streams.tools.set_aside import printable
+from headrace.streams.tools.set_aside import coordinates, printable
 from headrace.streams.wire import Recommendation, decode_item, decode_recommendation
 
 logger = logging.getLogger(__name__)
@@ -87,18 +87,12 @@ def _decoded(records: Iterable[Any], user: str | None) -> Iterator[Recommendatio
             yield found
 
 
-def coordinates(record: Any) -> str:
-    """Return where a record lies, as people write it."""
-    return f"{record.topic}/{record.partition}@{record.offset}"
-
-
 def as_text(found: Recommendation, titles: Titles) -> str:
     """Return a list for people: a head line, then an item a line with its score and reason."""
     when = datetime.fromtimestamp(found.generated_ms / 1000, UTC)
-    source = found.source
     head = (
         f"{printable(found.user)}  {when:%Y-%m-%d %H:%M:%S} UTC  model {found.model_version}"
-        f"  after {source.topic}/{source.partition}@{source.offset}"
+        f"  after {coordinates(found.source)}"
     )
     width = max((len(_name(item, titles)) for item in found.items), default=0)
     lines = [

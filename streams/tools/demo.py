@@ -18,7 +18,7 @@ from headrace.streams.kafka.broker import EmbeddedBroker, free_port
 from headrace.streams.kafka.topics import create_topics
 from headrace.streams.settings import Settings
 from headrace.streams.tools import consume
-from headrace.streams.tools.demo_screen import Moment, Shopper, render, summary
+from headrace.streams.tools.demo_screen import MEANINGS, Moment, Shopper, render, summary
 from headrace.streams.tools.files import events_of
 from headrace.streams.tools.produce import publish_events, publish_items
 from headrace.streams.tools.purchases import completejourney
@@ -199,10 +199,8 @@ class Demo:
             model_version=int(now.get("model_version")),
             users=int(now.get("users")),
             items=int(now.get("items")),
-            ndcg={c: now.get("prequential_ndcg", c) for c in ("adapted", "frozen", "popularity")},
-            hit={
-                c: now.get("prequential_hit_ratio", c) for c in ("adapted", "frozen", "popularity")
-            },
+            ndcg={name: now.get("prequential_ndcg", name) for name in MEANINGS},
+            hit={name: now.get("prequential_hit_ratio", name) for name in MEANINGS},
             shopper=self._pick_shopper(),
             titles=self._titles,
         )

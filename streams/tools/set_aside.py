@@ -37,9 +37,8 @@ def read_dead_letters(settings: Settings) -> Iterator[SetAside]:
 
 def as_text(letter: SetAside) -> str:
     """Return a dead letter for people; bytes that are no text are shown escaped."""
-    source = f"{letter.topic}/{letter.partition}@{letter.offset}"
     return (
-        f"{printable(f'{source}  {letter.reason}: {letter.detail}')}\n"
+        f"{printable(f'{coordinates(letter)}  {letter.reason}: {letter.detail}')}\n"
         f"  key   {_readable(letter.key)}\n"
         f"  value {_readable(letter.value)}"
     )
@@ -100,6 +99,11 @@ def _readable(data: bytes | None) -> str:
         return "(none)"
     shown = printable(data[:SHOWN_BYTES].decode(errors="backslashreplace"))
     return shown + f" ... ({len(data)} bytes)" * (len(data) > SHOWN_BYTES)
+
+
+def coordinates(record: Any) -> str:
+    """Return where a record lies, or lay, as people write it."""
+    return f"{record.topic}/{record.partition}@{record.offset}"
 
 
 def printable(text: str) -> str:
