@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from headrace.model.arrays import Doubles, Longs
-from headrace.model.ranking_metrics import MISS, gains_at
+from headrace.model.arrays import Doubles
+from headrace.model.ranking_metrics import MISS, Ranks, gains_at
 from headrace.streams import metrics
 
 WINDOW_EVENTS = 5_000  # at 200 events a second, the last 25 seconds
@@ -24,7 +24,7 @@ class Window:
         """Return how many events are in the window."""
         return 0 if self._values is None else len(self._values)
 
-    def add(self, ranks: dict[str, Longs]) -> None:
+    def add(self, ranks: Ranks) -> None:
         """Judge events by the (n,) ranks that each contender gave their items."""
         self._names = list(ranks)
         hits = [r <= K for r in ranks.values()]

@@ -15,7 +15,7 @@ from headrace.model.arrays import Bools, Ints, Longs
 from headrace.model.counts.signals import MEDIUM, most_popular
 from headrace.model.histories import Histories
 from headrace.model.networks.scorer import AFFINITY
-from headrace.model.ranking_metrics import MISS
+from headrace.model.ranking_metrics import MISS, Ranks
 from headrace.model.recommender import Adapted, Prepared, Recommender
 from headrace.model.shown import Shown, stack
 from headrace.model.vocabulary import Vocabulary
@@ -41,8 +41,6 @@ N_POPULAR = 12  # the first ten, less the item the user had last, and one to spa
 # Of one user's events in a micro-batch, the latest are judged. It shares one list however many they
 # are, and judging each would let a user who sends nine of ten events hold up all others.
 MOST_TASKS = 32
-
-Ranks = dict[str, Longs]  # where each judged event's item stood, by contender
 
 
 @dataclass(slots=True)

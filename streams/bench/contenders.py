@@ -203,10 +203,10 @@ def _run_faust(
     asyncio.run(run())
 
 
-CONTENDERS: dict[str, Callable[[Settings, int], None]] = {
+PROGRAMS: dict[str, Callable[[Settings, int], None]] = {
     each.__name__: each for each in (no_op, stock_reader, bare_consumer, textbook)
 }
 
 
 if __name__ == "__main__":
-    CONTENDERS[sys.argv[1]](load(), int(sys.argv[2]))
+    PROGRAMS[sys.argv[1]](load(), int(sys.argv[2]))

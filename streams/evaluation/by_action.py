@@ -1,13 +1,13 @@
 """By action: what a list made for one action is worth on the events of each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from headrace.model.arrays import Longs
-from headrace.model.ranking_metrics import UNSCORED, gains_at, hr_at, ndcg_at
+from headrace.model.ranking_metrics import UNSCORED, Ranks, gains_at, hr_at, ndcg_at
 from headrace.model.significance import paired_difference
 from headrace.streams.actions import ACTIONS, index_of
 from headrace.streams.evaluation.report import K
@@ -26,13 +26,13 @@ def names(actions: Sequence[int]) -> list[str]:
     return [PREFIX + ACTIONS[action] for action in actions]
 
 
-def parted(ranks: Mapping[str, Longs]) -> tuple[dict[str, Longs], dict[str, Longs]]:
+def parted(ranks: Ranks) -> tuple[dict[str, Longs], dict[str, Longs]]:
     """Return the ranks in the lists for each action, and those of the other contenders."""
     own = {name: r for name, r in ranks.items() if name.startswith(PREFIX)}
     return own, {name: r for name, r in ranks.items() if name not in own}
 
 
-def summarise(ranks: Mapping[str, Longs], actions: Longs, users: Longs) -> dict[str, Any]:
+def summarise(ranks: Ranks, actions: Longs, users: Longs) -> dict[str, Any]:
     """Return what the second half says of each action's events, under the lists for each.
 
     ``ranks`` are those of ``adapted`` and of the lists for each; nothing is said without these.

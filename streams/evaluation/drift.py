@@ -17,7 +17,7 @@ What the report says of each contender, all as NDCG@10 (repeats are left out, as
   ``fresh`` and close to ``undisturbed``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ import numpy as np
 import polars as pl
 
 from headrace.model.arrays import Longs
-from headrace.model.ranking_metrics import UNSCORED, ndcg_at
+from headrace.model.ranking_metrics import UNSCORED, Ranks, ndcg_at
 from headrace.streams.errors import InputFileError
 from headrace.streams.evaluation.report import K
 from headrace.streams.tools.files import interactions
@@ -35,8 +35,6 @@ WINDOW = 1_000
 MOVING = 2 * WINDOW  # some 1,500 of them scored: a mean of NDCG@10 is then within 0.01
 RECOVERED = 0.9  # of the reference
 PAUSE_MS = 1_000  # between the last event of one file and the first of the next
-
-Ranks = Mapping[str, Longs]  # contender to (n,)
 
 
 class Change(NamedTuple):

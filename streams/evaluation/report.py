@@ -11,6 +11,7 @@ from headrace.model.counts.content import FEW_EVENTS
 from headrace.model.ranking_metrics import (
     MISS,
     UNSCORED,
+    Ranks,
     f1_at,
     gains_at,
     hr_at,
@@ -37,7 +38,7 @@ Span = tuple[int, int | None]
 class ScoredStream(NamedTuple):
     """The n events of a stream, in order, and where their items stood."""
 
-    ranks: Mapping[str, Longs]  # contender to (n,) MISS, UNSCORED, or 1 and more
+    ranks: Ranks
     users: Longs  # (n,)
     n_earlier: Longs  # (n,) interactions of the event's user before it
     n_of_item: Longs  # (n,) events of its item before it
