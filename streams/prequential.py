@@ -268,21 +268,21 @@ def to_tensors(recommender: Recommender, sums: Floats, counts: Floats) -> Gradie
     return GradientSums(torch.from_numpy(sums).to(device), torch.from_numpy(counts).to(device))
 
 
-class Served(NamedTuple):
+class TaskLists(NamedTuple):
     """The lists that the users of judged events would have been shown."""
 
     ranks: Longs  # (B,) where each task's item stood, MISS if it was no candidate
     items: Ints  # (B, K) item index, first place first, -1 padded
 
 
-def served(
+def lists_for(
     recommender: Recommender,
     judged: Judged,
     *,
     length: int,
     diversity: float = 0.0,
     target_action: str = "",
-) -> Served:
+) -> TaskLists:
     """Return the adapted users' lists. What a list leaves out stands behind it."""
     prepared, positions = judged.prepared, judged.judgement.positions
     with torch.no_grad():
@@ -291,7 +291,7 @@ def served(
         top = recommender.lists(prepared, scores, length=length, diversity=diversity)
     places = top.cpu().numpy()
     ranks = ranks_shown(scores, places, positions, diversity=diversity)
-    return Served(ranks, np.take_along_axis(prepared.candidates.items, places, 1))
+    return TaskLists(ranks, np.take_along_axis(prepared.candidates.items, places, 1))
 
 
 def ranks_shown(

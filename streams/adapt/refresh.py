@@ -29,9 +29,9 @@ from headrace.streams.prequential import (
     fold,
     gradient_sums,
     judge,
+    lists_for,
     prepare,
     ranks_shown,
-    served,
 )
 from headrace.streams.settings import Settings
 from headrace.streams.state import NOT_ENGAGED, UserState
@@ -189,7 +189,7 @@ class Refresher:
         if judged is None:
             return owners, {}
         return owners, {
-            "adapted": served(
+            "adapted": lists_for(
                 live.recommender,
                 judged,
                 length=self._settings.list_length,

@@ -28,7 +28,7 @@ from headrace.streams.evaluation.evaluate import (
     Block,
     Progress,
     blocks_of,
-    serve_by,
+    lists_by,
 )
 from headrace.streams.evaluation.twin import frozen
 from headrace.streams.learn.learner import Learner
@@ -133,7 +133,7 @@ class Continual:
 
     def _test(self, block: Block, states: dict[str, UserState]) -> dict[str, Longs]:
         """Rank a block's events, and apply them to their users' states."""
-        recommender, serve = self.learner.served, serve_by(self.learner.settings)
+        recommender, lists_for = self.learner.served, lists_by(self.learner.settings)
         owners = {user: i for i, user in enumerate(dict.fromkeys(user for user, _, _ in block))}
         own = [states.setdefault(user, UserState()) for user in owners]
         folded = self.learner.fold_into(own, [(owners[user], at, e) for user, at, e in block])
@@ -143,7 +143,7 @@ class Continual:
         contenders = {"adapted": judged, "frozen": frozen(recommender, judged)}
         has_history = judged.tasks.histories.n_events > 0
         return {
-            name: serve(recommender, contender).ranks[has_history]
+            name: lists_for(recommender, contender).ranks[has_history]
             for name, contender in contenders.items()
         }
 

@@ -29,7 +29,7 @@ from headrace.streams.evaluation.report import K, summarise
 from headrace.streams.evaluation.twin import Twin, frozen, placebo
 from headrace.streams.learn.learner import Learner
 from headrace.streams.learn.transfer import start_from
-from headrace.streams.prequential import Folded, Judged, Served, judge, served
+from headrace.streams.prequential import Folded, Judged, TaskLists, judge, lists_for
 from headrace.streams.settings import Settings
 from headrace.streams.tools.files import events_of, interactions
 from headrace.streams.wire import Event, Item
@@ -63,7 +63,7 @@ class Evaluation:
         self.has_lag = has_lag
         self.seconds = 0.0  # of the model alone, without what it is measured against
         self.n_earlier: list[Longs] = []  # of each block, each event's user's interactions before
-        self._serve = serve_by(settings)
+        self._lists_for = lists_by(settings)
         self._twin = Twin(self.learner) if has_twin else None
         if self._twin:
             remove(self._twin.outer_loop, without)
@@ -116,7 +116,7 @@ class Evaluation:
         contenders = [*CONTENDERS, *by_action.names(self._actions)]
         ranks = {name: np.full(len(block), UNSCORED, np.int64) for name in contenders}
         if judged is not None:
-            lists = {"adapted": self._serve(self.served, judged)}
+            lists = {"adapted": self._lists_for(self.served, judged)}
         self.seconds += time.perf_counter() - started
         if judged is not None:  # before anything of the block is counted
             lists |= self._others(judged)
@@ -137,11 +137,11 @@ class Evaluation:
             self._twin.outer_loop.serve_delta()
         return ranks
 
-    def _others(self, judged: Judged) -> dict[str, Served]:
+    def _others(self, judged: Judged) -> dict[str, TaskLists]:
         """Return the lists of a block's tasks before adapting, and those for each action."""
-        found = {"frozen": self._serve(self.served, frozen(self.served, judged))}
+        found = {"frozen": self._lists_for(self.served, frozen(self.served, judged))}
         for name, action in zip(by_action.names(self._actions), self._actions, strict=True):
-            found[name] = self._serve(self.served, judged, target_action=ACTIONS[action])
+            found[name] = self._lists_for(self.served, judged, target_action=ACTIONS[action])
         return found
 
     def _compare(
@@ -150,21 +150,21 @@ class Evaluation:
         block: Block,
         folded: Folded,
         judged: Judged,
-        lists: Mapping[str, Served],
-    ) -> dict[str, Served]:
+        lists: Mapping[str, TaskLists],
+    ) -> dict[str, TaskLists]:
         """Return a block's lists by placebo and twin too, and let the twin learn from the tasks."""
         others = placebo(self.served, judged, folded.owners[folded.is_task])
         own = twin.judge(judged)
         found = {
-            "placebo": self._serve(self.served, others),
-            "twin": self._serve(twin.served, own),
+            "placebo": self._lists_for(self.served, others),
+            "twin": self._lists_for(twin.served, own),
         }
         positions = np.array([position for _, position, _ in block])[folded.is_task]
         self._describe(positions >= self._first_scored, {**lists, **found})
         twin.outer_loop.learn(own.tasks, n_items=len(self.learner.vocabulary))
         return found
 
-    def _describe(self, is_scored: Bools, lists: Mapping[str, Served]) -> None:
+    def _describe(self, is_scored: Bools, lists: Mapping[str, TaskLists]) -> None:
         """Count each contender's lists of a block's scored tasks, all by the served embeddings."""
         if is_scored.any():
             for name, counted in self._lists.items():
@@ -265,10 +265,10 @@ def _baselines(events: pl.DataFrame, on_progress: Progress) -> dict[str, Longs]:
     return baseline_ranks(users, items, times_s, on_progress=on_progress)
 
 
-def serve_by(settings: Settings) -> partial[Served]:
-    """Return ``served`` by the shop's rules: whatever contender is ranked, they are the same."""
+def lists_by(settings: Settings) -> partial[TaskLists]:
+    """Return ``lists_for`` by the shop's rules: whatever contender is ranked, they are the same."""
     return partial(
-        served,
+        lists_for,
         length=settings.list_length,
         diversity=settings.diversity,
         target_action=settings.target_action,

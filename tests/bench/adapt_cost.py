@@ -18,7 +18,7 @@ from headrace.model.recommender import Recommender
 from headrace.streams.adapt.lists import ListMaker
 from headrace.streams.bench.shop import open_shop
 from headrace.streams.learn.learner import Learner
-from headrace.streams.prequential import Folded, fold, gradient_sums, judge, prepare, served
+from headrace.streams.prequential import Folded, fold, gradient_sums, judge, lists_for, prepare
 from headrace.streams.settings import load
 from headrace.streams.state import UserState
 
@@ -37,7 +37,7 @@ def time_stages(
     stamps["candidates, encoder"] = time.process_time()
     judged = judge(model, folded, states, before)
     assert judged is not None
-    served(model, judged, length=learner.settings.list_length)
+    lists_for(model, judged, length=learner.settings.list_length)
     stamps["judge"] = time.process_time()
     with torch.no_grad():
         adapted = model.adapt(after, gradient_sums(model, states))

@@ -37,7 +37,7 @@ from headrace.model.ranking_metrics import MISS, gains_at
 from headrace.streams.evaluation.evaluate import EVENTS_PER_DELTA, EVENTS_PER_VERSION, blocks_of
 from headrace.streams.evaluation.report import K
 from headrace.streams.learn.learner import Learner
-from headrace.streams.prequential import judge, served
+from headrace.streams.prequential import judge, lists_for
 from headrace.streams.settings import Settings, load
 from headrace.streams.tools.files import interactions, load_events
 from headrace.streams.tools.files_items import load_items
@@ -82,7 +82,7 @@ def rank_stream(events: pl.DataFrame, users: Ints, settings: Settings, file: str
             user = users[at[one]].astype(np.int32)
             learn_stream(sequences, user, folded.targets[one], folded.times_s[one])
         if judged is not None:
-            shown = served(learner.served, judged, length=settings.list_length)
+            shown = lists_for(learner.served, judged, length=settings.list_length)
             half = at[folded.is_task] >= len(events) // 2
             positions.append(at[folded.is_task][half])
             ranks.append(shown.ranks[half])

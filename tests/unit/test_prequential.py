@@ -17,8 +17,8 @@ from headrace.streams.prequential import (
     fold,
     gradient_sums,
     judge,
+    lists_for,
     prepare,
-    served,
 )
 from headrace.streams.state import UserState
 from headrace.streams.wire import Event
@@ -241,7 +241,7 @@ def test_before_any_outer_step_the_adapted_user_ranks_as_the_frozen_one() -> Non
     judged = judge(untrained.recommender, result, states)
     assert judged is not None
     assert (
-        served(untrained.recommender, judged, length=20).ranks.tolist()
+        lists_for(untrained.recommender, judged, length=20).ranks.tolist()
         == judged.judgement.ranks.tolist()
     )
     assert (judged.judgement.ranks < MISS).any()
@@ -278,7 +278,7 @@ def test_an_event_stands_where_the_list_would_have_shown_its_item(diversity: flo
     states, result = learner.fold(stream)
     judged = judge(learner.served, result, states)
     assert judged is not None
-    lists = served(learner.served, judged, length=5, diversity=diversity)
+    lists = lists_for(learner.served, judged, length=5, diversity=diversity)
     shown = 0
     for target, rank, items in zip(judged.tasks.targets, lists.ranks, lists.items, strict=True):
         assert len(set(items.tolist())) == 5

@@ -13,7 +13,7 @@ from headrace.model.ranking_metrics import MISS
 from headrace.streams.evaluation.evaluate import Evaluation
 from headrace.streams.evaluation.twin import Twin, another, placebo
 from headrace.streams.learn.learner import Learner
-from headrace.streams.prequential import judge, served
+from headrace.streams.prequential import judge, lists_for
 from headrace.streams.wire import Item
 
 
@@ -100,6 +100,6 @@ def test_placebo_gives_each_user_the_support_of_the_other() -> None:
     owners = folded.owners[folded.is_task]
     others = placebo(learner.served, judged, owners)
     alone = placebo(learner.served, judged, np.zeros_like(owners))
-    ranks = [served(learner.served, of, length=20).ranks.tolist() for of in (others, alone)]
-    assert ranks[0] != served(learner.served, judged, length=20).ranks.tolist()
+    ranks = [lists_for(learner.served, of, length=20).ranks.tolist() for of in (others, alone)]
+    assert ranks[0] != lists_for(learner.served, judged, length=20).ranks.tolist()
     assert ranks[1] == judged.judgement.ranks.tolist()
