@@ -20,7 +20,6 @@ from aiokafka.errors import CommitFailedError, IllegalStateError
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
 
-from headrace.streams import metrics
 from headrace.streams.errors import TopicMismatchError
 from headrace.streams.guards import end_process, tell_failure
 from headrace.streams.kafka.batches import (
@@ -31,6 +30,7 @@ from headrace.streams.kafka.batches import (
     Watermarks,
 )
 from headrace.streams.kafka.fetching import IntakeThread
+from headrace.streams.kafka.missing import Missing
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +40,6 @@ UNCOMMITTED = (
     " was, or the group's have expired, nothing is lost. If the topic was made anew, its first"
     " events pass for replays: set another topic_prefix and group"
 )
-MISSED = (
-    "%d events of partition %d of %s were removed before they were read: its retention is shorter"
-    " than the role was away, or behind"
-)
-MARKS = 16  # offsets that are no records, at most, between two batches: of transactions
 END_OFFSET_LIMIT_S = 15.0  # a fetch answers within its wait; the rest is for a slow broker
 END_OFFSET_POLL_S = 0.02
 
@@ -77,7 +72,7 @@ class IntakeConsumer(driver.Consumer):
         self.epoch = 0
         self._fetch_epoch = 0
         self._positioned: set[TP] = set()
-        self._expected: dict[TP, tuple[int, int]] = {}  # next offset; a gap that says nothing
+        self._missing = Missing(self._begin_of)
         self._is_revoking = False
         self._watermarks = Watermarks()
         self._fetched: Mapping[TP, Sequence[Any]] = {}  # and not all delivered
@@ -212,12 +207,11 @@ class IntakeConsumer(driver.Consumer):
         begun, committed = await self._thread.call_thread(self._position, wanted)
         if epoch != self.epoch:
             return  # overtaken by a rebalance or another seek, which positions again
-        self._expected.clear()
-        for tp, latest in wanted.items():
+        self._missing.start(
+            {tp: committed[tp] if latest is None else latest for tp, latest in wanted.items()}
+        )
+        for tp in wanted:
             self._committed_offset[tp] = begun[tp]
-            read = committed[tp] if latest is None else latest
-            if read:  # where nothing was, there is nothing to miss
-                self._expected[tp] = read, 0
             if committed[tp] is None and self.options.has_read(tp.partition):
                 logger.warning(UNCOMMITTED, tp.partition, tp.topic)
         self._positioned.update(wanted)
@@ -278,15 +272,12 @@ class IntakeConsumer(driver.Consumer):
         self._fetched = fetched
         try:
             for tp, chunk in self._in_turns(wanted):
-                n_missed = await self._n_missed(tp, chunk[0].offset)
+                n_missed = await self._missing.before(tp, chunk[0].offset)
                 if not self.flow_active or self.epoch != self._fetch_epoch:
                     await self._unread(fetched)
                     return
                 if self._is_intake(tp):
-                    if n_missed:
-                        metrics.MISSED.inc(n_missed)
-                        logger.error(MISSED, n_missed, tp.partition, tp.topic)
-                    self._expected[tp] = chunk[-1].offset + 1, MARKS
+                    self._missing.deliver(tp, chunk, n_missed)
                     # Faust drops what is below the last offset it saw, even after a seek back.
                     self._read_offset[tp] = None
                 yield tp, self._message(tp, chunk)
@@ -294,13 +285,9 @@ class IntakeConsumer(driver.Consumer):
             self._fetched = {}
         await self._unread({tp: batch for tp, batch in fetched.items() if tp not in wanted})
 
-    async def _n_missed(self, tp: TP, first: int) -> int:
-        """Return how many events were removed before ``first``, which comes next, was read."""
-        expected, says_nothing = self._expected.get(tp, (first, 0))
-        if first - expected <= says_nothing:
-            return 0
-        begin: int = (await self.earliest_offsets(tp))[tp]  # before it, what is missing was there
-        return max(0, min(begin, first) - expected)
+    async def _begin_of(self, tp: TP) -> int:
+        begin: int = (await self.earliest_offsets(tp))[tp]
+        return begin
 
     def _in_turns(self, records: Mapping[TP, Sequence[Any]]) -> Iterator[tuple[TP, Sequence[Any]]]:
         """Yield chunks of each partition in turn, so that none waits for a long neighbour."""
