@@ -3,16 +3,11 @@
 Each size is measured in a process of its own, so that none sees what another left behind.
 """
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from headrace.streams.bench import probes
+from headrace.streams.bench import probes, stage
 from headrace.streams.bench.measuring import Figure, Row, sizes_up_to
-from headrace.streams.errors import StreamsError
 from headrace.streams.settings import Settings
-from headrace.streams.up import child_environment
 
 SIZES = (10_000, 100_000)  # of users and of items, below the largest asked for
 HISTORIES = (25, 50, 100, 200, 400)
@@ -44,22 +39,9 @@ def measure(
     tables: dict[str, list[Row]] = {}
     for name, of_it in sizes.items():
         for size in of_it:
-            found = _probe(settings, name, size, repeats)
+            asked = ("-m", probes.__name__, name, str(size), str(repeats))
+            found: probes.Found = stage.measured(settings, f"{size:,} {name}", asked)
             figures = {what: Figure.of(values) for what, values in found.items()}
             tables.setdefault(name, []).append({name: f"{size:,}", **figures})
             on_progress(1)
     return tables
-
-
-def _probe(settings: Settings, name: str, size: int, repeats: int) -> probes.Found:
-    done = subprocess.run(
-        [sys.executable, "-m", probes.__name__, name, str(size), str(repeats)],
-        env=child_environment(settings),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise StreamsError(f"{size:,} {name} could not be measured: {done.stderr[-2000:]}")
-    found: probes.Found = json.loads(done.stdout)
-    return found

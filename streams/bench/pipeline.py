@@ -5,9 +5,6 @@ two that are Headrace recover the users' states first; the clock runs from a ten
 the last one asked for.
 """
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +14,8 @@ import msgpack
 from headrace.streams.bench import contenders, stage
 from headrace.streams.bench.measuring import Figure, Row
 from headrace.streams.bench.shop import Shop, open_shop, states_of
-from headrace.streams.errors import StreamsError
 from headrace.streams.settings import Settings
 from headrace.streams.tools.produce import publish_events
-from headrace.streams.up import child_environment
 
 
 class Contender(NamedTuple):
@@ -106,15 +101,7 @@ def _run_headrace(settings: Settings, job: Contender, shop: Shop, n_events: int)
 
 def _run_other(settings: Settings, job: Contender, n_events: int) -> Speed:
     """Run a contender that tells its rate itself."""
-    done = subprocess.run(
-        [sys.executable, *job.arguments(n_events)],
-        env=child_environment(settings),
-        capture_output=True,
-        text=True,
-        timeout=stage.LIMIT_S,
-        check=False,
-    )
-    if done.returncode:
-        raise StreamsError(f"{job.name} did not get through: {done.stderr[-2000:]}")
-    rate = json.loads(done.stdout)["events_per_s"]
+    arguments = job.arguments(n_events)
+    told = stage.measured(settings, job.name, arguments, limit_s=stage.LIMIT_S)
+    rate = told["events_per_s"]
     return Speed(rate, rate if job.program == contenders.textbook.__name__ else 0.0)

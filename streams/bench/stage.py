@@ -1,6 +1,8 @@
 """What a measurement through Kafka sets up: topics of its own, a model, states, and a worker."""
 
 import asyncio
+import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -131,6 +133,30 @@ def running(settings: Settings, arguments: Sequence[str] = ADAPT_ROLE) -> Iterat
         yield child
     finally:
         child.stop(limit_s=STOP_LIMIT_S)
+
+
+def measured(
+    settings: Settings, what: str, arguments: Sequence[str], *, limit_s: float | None = None
+) -> Any:
+    """Return the JSON that a program of ours prints, in a process of its own.
+
+    Raises:
+        StreamsError: it ended in an error, or not in time; the text has its last lines.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            env=child_environment(settings),
+            capture_output=True,
+            text=True,
+            timeout=limit_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise StreamsError(f"{what} could not be measured: it takes over {limit_s:g} s") from exc
+    if done.returncode:
+        raise StreamsError(f"{what} could not be measured: {done.stderr[-2000:]}")
+    return json.loads(done.stdout)
 
 
 class Workers(NamedTuple):
