@@ -24,7 +24,7 @@ class ModelConfig:
     negatives: int = 256  # M, items every support interaction is contrasted with
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
+        if self.heads < 1 or self.width % self.heads:
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
 
     def to_dict(self) -> dict[str, Any]:

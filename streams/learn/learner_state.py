@@ -18,7 +18,7 @@ from headrace.streams.errors import CheckpointError
 from headrace.streams.learn.learner import Learner
 from headrace.streams.model_settings import differences
 from headrace.streams.state import UserState
-from headrace.streams.versions.blobs import Blob, pack, under, unpack
+from headrace.streams.versions.blobs import MISFIT, Blob, pack, under, unpack
 from headrace.streams.versions.publication import unpack_model
 from headrace.streams.versions.version_check import check_pairs, checked_fields
 
@@ -73,7 +73,7 @@ def restore(learner: Learner, model_blob: Blob, learner_blob: Blob) -> Positions
         if not (has_vectors and learner.assortment.catalogue.restore(*fields.content)):
             learner.signals.content = Content()
         return {int(partition): offset for partition, offset in fields.positions.items()}
-    except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as exc:
+    except MISFIT as exc:
         raise CheckpointError(f"the learner's state does not fit: {exc}") from exc
 
 

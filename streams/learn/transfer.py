@@ -18,9 +18,10 @@ from headrace.streams.learn.inheritance import Inheritance
 from headrace.streams.learn.learner import Learner
 from headrace.streams.model_settings import differences
 from headrace.streams.versions.apart import complete
-from headrace.streams.versions.blobs import Arrays, under, unpack
+from headrace.streams.versions.blobs import MISFIT, Arrays, under, unpack
 from headrace.streams.versions.publication import pack_model
 from headrace.streams.versions.store import kind_of
+from headrace.streams.versions.version_check import check_model
 
 TIED_TO_ITEMS = ("encoder.items", "encoder.bias", "negatives", "n_items", "residual")
 
@@ -44,20 +45,13 @@ def start_from(learner: Learner, url: str) -> dict[str, torch.Tensor]:
         UnreadableError: its store does not give it.
     """
     arrays, fields = _read(learner, url)
-    try:
-        complete(arrays)
-        taken = {
-            name: torch.from_numpy(array.copy())
-            for name, array in under(arrays, "meta.").items()
-            if name not in TIED_TO_ITEMS
-        }
-        inheritance = Inheritance.of(arrays, fields)
-        learner.outer_loop.start_from(taken)
-    except KeyError as exc:
-        raise CheckpointError(f"{url} is not a version's model file: it lacks {exc}") from exc
-    except (RuntimeError, IndexError, ValueError, TypeError) as exc:
-        raise CheckpointError(f"{url} does not fit: {exc}") from exc
-    learner.assortment.inheritance = inheritance
+    taken = {
+        name: torch.from_numpy(array.copy())
+        for name, array in under(arrays, "meta.").items()
+        if name not in TIED_TO_ITEMS
+    }
+    learner.outer_loop.start_from(taken)
+    learner.assortment.inheritance = Inheritance.of(arrays, fields)
     return taken
 
 
@@ -67,15 +61,11 @@ def inherit(learner: Learner, url: str) -> None:
     Raises:
         CheckpointError: as ``start_from``.
     """
-    arrays, fields = _read(learner, url)
-    try:
-        learner.assortment.inheritance = Inheritance.of(arrays, fields)
-    except (KeyError, ValueError, TypeError, IndexError) as exc:
-        raise CheckpointError(f"{url} is not a version's model file: {exc}") from exc
+    learner.assortment.inheritance = Inheritance.of(*_read(learner, url))
 
 
 def _read(learner: Learner, url: str) -> tuple[Arrays, dict[str, Any]]:
-    """Read a version's ``model`` file.
+    """Read a version's ``model`` file, and check it as if it were to be served.
 
     Raises:
         CheckpointError: there is no such file, it is no ``model`` file, or is of another shape.
@@ -101,4 +91,11 @@ def _read(learner: Learner, url: str) -> tuple[Arrays, dict[str, Any]]:
     stored = ModelConfig().to_dict() | fields.get("config", {})
     if unequal := differences(stored, asked):
         raise CheckpointError(f"{url} does not fit: {'; '.join(unequal)}")
+    try:
+        complete(arrays)
+        check_model(arrays, fields)
+    except KeyError as exc:
+        raise CheckpointError(f"{url} is not a version's model file: it lacks {exc}") from exc
+    except MISFIT as exc:
+        raise CheckpointError(f"{url} does not fit: {exc}") from exc
     return arrays, fields

@@ -19,6 +19,8 @@ from headrace.streams.schema import Schema
 
 Arrays = dict[str, npt.NDArray[Any]]
 Blob = bytes | memoryview
+# What taking over a part that does not fit may raise, whatever was checked before.
+MISFIT = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 _JSON = "__json__"  # safetensors' own metadata are strings only
 
 DType = Literal["F64", "F32", "F16", "I64", "I32", "I16", "I8", "U8", "BOOL"]

@@ -48,8 +48,21 @@ def check_weights(given: Mapping[str, torch.Tensor], meta: MetaParameters) -> No
     for name, weights in given.items():
         if (weights.shape, weights.dtype) != (own[name].shape, own[name].dtype):
             raise ValueError(f"{name} is {weights.dtype} {tuple(weights.shape)}")
-        if not weights.isfinite().all():
-            raise ValueError(f"{name} is not finite")
+        check_values(name, weights)
+
+
+def check_values(name: str, weights: torch.Tensor) -> None:
+    """Check what one of the meta-parameters holds.
+
+    Raises:
+        ValueError: a number that is not finite, or would make others so.
+    """
+    if not weights.isfinite().all():
+        raise ValueError(f"{name} is not finite")
+    if name == "scorer.std" and not (weights > 0).all():
+        raise ValueError(f"{name} is not all above zero")
+    if name == "targets.seen" and (weights < 0).any():
+        raise ValueError(f"{name} is below zero")
 
 
 def check_signals(delta: Arrays, signals: ItemSignals, *, n_items: int) -> None:
@@ -77,6 +90,9 @@ def check_signals(delta: Arrays, signals: ItemSignals, *, n_items: int) -> None:
         array = delta[name]
         if ((array < first) | (array >= end)).any():
             raise ValueError(f"{name} are not all from {first} to {end - 1}")
+    clock, landmark = delta["clock"]
+    if any((ticks > clock).any() for ticks in (landmark, delta["first"], delta["touched"])):
+        raise ValueError("something was counted after the clock")
     _check_neighbours(delta, signals, n_items)
 
 

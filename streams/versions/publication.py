@@ -26,7 +26,7 @@ from headrace.model.vocabulary import Vocabulary
 from headrace.streams import schema
 from headrace.streams.errors import CheckpointError, MalformedRecordError, TopicMismatchError
 from headrace.streams.versions.apart import arrays_of, complete
-from headrace.streams.versions.blobs import Arrays, Blob, pack, under, unpack
+from headrace.streams.versions.blobs import MISFIT, Arrays, Blob, pack, under, unpack
 from headrace.streams.versions.delta_check import (
     check_content,
     check_regression,
@@ -138,7 +138,7 @@ def unpack_model(blob: Blob, *, max_items: int, device: str) -> tuple[Recommende
         signals.refresh_popular(len(vocabulary))
         coefficients = Coefficients()
         coefficients.apply_delta(under(arrays, "regression."))
-    except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as exc:
+    except MISFIT as exc:
         raise CheckpointError(f"the checkpoint does not fit: {exc}") from exc
     return Recommender(meta, signals, coefficients=coefficients, device=device), vocabulary
 
@@ -159,7 +159,7 @@ def unpack_weights(blob: Blob) -> MetaParameters:
     try:
         complete(arrays)
         return _meta_of(arrays, check_meta(arrays, fields))
-    except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as exc:
+    except MISFIT as exc:
         raise CheckpointError(f"the weights do not fit: {exc}") from exc
 
 
@@ -210,7 +210,7 @@ def apply_delta(
         check_signals(changed, signals, n_items=n_items)
         check_content(content, signals.content, n_items=n_items)
         check_regression(fitted, n_items=n_items)
-    except (zlib.error, KeyError, TypeError, RuntimeError, ValueError) as exc:
+    except (zlib.error, *MISFIT) as exc:
         raise CheckpointError(f"a delta does not fit: {exc}") from exc
     signals.reserve(n_items)  # 2
     recommender.meta.load_state_dict(small, strict=False)

@@ -21,7 +21,12 @@ from headrace.model.networks.meta_parameters import MetaParameters
 from headrace.streams.settings import Settings
 from headrace.streams.state import MOST_EVENTS
 from headrace.streams.versions.blobs import Arrays, under
-from headrace.streams.versions.delta_check import check_content, check_regression, check_signals
+from headrace.streams.versions.delta_check import (
+    check_content,
+    check_regression,
+    check_signals,
+    check_values,
+)
 from headrace.streams.wire import MAX_TIME_MS
 
 _MAX_HIDDEN = _MAX_NEGATIVES = 65_536  # no setting; far above what pays
@@ -86,8 +91,7 @@ def _check_weights(arrays: Arrays, config: ModelConfig) -> None:
         tensor = torch.from_numpy(np.array(array))
         if (tensor.shape, tensor.dtype) != (like[name].shape, like[name].dtype):
             raise ValueError(f"{name} is {array.dtype} {array.shape}")
-        if not tensor.isfinite().all():
-            raise ValueError(f"{name} is not finite")
+        check_values(name, tensor)
     negatives, n_items = arrays["negatives"], arrays["n_items"]
     if (negatives < 0).any() or (negatives >= capacity).any() or not 0 <= n_items <= capacity:
         raise ValueError(f"negatives or items are not all from 0 to {capacity - 1}")

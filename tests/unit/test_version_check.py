@@ -138,6 +138,7 @@ def test_a_damaged_learner_is_refused_or_learns(learner: Learner) -> None:
         ("clusters", 10**6),
         ("width", True),
         ("width", "8"),
+        ("heads", 0),
     ],
 )
 def test_a_size_that_is_only_claimed_takes_no_memory(
@@ -166,6 +167,11 @@ def test_rows_that_take_no_bytes_take_no_memory(learner: Learner, name: str) -> 
         ("meta.negatives", 2**40, "negatives"),
         ("meta.n_items", -1, "items"),
         ("meta.scorer.linear", np.nan, "not finite"),
+        ("meta.scorer.std", 0, "above zero"),
+        ("meta.targets.seen", -1, "below zero"),
+        ("signals.touched", 1e9, "after the clock"),
+        ("signals.first", 1e9, "after the clock"),
+        ("signals.clock", 1e9, "after the clock"),  # the landmark
         ("regression.items", -2, "regression items"),
     ],
 )
