@@ -210,6 +210,9 @@ class EncoderBatch(Batch):
                 meta.encoder, encoded, meta.negatives, first_order=kind != "maml"
             )
         if kind == "reptile":
+            # Where the steps end stands still; which cluster's start they begin at is learned.
+            begun = user_loop.shares(encoded.latest) @ user_loop.start.detach().clone()
+            shift = shift + (begun - begun.detach())
             with torch.no_grad():
                 shares = user_loop.shares(encoded.latest)
                 total = shares.sum(0)

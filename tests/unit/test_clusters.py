@@ -105,6 +105,20 @@ def test_steps_move_the_starts_apart(meta_learning: MetaLearning) -> None:
         assert (start[0] - start[1]).abs().max() > 1e-5
 
 
+@pytest.mark.parametrize("meta_learning", ["fomaml", "reptile"])
+def test_who_belongs_to_which_cluster_is_learned_once_their_starts_differ(
+    meta_learning: MetaLearning,
+) -> None:
+    loop = new_loop(
+        replace(PLAIN, encoder_lr=0.02, batch_tasks=len(USERS)),
+        model=replace(TWO, meta_learning=meta_learning),
+    )
+    nn.init.normal_(loop.meta.user_loop.start)
+    before = loop.meta.user_loop.prototypes.detach().clone()
+    loop.learn(with_gradients(new_tasks(loop)), n_items=N_ITEMS, rehearse=False)
+    assert ((loop.meta.user_loop.prototypes - before).abs() > 1e-3).all()
+
+
 def test_scorer_learns_from_shares_as_they_were_judged() -> None:
     losses = []
     for value in (0.0, 3.0):
