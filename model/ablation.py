@@ -6,6 +6,8 @@ inner loops. Nothing here is on the path that serves.
 
 from collections.abc import Sequence
 
+import torch
+
 from headrace.model.counts import item_regression
 from headrace.model.counts.candidate_signals import SIGNALS
 from headrace.model.counts.tenure import TENURE_SIGNALS
@@ -27,13 +29,14 @@ PARTS = (*INPUTS_OF, "network", "user_loop", "scorer_loop")
 
 
 def remove(outer_loop: OuterLoop, parts: Sequence[str]) -> None:
-    """Take parts out of a model that learned nothing yet."""
+    """Take parts out of a model that learned nothing yet, whatever it starts from."""
     meta = outer_loop.meta
     gone = [name for part in parts for name in INPUTS_OF.get(part, ())]
     if gone:
         meta.scorer.is_used[[INPUTS.index(name) for name in gone]] = 0
     if "network" in parts:
-        meta.scorer.last.requires_grad_(False)  # it starts at zero
+        torch.nn.init.zeros_(meta.scorer.last.weight)
+        meta.scorer.last.requires_grad_(False)
     if "user_loop" in parts:
         meta.user_loop.inner_steps = 0
     if "scorer_loop" in parts:

@@ -54,6 +54,13 @@ def test_scorer_without_its_network_is_linear() -> None:
     assert learned_without().meta.scorer.last.weight.any()
 
 
+def test_a_network_that_was_learned_before_is_out_too() -> None:
+    loop = learned_without()
+    assert loop.served.meta.scorer.last.weight.any()
+    remove(loop, ["network"])
+    assert not loop.served.meta.scorer.last.weight.any()
+
+
 def test_without_both_loops_nobody_is_adapted() -> None:
     loop, whole = learned_without("user_loop", "scorer_loop"), learned_without()
     assert torch.equal(scores(loop), scores(loop, gradients=False))
