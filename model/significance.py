@@ -14,11 +14,12 @@ import numpy as np
 from headrace.model.arrays import Doubles, Longs
 
 DRAWS = 1000
+FEWEST_USERS = 10  # of fewer, an interval of "95 %" covers .85 (five of them) or .48 (two)
 _DRAWS_AT_ONCE = 50  # bounds the working memory: so many times U counts
 
 
 class Difference(NamedTuple):
-    """A mean difference and its 95 % confidence interval; NaN without events."""
+    """A mean difference and its 95 % confidence interval; NaN without events, or of few users."""
 
     events: int
     users: int
@@ -40,11 +41,13 @@ def paired_difference(first: Doubles, second: Doubles, users: Longs) -> Differen
         return Difference(0, 0, float("nan"), float("nan"), float("nan"))
     _, user = np.unique(users, return_inverse=True)
     sums, counts = np.bincount(user, first - second), np.bincount(user)  # (U,)
-    n = len(counts)
+    n, mean = len(counts), float(sums.sum() / len(users))
+    if n < FEWEST_USERS:
+        return Difference(len(users), n, mean, float("nan"), float("nan"))
     random = np.random.default_rng(0)  # the same draws for every comparison
     means = []
     for _ in range(DRAWS // _DRAWS_AT_ONCE):
         drawn = random.multinomial(n, np.full(n, 1 / n), _DRAWS_AT_ONCE)  # (draws, U)
         means.append((drawn @ sums) / (drawn @ counts))
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return Difference(len(users), n, float(sums.sum() / len(users)), float(low), float(high))
+    return Difference(len(users), n, mean, float(low), float(high))

@@ -57,7 +57,6 @@ class Evaluation:
         has_twin: bool = True,
     ) -> None:
         self.learner = Learner(settings)
-        remove(self.learner.outer_loop, without)
         self.events_per_delta = events_per_delta
         self.events_per_version = events_per_version
         self.has_lag = has_lag
@@ -65,12 +64,13 @@ class Evaluation:
         self.n_earlier: list[Longs] = []  # of each block, each event's user's interactions before
         self._lists_for = lists_by(settings)
         self._twin = Twin(self.learner) if has_twin else None
-        if self._twin:
-            remove(self._twin.outer_loop, without)
         if settings.start_from:
             taken = start_from(self.learner, settings.start_from)
             if self._twin:
                 self._twin.start_from(taken)
+        remove(self.learner.outer_loop, without)
+        if self._twin:
+            remove(self._twin.outer_loop, without)
         self._lists = {name: ListStatistics() for name in LISTED}
         self._first_scored = 0  # position in the stream
         self._actions: list[int] = []  # of the stream, if there are several
@@ -168,12 +168,13 @@ class Evaluation:
         """Count each contender's lists of a block's scored tasks, all by the served embeddings."""
         if is_scored.any():
             for name, counted in self._lists.items():
-                counted.add(lists[name].items[is_scored, :K], self.served)
+                items = lists[name].items[is_scored, :K]
+                counted.add(items, self.served, self.learner.vocabulary)
 
     def describe_lists(self) -> dict[str, dict[str, float]]:
         """Return what each contender's lists of the scored events are like."""
-        n_items = self.learner.vocabulary.n_items
-        return {name: counted.summary(n_items=n_items) for name, counted in self._lists.items()}
+        vocabulary = self.learner.vocabulary
+        return {name: counted.summary(vocabulary) for name, counted in self._lists.items()}
 
     def _prepare_at_once(self, folded: Folded) -> Prepared:
         """Prepare the tasks, the candidates of each with every event before it counted."""

@@ -9,12 +9,13 @@ import torch
 from headrace.model.arrays import Floats, Ints
 from headrace.model.counts.signals import ALL_TIME
 from headrace.model.recommender import Recommender
+from headrace.model.vocabulary import Vocabulary
 
 
 class ListStatistics:
     """Statistics of one contender's lists, counted as the lists are made; none is kept.
 
-    - ``coverage``: share of the items with an index that stood in any list.
+    - ``coverage``: share of the items that have an index at the end that stood in any list.
     - ``novelty``: mean self-information of what is shown, ``-log2`` of its share of the events
       counted so far; bits.
     - ``distance``: mean over lists of 1 - cosine of two of their items' embeddings, as the served
@@ -23,15 +24,14 @@ class ListStatistics:
     """
 
     def __init__(self) -> None:
-        self._is_shown = np.zeros(0, np.bool_)
+        self._shown: set[str] = set()
         self._sums: dict[str, tuple[float, int]] = {}  # of values, and how many
 
-    def add(self, lists: Ints, recommender: Recommender) -> None:
+    def add(self, lists: Ints, recommender: Recommender, vocabulary: Vocabulary) -> None:
         """Count (B, K) lists of item indexes, -1 padded, by what is known now."""
         arrays = recommender.signals.arrays
         shown = lists[lists >= 0]
-        self._is_shown = np.pad(self._is_shown, (0, len(arrays.category) - len(self._is_shown)))
-        self._is_shown[shown] = True
+        self._shown.update(vocabulary.ids[index] for index in np.unique(shown))
         taken = arrays.popularity[:, ALL_TIME]
         # What nobody took yet is as new as what was taken once.
         share = np.maximum(taken[shown], 1) / max(1.0, float(taken.sum()))
@@ -45,9 +45,10 @@ class ListStatistics:
         total, n = self._sums.get(name, (0.0, 0))
         self._sums[name] = total + float(values.sum()), n + len(values)
 
-    def summary(self, *, n_items: int) -> dict[str, float]:
-        """Return the statistics, those that anything was counted for, of ``n_items`` items."""
-        told = {"coverage": float(self._is_shown.sum()) / n_items} if n_items else {}
+    def summary(self, vocabulary: Vocabulary) -> dict[str, float]:
+        """Return the statistics, those that anything was counted for, of the items there are."""
+        items = set(filter(None, vocabulary.ids))
+        told = {"coverage": len(self._shown & items) / len(items)} if items else {}
         told |= {name: total / n for name, (total, n) in self._sums.items() if n}
         return {name: round(value, 5) for name, value in told.items()}
 

@@ -109,7 +109,7 @@ def test_the_report_says_what_adapting_adds_by_length_of_history() -> None:
         other = contenders[name.removeprefix("versus_")]
         expected = contenders["adapted"]["ndcg10"] - other["ndcg10"]
         assert parts["all"]["difference"] == pytest.approx(expected, abs=2e-5)
-        assert parts["all"]["low"] <= parts["all"]["difference"] <= parts["all"]["high"]
+        assert (parts["all"]["low"], parts["all"]["high"]) == (None, None)  # of seven users
         lengths = [parts[length]["events"] for length in ("under_5", "5_to_20", "over_20")]
         assert sum(lengths) == parts["all"]["events"] == told["scored"]
     assert told["seconds"] > 0
@@ -190,10 +190,10 @@ def test_the_catalogues_categories_reach_the_signals_that_rank() -> None:
 def test_lists_for_each_action_are_judged_by_the_events_of_each() -> None:
     # Everyone views anything new, and purchases what they had before the last.
     random = np.random.default_rng(0)
-    had: dict[str, list[int]] = {f"user-{u}": [0, 1] for u in range(9)}
+    had: dict[str, list[int]] = {f"user-{u}": [0, 1] for u in range(10)}
     rows = []
     for at in range(5_000):
-        user = f"user-{random.integers(9)}"
+        user = f"user-{random.integers(10)}"
         action = ("view", "purchase")[random.integers(2)]
         others = [item for item in range(20) if item not in had[user][-2:]]
         item = had[user][-2] if action == "purchase" else int(random.choice(others))

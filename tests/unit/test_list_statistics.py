@@ -7,8 +7,10 @@ from outer_loop_samples import N_ITEMS, new_loop
 
 from headrace.model.counts.signals import ALL_TIME
 from headrace.model.recommender import Recommender
+from headrace.model.vocabulary import Vocabulary
 from headrace.streams.evaluation.list_statistics import ListStatistics
 
+TEN, FOUR = Vocabulary(10, "abcdefghij"), Vocabulary(4, "abcd")
 LISTS = np.array([[0, 1, 2], [0, 1, -1], [3, -1, -1]], np.int32)
 
 
@@ -29,8 +31,8 @@ def described(recommender: Recommender, *parts: np.ndarray) -> dict[str, float]:
     """Return the statistics of lists that were made in several parts."""
     counted = ListStatistics()
     for lists in parts:
-        counted.add(lists, recommender)
-    return counted.summary(n_items=4)
+        counted.add(lists, recommender, TEN)
+    return counted.summary(FOUR)
 
 
 def test_lists_are_described_by_coverage_novelty_and_distance(recommender: Recommender) -> None:
@@ -61,10 +63,10 @@ def test_lists_made_in_parts_count_as_those_made_at_once(recommender: Recommende
 
 def test_novelty_is_that_of_the_moment_a_list_is_made(recommender: Recommender) -> None:
     counted = ListStatistics()
-    counted.add(LISTS[2:], recommender)  # 2 of 16 events: 3 bits
+    counted.add(LISTS[2:], recommender, TEN)  # 2 of 16 events: 3 bits
     recommender.signals.arrays.popularity[3, ALL_TIME] = 14
-    counted.add(LISTS[2:], recommender)  # 14 of 28: 1 bit
-    assert counted.summary(n_items=4)["novelty"] == pytest.approx((3 + 1) / 2)
+    counted.add(LISTS[2:], recommender, TEN)  # 14 of 28: 1 bit
+    assert counted.summary(FOUR)["novelty"] == pytest.approx((3 + 1) / 2)
 
 
 def test_an_item_nobody_took_is_as_new_as_one_taken_once(recommender: Recommender) -> None:
@@ -77,4 +79,16 @@ def test_items_nobody_is_shown_are_not_covered(recommender: Recommender) -> None
 
 def test_of_no_lists_only_the_coverage_is_known(recommender: Recommender) -> None:
     assert described(recommender, LISTS[:0]) == {"coverage": 0}
-    assert ListStatistics().summary(n_items=0) == {}
+    assert ListStatistics().summary(Vocabulary(4)) == {}
+
+
+def test_an_index_that_is_given_to_another_item_does_not_cover_that_one(
+    recommender: Recommender,
+) -> None:
+    vocabulary, counted = Vocabulary(4, "abcd"), ListStatistics()
+    counted.add(LISTS[2:], recommender, vocabulary)
+    vocabulary.evict([3])
+    vocabulary.admit("e")
+    assert counted.summary(vocabulary)["coverage"] == 0
+    counted.add(LISTS[2:], recommender, vocabulary)
+    assert counted.summary(vocabulary)["coverage"] == 1 / 4

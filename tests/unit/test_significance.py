@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from headrace.model.significance import paired_difference
+from headrace.model.significance import FEWEST_USERS, paired_difference
 
 
 def test_difference_is_the_mean_over_events() -> None:
@@ -22,10 +22,18 @@ def test_equal_users_leave_no_doubt() -> None:
 
 
 def test_interval_is_that_of_users_not_of_events() -> None:
-    # Two users who disagree, however often: either may be drawn twice.
-    users = np.repeat([0, 1], 500)
-    found = paired_difference(np.repeat([1.0, 0.0], 500), np.zeros(1000), users)
-    assert (found.low, found.high) == (0, 1)
+    # Ten users who disagree, however often: seldom as many of each are drawn.
+    users = np.repeat(np.arange(10), 100)
+    found = paired_difference((users < 5).astype(np.float64), np.zeros(1000), users)
+    assert (found.low, found.high) == pytest.approx((0.2, 0.8), abs=0.11)
+
+
+def test_few_users_leave_the_interval_unknown() -> None:
+    users = np.repeat(np.arange(FEWEST_USERS - 1), 100)
+    found = paired_difference(np.full(len(users), 0.75), np.full(len(users), 0.5), users)
+    assert found.told() == {
+        "events": 900, "users": 9, "difference": 0.25, "low": None, "high": None
+    }  # fmt: skip
 
 
 def test_interval_covers_what_drawing_users_one_by_one_gives() -> None:
