@@ -39,6 +39,7 @@ from headrace.streams.wire import (
 
 FIELDS = ("user", "item", "action", "time_ms")
 ALIASES = {"event": "action", "timestamp": "time_ms"}  # as files in the field name them
+DAYS = (19_700_101, 99_991_231)  # as seconds, August 1970 to March 1973: no shop's events
 NAMES = {"event_id": MAX_ID_BYTES, "rec_id": MAX_REC_ID_BYTES}  # that events may have, in bytes
 
 
@@ -52,13 +53,13 @@ def read_events(
 ) -> pl.DataFrame:
     """Read interactions: columns user, item, event (or action), timestamp (or time_ms).
 
-    A timestamp is in Unix seconds or milliseconds, or ISO text (UTC where it names no zone), or
-    all are days such as 20261129; ``time_ms`` is in milliseconds. With ``now_ms``, as for events
-    typed by hand, a missing time means now and a missing action means click. ``-`` reads standard
-    input, as JSON lines or TSV. Columns named in ``also`` come along as they are; those named in
-    ``context`` as one, a struct, which a file of JSON lines may also have of that name. With
-    ``is_named`` there are the columns event_id and rec_id where the file has them, with nulls where
-    a row has none.
+    A timestamp is in Unix seconds or milliseconds, or ISO text (UTC where it names no zone), or a
+    day such as 20261129, which is never seconds; ``time_ms`` is in milliseconds. With ``now_ms``,
+    as for events typed by hand, a missing time means now and a missing action means click. ``-``
+    reads standard input, as JSON lines or TSV. Columns named in ``also`` come along as they are;
+    those named in ``context`` as one, a struct, which a file of JSON lines may also have of that
+    name. With ``is_named`` there are the columns event_id and rec_id where the file has them, with
+    nulls where a row has none.
 
     Raises:
         InputFileError: a column is missing, or a row has no usable value in one.
@@ -174,25 +175,23 @@ def _times_ms(times: pl.Series, *, is_ms: bool) -> pl.Series:
     if times.dtype.is_temporal():
         return times.cast(pl.Datetime("ms")).cast(pl.Int64)
     numbers = times.cast(pl.Float64, strict=False)
-    if not is_ms and (days := _days_ms(numbers)) is not None:
-        return days
     if not is_ms:
-        numbers = numbers.to_frame("t").select(
-            pl.when(pl.col("t").abs() < MS_FROM).then(pl.col("t") * 1000).otherwise(pl.col("t"))
-        )["t"]
+        numbers = _told_apart(numbers)
     whole = numbers.round().cast(pl.Int64, strict=False)
     if times.dtype != pl.String:
         return whole
     return whole.zip_with(whole.is_not_null(), times.map_elements(_iso_ms, return_dtype=pl.Int64))
 
 
-def _days_ms(numbers: pl.Series) -> pl.Series | None:
-    """Return the milliseconds of days, if all are such as 20261129 (since 1970); else None."""
-    if not numbers.is_between(19_700_101, 99_991_231).all(ignore_nulls=False):
-        return None
-    shown = numbers.cast(pl.Int64).cast(pl.String)
-    days = shown.str.to_datetime("%Y%m%d", time_unit="ms", strict=False)
-    return None if days.has_nulls() else days.cast(pl.Int64)
+def _told_apart(numbers: pl.Series) -> pl.Series:
+    """Return milliseconds of seconds, milliseconds and days; null for a day that no month has."""
+    number = pl.col("number")
+    is_day = number.is_between(*DAYS) & (number == number.floor())
+    shown = pl.when(is_day).then(number).cast(pl.Int64).cast(pl.String)
+    day = shown.str.to_datetime("%Y%m%d", time_unit="ms", strict=False).cast(pl.Int64)
+    is_s = number.abs() < MS_FROM
+    in_ms = pl.when(is_day).then(day).when(is_s).then(number * 1000).otherwise(number)
+    return numbers.to_frame("number").select(in_ms).to_series()
 
 
 def _iso_ms(text: str) -> int | None:

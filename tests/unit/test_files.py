@@ -204,7 +204,11 @@ def test_a_column_that_was_asked_for_and_is_missing_is_named(tmp_path: Path) -> 
         ("2017-07-14T04:40:00.250+02:00", 1_500_000_000_250),
         ("2017-07-14", 1_499_990_400_000),  # 1,500,000,000 s less 2 h 40 min
         ("20170714", 1_499_990_400_000),
-        ("20171314", 20_171_314_000),  # no such month: seconds
+        ("20170714.0", 1_499_990_400_000),
+        ("20170714.5", 20_170_714_500),  # no whole number: seconds
+        ("19700101", 0),  # the first day; what is no day on either side is seconds
+        ("19700100", 19_700_100_000),
+        ("99991232", 99_991_232_000),
     ],
 )
 def test_timestamp_is_seconds_milliseconds_or_iso(tmp_path: Path, time: str, time_ms: int) -> None:
@@ -212,10 +216,26 @@ def test_timestamp_is_seconds_milliseconds_or_iso(tmp_path: Path, time: str, tim
     assert read_events(path)["time_ms"].to_list() == [time_ms]
 
 
-def test_days_are_days_only_where_all_are(tmp_path: Path) -> None:
-    rows = "u,i,view,20170714\nu,i,view,20170799\n"
+@pytest.mark.parametrize("other", ["2017-07-14T00:00:00Z", "1499990400", "1499990400000"])
+def test_a_day_is_a_day_whatever_else_the_column_holds(tmp_path: Path, other: str) -> None:
+    rows = f"u,i,view,20170714\nu,i,view,{other}\n"
     path = write(tmp_path, "e.csv", f"user,item,event,timestamp\n{rows}")
-    assert read_events(path)["time_ms"].to_list() == [20_170_714_000, 20_170_799_000]
+    assert read_events(path)["time_ms"].to_list() == [1_499_990_400_000] * 2
+
+
+def test_a_missing_timestamp_makes_no_seconds_of_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = b"user\titem\ttimestamp\nu\ti\t20170714\nu\tj\t\n"
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(typed)))
+    events = read_events("-", now_ms=1_500_000_000_000)
+    assert events["time_ms"].to_list() == [1_499_990_400_000, 1_500_000_000_000]
+
+
+@pytest.mark.parametrize("day", ["20171314", "20170229"])
+def test_a_day_that_no_month_has_is_refused_not_taken_for_seconds(tmp_path: Path, day: str) -> None:
+    rows = f"u,i,view,20170714\nu,i,view,{day}\n"
+    path = write(tmp_path, "e.csv", f"user,item,event,timestamp\n{rows}")
+    with pytest.raises(InputFileError, match=r"1 of 2 rows .* the first is row 2, in timestamp"):
+        read_events(path)
 
 
 def test_time_ms_is_taken_at_its_word(tmp_path: Path) -> None:
