@@ -108,11 +108,11 @@ def produce(settings: Settings, file: str, is_catalogue: bool, context: tuple[st
 
     FILE is TSV, CSV, JSON lines or Parquet, also .gz or .xz, with the columns user, item, event
     and timestamp (seconds, milliseconds, ISO text or a day such as 20261129), and optionally
-    event_id and rec_id. A whole number from 19700101 to 99991231 is always a day, never seconds.
-    Typed events are JSON lines or TSV; a missing event means click, a missing timestamp now. A
-    catalogue (--items) has the column item, and may have title, categories (or department,
-    category, type), price, text, active (true or false) and, in JSON lines and Parquet, vectors
-    (name to numbers).
+    event_id and rec_id. ISO text is in UTC where it names no zone, as 2026-11-29T10:15:00+02:00
+    does. A whole number from 19700101 to 99991231 is always a day, never seconds. Typed events are
+    JSON lines or TSV; a missing event means click, a missing timestamp now. A catalogue (--items)
+    has the column item, and may have title, categories (or department, category, type), price,
+    text, active (true or false) and, in JSON lines and Parquet, vectors (name to numbers).
     The name "completejourney" stands for a year of real purchases (pip install 'headrace[demo]').
 
     \b
