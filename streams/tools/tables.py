@@ -7,8 +7,10 @@ import signal
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +18,7 @@ import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
 from headrace.streams.errors import InputFileError
+from headrace.streams.tools.misfits import misfit_of_json_lines, misfit_of_rows
 
 STDIN = "-"
 SHOWN_LETTERS = 300  # of a bad row
@@ -23,6 +26,8 @@ LARGEST_WHOLE = 2**63 - 1
 # Of whole numbers as floats; beyond, several ids would become one.
 LARGEST_EXACT = {"Float64": 2**53 - 1, "Float32": 2**24 - 1, "Float16": 2**11 - 1}
 INFLATED_LIMIT_BYTES = 2**32  # it is held in memory; a few MB of zeros can stand for more
+
+LONGEST_LINE_BYTES = 2**24  # that is looked at for what is wrong with it; no record is as long
 
 _OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
     ".gz": lambda path: io.BufferedReader(gzip.GzipFile(path)),
@@ -55,6 +60,12 @@ _FORMS = {
 }
 _FORMS |= {".ndjson": _FORMS[".jsonl"], ".json": _FORMS[".jsonl"]}
 _TYPED_FORM = f"{_FORMS['.jsonl']}; or {_FORMS['.tsv']}"
+_MISFITS: dict[str, Callable[[Iterable[bytes]], str | None]] = {
+    ".tsv": partial(misfit_of_rows, separator=b"\t", quote=None),
+    ".csv": partial(misfit_of_rows, separator=b",", quote=b'"'),
+    ".jsonl": misfit_of_json_lines,
+}
+_MISFITS |= {".ndjson": _MISFITS[".jsonl"], ".json": _MISFITS[".jsonl"]}
 
 
 def scan(path: str | Path) -> pl.LazyFrame:
@@ -140,7 +151,20 @@ def _in_our_words(path: str | Path) -> Iterator[None]:
         if "utf-8" in str(exc).lower():
             raise _not_utf8(path) from exc
         form = _FORMS.get(_kind(Path(path)), _TYPED_FORM)
-        raise InputFileError(f"{path}: cannot be read; it must be {form}") from exc
+        misfit = _misfit(Path(path))
+        why = f": {misfit}" if misfit else ""
+        raise InputFileError(f"{path}: cannot be read{why}; it must be {form}") from exc
+
+
+def _misfit(path: Path) -> str | None:
+    """Return which line of a file is malformed, if it can be told by reading it once more."""
+    find = _MISFITS.get(_kind(path))
+    if find is None or not path.is_file():  # what was typed, or came by a pipe, is gone
+        return None
+    opener = _OPENERS.get(path.suffix)
+    with opener(path) if opener else path.open("rb") as file:
+        lines = iter(partial(file.readline, LONGEST_LINE_BYTES), b"")
+        return find(takewhile(lambda line: len(line) < LONGEST_LINE_BYTES, lines))
 
 
 def _not_utf8(path: str | Path) -> InputFileError:

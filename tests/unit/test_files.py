@@ -387,6 +387,46 @@ def test_damaged_file_is_one_error(tmp_path: Path, name: str, content: bytes, me
         read_events(tmp_path / name)
 
 
+HEAD = "user,item,event,timestamp\n"
+ROW = '{"user": "u", "item": "i", "event": "view", "timestamp": 1}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("e.csv", f"{HEAD}\nu,i,view,1\nu,i,view,1,5\n", "line 4 has 5 columns, the first 4"),
+        ("e.csv", f'\r\n{HEAD}"u,\n""",i,view,1\nu,i,view,1,\n', "line 5 has 5 columns"),
+        ("e.csv", f'{HEAD}u,"i\nu,"i",view,1\n', "line 2 opens a quote that is not closed"),
+        ("e.csv", f'{HEAD}u,"i\nu,"a ""\nb",view,1\n', "line 2 opens a quote that is not closed"),
+        ("e.csv", f'{HEAD}u,1" x 2",view,1\nu,1" i,view,1\nu,"a\nb",view,1\n', "line 3 opens a"),
+        ("e.csv", f'{HEAD}u,"a\n""b"" ""\n",view,1\nu,i,view,1,2\n', "line 5 has 5 columns"),
+        ("e.tsv", f'{HEAD}u,"i,view,1\nu,i,view,1,5\n', "line 3 has 5 columns, the first 4"),
+        ("e.jsonl", f'{ROW}\n{ROW}{{"user": "u" "item": "i"}}\n', "line 4 is no map"),
+        ("e.ndjson", f"{ROW}{ROW}[1]\n", "line 3 is no map"),
+        ("e.json", f'{ROW}{{"user": "u", "price": NaN}}\n', "line 2 is no map"),
+        ("e.jsonl", f"{ROW}{'[' * 100_000}\n", "line 2 is no map"),
+    ],
+)
+@pytest.mark.parametrize("packing", PACKERS)
+def test_a_malformed_line_is_named(
+    tmp_path: Path, name: str, text: str, message: str, packing: str
+) -> None:
+    text = text.replace(",", "\t") if name == "e.tsv" else text
+    path = tmp_path / f"{name}{packing}"
+    path.write_bytes(PACKERS[packing](text.encode()))
+    with pytest.raises(InputFileError, match=f": cannot be read: {message}.*; it must be "):
+        read_events(path)
+
+
+def test_a_malformed_line_is_not_named_behind_one_too_long_to_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "LONGEST_LINE_BYTES", len(ROW))
+    path = write(tmp_path, "e.jsonl", f"{ROW}oops\n")
+    with pytest.raises(InputFileError, match="cannot be read; it must be"):
+        read_events(path)
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [
