@@ -1,7 +1,7 @@
 """Commands around the roles: broker and topics, publishing, reading back."""
 
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -127,10 +127,12 @@ def produce(settings: Settings, file: str, is_catalogue: bool, context: tuple[st
     from headrace.streams.tools.produce import publish_events, publish_items
 
     if is_catalogue:
-        items = load_items(file)
+        with _before_any_is_published():
+            items = load_items(file)
         n_sent = publish_items(settings, tracked(items, total=len(items), label="items"))
     else:
-        events = load_events(file, context=context, is_named=True)
+        with _before_any_is_published():
+            events = load_events(file, context=context, is_named=True)
         steps = tracked(events_of(events), total=len(events), label="events")
         n_sent = publish_events(settings, steps)
     click.echo(f"{n_sent} {'items' if is_catalogue else 'events'} published", err=True)
@@ -171,7 +173,8 @@ def replay(
 
     if speed and rate:
         raise click.UsageError("give --speed or --rate, not both")
-    table = load_events(file, context=context, is_named=True)
+    with _before_any_is_published():
+        table = load_events(file, context=context, is_named=True)
     table = table.head(limit) if limit else table
     events = events_of(table)
     schedule = at_rate(events, events_per_s=rate) if rate else at_speed(events, speed=speed or 1)
@@ -290,3 +293,13 @@ def dead_letters(settings: Settings, is_json: bool) -> None:
         click.echo(as_json(letter) if is_json else as_text(letter))
         n_letters += 1
     click.echo(f"{n_letters} records set aside", err=True)
+
+
+@contextmanager
+def _before_any_is_published() -> Iterator[None]:
+    from headrace.streams.errors import InputFileError
+
+    try:
+        yield
+    except InputFileError as exc:
+        raise InputFileError(f"{exc}; nothing was published") from exc

@@ -41,6 +41,13 @@ FIELDS = ("user", "item", "action", "time_ms")
 ALIASES = {"event": "action", "timestamp": "time_ms"}  # as files in the field name them
 DAYS = (19_700_101, 99_991_231)  # as seconds, August 1970 to March 1973: no shop's events
 NAMES = {"event_id": MAX_ID_BYTES, "rec_id": MAX_REC_ID_BYTES}  # that events may have, in bytes
+# What a value must be, by the name that the file has for its column.
+USABLE = dict.fromkeys(("user", "item"), f"text or a whole number, up to {MAX_ID_BYTES} bytes")
+USABLE |= {name: f"text or a whole number, up to {limit} bytes" for name, limit in NAMES.items()}
+USABLE |= dict.fromkeys(("event", "action"), f"a word of up to {MAX_ACTION_LETTERS} letters")
+_ISO = "ISO text such as 2026-11-29T10:15:00+02:00"
+USABLE["time_ms"] = f"milliseconds since 1970 or {_ISO}"
+USABLE["timestamp"] = f"seconds or milliseconds since 1970, {_ISO}, or a day such as 20261129"
 
 
 def read_events(
@@ -224,9 +231,11 @@ def _refuse_bad_rows(
         row = int(bad[0])
         first = {values.name: values[row] for values in as_written.values()}
         lacking = [values.name for name, values in as_written.items() if not is_good[name][row]]
+        usable = "; ".join(f"{name} must be {USABLE[name]}" for name in lacking)
         raise InputFileError(
             f"{path}: {len(bad)} of {len(table)} rows lack a usable value;"
-            f" the first is row {row + 1}, in {', '.join(lacking)}: {str(first)[:SHOWN_LETTERS]}"
+            f" the first is row {row + 1}, in {', '.join(lacking)}: {str(first)[:SHOWN_LETTERS]};"
+            f" {usable}"
         )
 
 

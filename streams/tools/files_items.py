@@ -24,6 +24,11 @@ from headrace.streams.wire import MAX_ID_BYTES, Item, decode_item, encode, vecto
 
 CATEGORY_COLUMNS = ("department", "category", "type")  # from the widest to the finest
 ITEM_COLUMNS = ("item", "title", "price", "text", "active", "vectors", "categories")
+USABLE = {
+    "item": f"text or a whole number, up to {MAX_ID_BYTES} bytes",
+    "price": "a number such as 12.5",
+    "active": "true or false",
+}
 FLAGS = {"true": True, "1": True, "false": False, "0": False}  # as text in any case
 
 
@@ -89,7 +94,10 @@ def _is_map(dtype: pl.DataType) -> bool:
 def _refuse_bad_value(given: pl.Series, is_bad: pl.Series, path: str | Path) -> None:
     if (row := is_bad.arg_max()) is not None and is_bad[row]:
         shown = repr(given[row])[:SHOWN_LETTERS]
-        raise InputFileError(f"{path}: row {row + 1} has no usable {given.name}: it is {shown}")
+        raise InputFileError(
+            f"{path}: row {row + 1} has no usable {given.name}: it is {shown}, and must be"
+            f" {USABLE[given.name]}"
+        )
 
 
 def _without_blanks(values: pl.Series) -> pl.Series:

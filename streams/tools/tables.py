@@ -192,9 +192,14 @@ def require(missing: list[str], found: list[str], path: str | Path) -> None:
         InputFileError: ``missing`` is not empty.
     """
     if missing:
+        cased = {name.lower(): name for name in found}
+        misspelt = [f"{name}, not {cased[name]!r}" for name in missing if name in cased]
+        hint = f"; write {', '.join(misspelt)}, in lower case" if misspelt else ""
+        if len(found) == 1 and any(separator in found[0] for separator in ",;\t|"):
+            hint = "; columns must have commas between them in a .csv, tabs in a .tsv or typed text"
         raise InputFileError(
             f"{path}: missing column{'s' * (len(missing) > 1)} {', '.join(missing)};"
-            f" found {', '.join(map(repr, found))}"
+            f" found {', '.join(map(repr, found))}{hint}"
         )
 
 

@@ -306,7 +306,25 @@ def test_where_no_broker_answers_in_tls_the_listener_may_be_another() -> None:
 
 def test_typed_events_that_are_none_are_refused() -> None:
     code, _, err = run("produce", "-", stdin="user\titem\n")
-    assert (code, err) == (2, "headrace: -: there are no events in it\n")
+    assert (code, err) == (2, "headrace: -: there are no events in it; nothing was published\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "text"),
+    [
+        (["produce"], "e.csv", "user,item,event,timestamp\nu,i,view,1\nu,i,view,soon\n"),
+        (["replay"], "e.csv", "user,item,event,timestamp\nu,i,view,1\nu,i,view,soon\n"),
+        (["produce", "--items"], "i.csv", "item,price\na,1\nb,cheap\n"),
+    ],
+)
+def test_where_a_row_is_refused_nothing_is_published(
+    tmp_path: Path, arguments: list[str], name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    code, _, err = run(*arguments, str(tmp_path / name))
+    assert code == 2
+    assert "row 2" in err
+    assert err.endswith("; nothing was published\n")
 
 
 def test_lists_of_nobody_are_not_asked_for() -> None:

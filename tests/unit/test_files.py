@@ -322,9 +322,24 @@ def test_missing_columns_are_named_beside_those_found(tmp_path: Path) -> None:
     path = write(tmp_path, "e.csv", "user,product, when\nu,i,1\n")
     with pytest.raises(
         InputFileError,
-        match="missing columns item, event, timestamp; found 'user', 'product', ' when'",
+        match=r"missing columns item, event, timestamp; found 'user', 'product', ' when'$",
     ):
         read_events(path)
+
+
+@pytest.mark.parametrize(
+    ("head", "hint"),
+    [
+        ("user;item;event;timestamp", "columns must have commas between them in a .csv, tabs in"),
+        ("user\titem\tevent\ttimestamp", "columns must have commas between them in a .csv"),
+        ("User,item,event,Timestamp", "; write user, not 'User', timestamp, not 'Timestamp', in"),
+    ],
+)
+def test_columns_that_are_all_but_found_say_what_is_amiss(
+    tmp_path: Path, head: str, hint: str
+) -> None:
+    with pytest.raises(InputFileError, match=re.escape(hint)):
+        read_events(write(tmp_path, "e.csv", f"{head}\n"))
 
 
 @pytest.mark.parametrize(
@@ -351,6 +366,20 @@ def test_a_bad_row_is_shown_as_it_stands_in_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, "e.csv", "timestamp,event,item,user\nyesterday,view,i,7\n")
     shown = "row 1, in timestamp: {'user': '7', 'item': 'i', 'event': 'view', 'timestamp': 'yest"
     with pytest.raises(InputFileError, match=re.escape(shown)):
+        read_events(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "usable"),
+    [
+        ("u,i,view,28.11.2026", "; timestamp must be seconds or milliseconds since 1970, ISO text"),
+        (",,view,1", "; user must be text or a whole number, up to 256 bytes; item must be text"),
+        ("u,i,,1", "; event must be a word of up to 64 letters"),
+    ],
+)
+def test_a_bad_row_is_told_what_is_usable(tmp_path: Path, row: str, usable: str) -> None:
+    path = write(tmp_path, "e.csv", f"user,item,event,timestamp\n{row}\n")
+    with pytest.raises(InputFileError, match=re.escape(usable)):
         read_events(path)
 
 

@@ -164,25 +164,25 @@ def test_vectors_that_are_no_map_are_refused(tmp_path: Path, name: str, text: st
 
 
 @pytest.mark.parametrize(
-    ("column", "value"),
+    ("column", "value", "usable"),
     [
-        ("active", "yes"),
-        ("active", 0.5),
-        ("price", "cheap"),
-        ("price", True),
-        ("price", "nan"),
-        ("price", "1e999"),
-        ("vectors", {"image": [1, None]}),
-        ("vectors", {"image": "x"}),
-        ("vectors", {"image": [0] * 8193}),
+        ("active", "yes", "it is 'yes', and must be true or false"),
+        ("active", 0.5, "true or false"),
+        ("price", "12,50", "it is '12,50', and must be a number such as 12.5"),
+        ("price", True, "a number such as 12.5"),
+        ("price", "nan", "a number such as 12.5"),
+        ("price", "1e999", "a number such as 12.5"),
+        ("vectors", {"image": [1, None]}, ""),
+        ("vectors", {"image": "x"}, ""),
+        ("vectors", {"image": [0] * 8193}, ""),
     ],
 )
-def test_a_row_with_a_wrong_value_is_named_with_its_column(
-    tmp_path: Path, column: str, value: object
+def test_a_row_with_a_wrong_value_is_named_with_its_column_and_what_is_usable(
+    tmp_path: Path, column: str, value: object, usable: str
 ) -> None:
     rows: list[dict[str, object]] = [{"item": "a"}, {"item": "b", column: value}]
     text = "\n".join(map(json.dumps, rows))
-    with pytest.raises(InputFileError, match=f"row 2 has no usable {column}: "):
+    with pytest.raises(InputFileError, match=f"row 2 has no usable {column}: .*{usable}"):
         read_items(write(tmp_path, "i.jsonl", text))
 
 
