@@ -34,7 +34,7 @@ from headrace.streams.wire import (
 
 WORKER = Path(__file__).parent / "worker.py"
 WAIT_LIMIT_S = 60.0  # two session time-outs, two joins and a busy machine
-STOP_LIMIT_S = 20.0
+STOP_LIMIT_S = 60.0
 LOG_TAIL_LINES = 40
 
 StateKey = tuple[int, bytes]  # partition, user

@@ -15,6 +15,7 @@ def answer_to(settings: Settings, topic: str, *, stamped_s: float) -> KafkaError
     """Return what the broker answers to a record with this time, in seconds from now."""
     answers: list[KafkaError | None] = []
     producer = Producer({"bootstrap.servers": settings.bootstrap})
+    producer.list_topics(topic)  # it is connected: the time is not of before that
     producer.produce(
         topic,
         key=b"ann",

@@ -25,7 +25,8 @@ OUR_IMAGE = f"headrace:{VERSION}"
 ROLES = ("adapt", "learn")
 TOKEN = "stands-in-for-what-an-operator-chooses"
 
-_METRIC_NAME = re.compile(r"\bheadrace_[a-z0-9_]+")
+_METRIC_NAME = re.compile(r"\bheadrace_[a-z0-9_]+|\b[a-z]\w*_\w+(?=[\[{])")
+_OF_PROCESSES = {"process_cpu_seconds_total", "process_start_time_seconds"}  # the client's own
 _SUFFIXES = {Counter: ("_total",), Gauge: ("",), Histogram: ("_bucket", "_sum", "_count")}
 
 
@@ -60,8 +61,8 @@ def sample_names() -> dict[str, set[str]]:
 
 
 def metrics_in(expression: str) -> set[str]:
-    """Return the names of ours that a query reads."""
-    return set(_METRIC_NAME.findall(expression))
+    """Return the names that a query reads and that must be ours."""
+    return set(_METRIC_NAME.findall(expression)) - _OF_PROCESSES
 
 
 def alerts() -> list[dict[str, Any]]:

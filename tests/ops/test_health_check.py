@@ -29,7 +29,7 @@ def exit_code_of_check(port: int, **variables: str) -> int:
     environment |= variables
     command = [sys.executable, *arguments]
     return subprocess.run(
-        command, env=environment, stderr=subprocess.DEVNULL, timeout=60, check=False
+        command, env=environment, stderr=subprocess.DEVNULL, timeout=120, check=False
     ).returncode
 
 

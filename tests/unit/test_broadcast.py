@@ -21,7 +21,7 @@ from headrace.streams.settings import Settings
 from headrace.streams.versions.publication import Announcement
 from headrace.streams.versions.store import ModelStore, StoredFile
 
-LIMIT_S = 10.0
+LIMIT_S = 60.0
 MODELS = TopicPartition(Settings().topic("models"), 0)
 DELTAS = TopicPartition(Settings().topic("deltas"), 0)
 

@@ -92,7 +92,7 @@ def test_help_is_quick_because_it_loads_neither_model_nor_streaming() -> None:
         [sys.executable, "-c", SHOW_HELP_THEN_MODULES],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     loaded = {module.split(".")[0] for module in ran.stdout.split("MODULES")[1].split()}
@@ -105,7 +105,7 @@ def test_package_runs_as_a_module() -> None:
         [sys.executable, "-m", "headrace.streams", "--version"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     assert ran.stdout.startswith("headrace ")
@@ -215,7 +215,7 @@ def test_a_full_disk_is_said_in_one_line() -> None:
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
     assert (ran.returncode, ran.stderr) == (2, "headrace: no space left for the output\n")

@@ -32,7 +32,7 @@ from headrace.streams.guards import (
 )
 from headrace.streams.process import Readiness, Role, run_role
 
-LIMIT_S = 10.0
+LIMIT_S = 60.0
 
 
 @dataclass

@@ -27,7 +27,7 @@ from headrace.streams.state import StateKey, UserState
 from headrace.streams.wire import Event, encode
 
 P0, P1 = TP("headrace.events", 0), TP("headrace.events", 1)
-LIMIT_S = 10.0
+LIMIT_S = 60.0
 NO_WAIT_S, LONG_WAIT_S = 0.0, 60.0
 
 

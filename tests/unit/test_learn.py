@@ -28,7 +28,7 @@ from headrace.streams.settings import Settings
 from headrace.streams.wire import Event, encode
 
 P0 = TP("headrace.events", 0)
-LIMIT_S = 10.0
+LIMIT_S = 60.0
 END = 1_000  # of the partition
 
 

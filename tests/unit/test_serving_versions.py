@@ -22,7 +22,7 @@ from headrace.streams.versions.publication import Announcement
 from headrace.streams.versions.store import ModelStore, StoredFile
 from headrace.streams.wire import Recommendation
 
-LIMIT_S = 10.0
+LIMIT_S = 60.0
 
 
 def beginner(shop: Shop, announced: Announcement) -> Shop:
