@@ -21,6 +21,7 @@ from headrace.streams import metrics
 from headrace.streams.adapt.engine import UserResult, UserWork
 from headrace.streams.adapt.quality import Window
 from headrace.streams.adapt.refresh import Live, Refresher
+from headrace.streams.compiling import told_of_compiling
 from headrace.streams.errors import CheckpointError, TopicMismatchError
 from headrace.streams.settings import Settings
 from headrace.streams.state import NOT_ENGAGED
@@ -83,7 +84,8 @@ class Serving:
         except (CheckpointError, TopicMismatchError) as exc:
             metrics.CHECKPOINTS_REFUSED.inc()
             raise CheckpointError(f"refused model version {announcement.version}: {exc}") from exc
-        loaded.recommender.warm_up()
+        with told_of_compiling(logger.info):
+            loaded.recommender.warm_up()
         with self._changing():
             self._live = loaded
             loaded.follow()

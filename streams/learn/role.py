@@ -20,6 +20,7 @@ from typing import Any
 from faust.types.tuples import TP
 
 from headrace.streams import metrics
+from headrace.streams.compiling import told_of_compiling
 from headrace.streams.decoding import decode_in_turns
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.guards import (
@@ -268,8 +269,8 @@ async def _run(settings: Settings, readiness: Readiness, *, anew: bool) -> None:
         learner = Learner(settings, processes=processes)
         publisher = Publisher(settings, learner, thread, positions)
         publisher.restore(anew=anew)
-        logger.info("compiling the counting loops; a first start takes up to a minute or two")
-        learner.warm_up()
+        with told_of_compiling(logger.info):
+            learner.warm_up()
         learning = Learning(settings, app, learner, thread, positions)
         options.position_of = learning.position_of
         options.has_read = lambda partition: positions.get(partition, 0) > 0
