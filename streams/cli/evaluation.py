@@ -1,5 +1,8 @@
 """The command that judges the lists of a recorded stream."""
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -119,13 +122,12 @@ def evaluate(
     import json
     from pathlib import Path
 
-    from headrace.streams.cli.progress import counted
     from headrace.streams.evaluation import drift as change
     from headrace.streams.evaluation import plots
     from headrace.streams.evaluation.evaluate import EVENTS_PER_VERSION
     from headrace.streams.evaluation.evaluate import evaluate as judge
     from headrace.streams.learn.transfer import write_model
-    from headrace.streams.tools.files import load_events
+    from headrace.streams.tools.files import interactions, load_events
     from headrace.streams.tools.files_items import load_items
     from headrace.streams.tools.outputs import require_writable
 
@@ -147,10 +149,9 @@ def evaluate(
         drift = change.followed([(f, files[f]) for f in (file, *others)], n_events=n_events)
     if drift:
         events, n_events = drift.events, len(drift.events)
-    # Twice: the model ranks the stream, then the baselines do.
     learned: list[Learner] = []
-    n_ranked = min(n_events, len(events)) + (drift.n_more if drift else 0)
-    with counted(total=2 * n_ranked, label="evaluate") as advance:
+    n_ranked = min(n_events, len(interactions(events))) + (drift.n_more if drift else 0)
+    with _passes(n_ranked) as (advance, advance_baselines):
         report = judge(
             events,
             settings,
@@ -160,6 +161,7 @@ def evaluate(
             has_lag=not no_lag,
             without=without,
             on_progress=advance,
+            on_baselines=advance_baselines,
             on_learned=learned.append,
             drift=drift,
         )
@@ -183,7 +185,6 @@ def _evaluate_periods(settings: Settings, file: str) -> None:
     import json
     from pathlib import Path
 
-    from headrace.streams.cli.progress import counted
     from headrace.streams.evaluation import ader
     from headrace.streams.tools.files import load_events
 
@@ -193,9 +194,26 @@ def _evaluate_periods(settings: Settings, file: str) -> None:
     if refused:
         raise click.UsageError(f"{', '.join(refused)}: not with --protocol ader")
     rounds = ader.rounds_of(load_events(file, also=["period"]), file)
-    # Twice: the model learns and is tested, then the baselines are.
-    with counted(total=2 * ader.n_steps(rounds), label="evaluate") as advance:
+    with _passes(ader.n_steps(rounds)) as (advance, advance_baselines):
         report = ader.evaluate(
-            rounds, settings, stream=Path(file).name.split(".")[0], on_progress=advance
+            rounds,
+            settings,
+            stream=Path(file).name.split(".")[0],
+            on_progress=advance,
+            on_baselines=advance_baselines,
         )
     click.echo(json.dumps(report, allow_nan=False))
+
+
+@contextmanager
+def _passes(n_events: int) -> Iterator[list[Callable[[int], None]]]:
+    """Count the two passes over the events: the model's, then the baselines'."""
+    from headrace.streams.cli.progress import bars
+    from headrace.streams.compiling import told_of_compiling
+
+    with (
+        bars("model", "baselines", total=n_events) as advances,
+        # Above the bars: click's echo would write past them.
+        told_of_compiling(lambda text: print(text, file=sys.stderr)),
+    ):
+        yield advances

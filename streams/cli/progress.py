@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 from rich.console import Console
@@ -28,9 +29,9 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def counted(*, total: int, label: str) -> Iterator[Callable[[int], None]]:
-    """Yield a function that moves the bar by so many steps."""
-    bar = Progress(
+def bars(*labels: str, total: int) -> Iterator[list[Callable[[int], None]]]:
+    """Yield for each label a function that moves its bar by so many steps."""
+    shown = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -38,9 +39,15 @@ def counted(*, total: int, label: str) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
-    with bar:
-        task = bar.add_task(label, total=total)
-        yield lambda n: bar.advance(task, n)
+    with shown:
+        yield [partial(shown.advance, shown.add_task(label, total=total)) for label in labels]
+
+
+@contextmanager
+def counted(*, total: int, label: str) -> Iterator[Callable[[int], None]]:
+    """Yield a function that moves the bar by so many steps."""
+    with bars(label, total=total) as (advance,):
+        yield advance
 
 
 def tracked(steps: Iterable[T], *, total: int, label: str) -> Iterator[T]:

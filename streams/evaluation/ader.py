@@ -163,8 +163,11 @@ def evaluate(
     *,
     stream: str,
     on_progress: Progress = lambda _: None,
+    on_baselines: Progress = lambda _: None,
 ) -> dict[str, Any]:
     """Return the report of one stream: recall and MRR by period, and their means over periods.
+
+    The model goes through it first, then the baselines do, and each pass tells its progress.
 
     Raises:
         InputFileError: there is nothing to test.
@@ -183,7 +186,7 @@ def evaluate(
     for each, (period, ranks) in zip(rounds, tested, strict=True):
         baselines.learn(each.learned)
         by_period.append(_summary(period, ranks | baselines.test(each.tests)))
-        on_progress(n_steps([each]))
+        on_baselines(n_steps([each]))
     with_tests = [one for one in by_period if one["tested"]]
     return {
         "stream": stream,

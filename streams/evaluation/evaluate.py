@@ -207,6 +207,7 @@ def evaluate(
     has_lag: bool = True,
     without: Sequence[str] = (),
     on_progress: Progress = lambda _: None,
+    on_baselines: Progress = lambda _: None,
     on_learned: Callable[[Learner], None] = lambda _: None,
     drift: Drift | None = None,
 ) -> dict[str, Any]:
@@ -214,7 +215,8 @@ def evaluate(
 
     The first ``n_events`` interactions count; ``items`` is the catalogue. The model is one
     ``without`` some parts (``ablation.PARTS``), and at the end of the stream is given to
-    ``on_learned``. With ``drift``, ``events`` are its events.
+    ``on_learned``. With ``drift``, ``events`` are its events. The model ranks them first, then the
+    baselines do, and each pass tells its progress.
 
     Raises:
         InputFileError: there is no interaction among the events.
@@ -228,7 +230,7 @@ def evaluate(
         evaluation = Evaluation(settings, has_lag=has_lag, without=without)
         evaluation.know(items)
         ranks = evaluation.run(part, on_progress=on_progress)
-        return evaluation, ranks | _baselines(part, on_progress)
+        return evaluation, ranks | _baselines(part, on_baselines)
 
     evaluation, ranks = rank(events)
     on_learned(evaluation.learner)

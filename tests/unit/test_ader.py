@@ -213,12 +213,19 @@ def test_a_period_without_a_test_has_no_part_in_the_means() -> None:
         assert measures["mrr20"] == pytest.approx(sum(of) / 2, abs=1e-5)
 
 
-def test_progress_adds_up() -> None:
+def test_progress_of_each_pass_adds_up() -> None:
     cut = rounds_of(stream(DRAWN), "drawn")
     done: list[int] = []
-    evaluate(cut, small(), stream="drawn", on_progress=done.append)
+    by_baselines: list[int] = []
+    evaluate(
+        cut,
+        small(),
+        stream="drawn",
+        on_progress=done.append,
+        on_baselines=by_baselines.append,
+    )
     assert ader.n_steps(cut) == 400 + sum(len(each.tests) for each in cut)
-    assert sum(done) == 2 * ader.n_steps(cut)  # the model, then the baselines
+    assert sum(done) == sum(by_baselines) == ader.n_steps(cut)
 
 
 def test_all_contenders_are_judged_on_the_same_events() -> None:

@@ -173,10 +173,11 @@ def test_only_lists_of_scored_events_are_described(items: tuple[str, ...], expec
     assert evaluation.describe_lists()["adapted"]["coverage"] == expected
 
 
-def test_progress_adds_up_to_the_stream() -> None:
+def test_progress_of_each_pass_adds_up_to_the_stream() -> None:
     done: list[int] = []
-    report(STREAM, on_progress=done.append)
-    assert sum(done) == 2 * 400  # the model's ranking, then the baselines'
+    by_baselines: list[int] = []
+    report(STREAM, on_progress=done.append, on_baselines=by_baselines.append)
+    assert sum(done) == sum(by_baselines) == 400
 
 
 def test_the_catalogues_categories_reach_the_signals_that_rank() -> None:
@@ -219,6 +220,19 @@ def test_a_file_without_interactions_is_told() -> None:
     shown = STREAM.with_columns(action=pl.lit("impression"))
     with pytest.raises(InputFileError, match="shown has no interactions"):
         evaluate(shown, small(), stream="shown", n_events=100)
+
+
+def test_the_command_counts_the_events_that_are_ranked_in_each_pass(tmp_path: Path) -> None:
+    path = tmp_path / "e.csv"
+    rows = ["ann,tea,click,1", "ann,milk,impression,2", "ann,milk,click,3", "bob,tea,click,4"]
+    path.write_text("\n".join(["user,item,event,time_ms", *rows]))
+    ran = CliRunner().invoke(main, ["evaluate", str(path), "-s", "encoder_width=8"])
+    assert json.loads(ran.stdout)["events"] == 3
+    bars = [line.split() for line in ran.stderr.splitlines() if "/" in line]
+    assert [(label, count) for label, _, count, *_ in bars] == [
+        ("model", "3/3"),
+        ("baselines", "3/3"),
+    ]
 
 
 @pytest.mark.parametrize(
