@@ -207,6 +207,8 @@ def consume(
               headrace consume --follow --json | jq .items
     Next:     headrace dead-letters, if an event seems to have had no effect
     """
+    import shutil
+    import sys
     from itertools import islice
 
     from headrace.streams.tools import consume as lists
@@ -231,7 +233,9 @@ def consume(
     try:
         for each in islice(found, limit):
             is_empty = False
-            click.echo(lists.as_json(each) if is_json else lists.as_text(each, titles))
+            width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+            text = lists.as_json(each) if is_json else lists.as_text(each, titles, width=width)
+            click.echo(text)
     except KeyboardInterrupt:
         return  # how following ends
     if is_empty:

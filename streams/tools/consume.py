@@ -7,6 +7,9 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from rich.cells import cell_len
+from rich.text import Text
+
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.kafka.clients import Reader, reader
 from headrace.streams.settings import Settings
@@ -87,20 +90,43 @@ def _decoded(records: Iterable[Any], user: str | None) -> Iterator[Recommendatio
             yield found
 
 
-def as_text(found: Recommendation, titles: Titles) -> str:
-    """Return a list for people: a head line, then an item a line with its score and reason."""
+def as_text(found: Recommendation, titles: Titles, *, width: int | None = None) -> str:
+    """Return a list for people: a head line, then an item a line with its score and reason.
+
+    Items' lines are no wider than a terminal of ``width`` cells: titles take two fifths of what
+    there is for words, or what the reasons leave, and what does not fit is cut.
+    """
     when = datetime.fromtimestamp(found.generated_ms / 1000, UTC)
     head = (
         f"{printable(found.user)}  {when:%Y-%m-%d %H:%M:%S} UTC  model {found.model_version}"
         f"  after {coordinates(found.source)}"
     )
-    width = max((len(_name(item, titles)) for item in found.items), default=0)
+    names = [_name(item, titles) for item in found.items]
+    reasons = [_why(found, position, titles) for position in range(len(names))]
+    widest, longest = (max(map(cell_len, texts), default=0) for texts in (names, reasons))
+    if width is not None:
+        for_words = width - len(_line(1, "", 0.0, ""))
+        widest = min(widest, max(for_words - longest, 2 * for_words // 5))
+    rows = zip(names, found.scores, reasons, strict=False)
     lines = [
-        f"  {rank:2}. {_name(item, titles):{width}}  {score:8.3f}  {_why(found, rank - 1, titles)}"
-        for rank, (item, score) in enumerate(zip(found.items, found.scores, strict=False), start=1)
+        _line(rank, _fitted(name, widest), score, why)
+        for rank, (name, score, why) in enumerate(rows, start=1)
     ]
+    if width is not None:
+        lines = [_fitted(line, width) for line in lines]
     shown = [line.rstrip() for line in lines] or ["   (nothing to list yet)"]
     return "\n".join([head, *shown])
+
+
+def _line(rank: int, name: str, score: float, why: str) -> str:
+    return f"  {rank:2}. {name}  {score:8.3f}  {why}"
+
+
+def _fitted(text: str, width: int) -> str:
+    """Return text that takes so many cells of a terminal: wide letters take two."""
+    cells = Text(text)
+    cells.truncate(max(width, 1), overflow="ellipsis", pad=True)
+    return cells.plain
 
 
 def as_json(found: Recommendation) -> str:

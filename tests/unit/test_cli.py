@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from rich.cells import cell_len
 
 from headrace.streams.cli.bench import bench
 from headrace.streams.cli.bench_kafka import with_broker_and_settings
@@ -362,6 +363,21 @@ def test_list_is_shown_with_titles_scores_and_reasons() -> None:
         "   1. Tea     0.750  62% often next after bb",
         "   2. bb      0.500  100% popular",
     ]
+
+
+def test_lines_of_a_list_fit_the_terminal() -> None:
+    titles = {"a": "绿茶" * 50, "bb": "Tea of the hills, in bags"}
+    assert as_text(LIST, titles, width=60).splitlines()[1:] == [
+        "   1. 绿茶绿茶绿茶绿 …     0.750  62% often next after Tea …",  # letters of two cells
+        "   2. Tea of the hill…     0.500  100% popular",
+    ]
+    for width in range(1, 200):
+        assert max(map(cell_len, as_text(LIST, titles, width=width).splitlines()[1:])) <= width
+
+
+def test_a_title_is_whole_where_there_is_room_or_no_terminal() -> None:
+    for n_letters, width in ((40, 90), (150, None)):
+        assert f" {'x' * n_letters} " in as_text(LIST, {"a": "x" * n_letters}, width=width)
 
 
 def test_list_without_reasons_or_items_is_shown_too() -> None:
