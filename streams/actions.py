@@ -1,10 +1,13 @@
 """Actions: what users do to items, as the model numbers them."""
 
+import difflib
+import re
 from collections.abc import Iterable, Mapping
 
 # Positions are part of every checkpoint: append, never reorder.
 ACTIONS = ("other", "view", "click", "add_to_cart", "purchase", "rating", "favorite", "search")
 _INDEX = {action: i for i, action in enumerate(ACTIONS)} | {"cart": 3, "review": 5}
+_CLOSE = 0.8  # a letter or two are wrong; at 0.6, an order would be meant as other
 
 
 def index_of(action: str) -> int:
@@ -22,6 +25,18 @@ def name_of(action: str) -> str:
     """Return an action's own name where it has another too; any other word is its own."""
     index = index_of(action)
     return ACTIONS[index] if index else action
+
+
+def meant_by(action: str, others: Iterable[str] = ()) -> str | None:
+    """Return the known action that a word seems to be meant as; None for a shop's own, or a known.
+
+    Of the ``others`` more is known than the model tells apart.
+    """
+    known = [*_INDEX, *others]
+    if action in known:
+        return None
+    word = re.sub(r"[\s_-]+", "_", action.casefold().strip())
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=_CLOSE)), None)
 
 
 def target_of(action: str) -> int | None:

@@ -1,5 +1,6 @@
 """Lists: what is left out of them, what is in them, and why."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,11 +15,13 @@ from headrace.model.histories import Histories
 from headrace.model.networks.scorer import INPUTS
 from headrace.model.recommender import Adapted, Prepared, Recommender
 from headrace.model.vocabulary import Vocabulary
-from headrace.streams.actions import name_of, target_of
+from headrace.streams.actions import meant_by, name_of, target_of
 from headrace.streams.adapt.engine import UserWork
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
 from headrace.streams.wire import Item, Reason, Recommendation, rec_id_of
+
+logger = logging.getLogger(__name__)
 
 ALL = -1  # in ``leave_out``: all that are remembered
 MAX_WITHDRAWN = 2_000_000  # items; 200 MB, and ten times the vocabulary
@@ -50,6 +53,10 @@ class ListMaker:
         self._leave_out = settings.leave_out
         self._target = target_of(settings.target_action)
         self._withdrawn: dict[str, None] = {}  # oldest first
+        for action in self._leave_out:  # may name the shop's own, so none is refused
+            if meant := meant_by(action):
+                told = "leave_out names %r, which is no known action: did you mean %r?"
+                logger.warning(told, action, meant)
 
     def note_item(self, item: Item) -> None:
         """Take over whether an item may be recommended."""

@@ -10,6 +10,8 @@ from headrace.streams.cli.options import PORT, FiniteRange, context_columns, wit
 from headrace.streams.settings import Settings
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from headrace.streams.wire import Recommendation
 
 
@@ -133,9 +135,18 @@ def produce(settings: Settings, file: str, is_catalogue: bool, context: tuple[st
     else:
         with _before_any_is_published():
             events = load_events(file, context=context, is_named=True)
+        _note_misspelt(events)
         steps = tracked(events_of(events), total=len(events), label="events")
         n_sent = publish_events(settings, steps)
     click.echo(f"{n_sent} {'items' if is_catalogue else 'events'} published", err=True)
+
+
+def _note_misspelt(events: "pl.DataFrame") -> None:
+    from headrace.streams.tools.files import misspelt
+
+    for action, meant in misspelt(events).items():
+        told = f"note: {action!r} is no action that the model knows: did you mean {meant!r}?"
+        click.echo(told, err=True)
 
 
 @click.command()
@@ -176,6 +187,7 @@ def replay(
     with _before_any_is_published():
         table = load_events(file, context=context, is_named=True)
     table = table.head(limit) if limit else table
+    _note_misspelt(table)
     events = events_of(table)
     schedule = at_rate(events, events_per_s=rate) if rate else at_speed(events, speed=speed or 1)
     steps = tracked(paced(schedule, restamp=restamp), total=len(table), label="replay")

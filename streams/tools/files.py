@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
+from headrace.streams.actions import meant_by
 from headrace.streams.errors import InputFileError
 from headrace.streams.state import NOT_ENGAGED
 from headrace.streams.tools.purchases import SAMPLE, completejourney
@@ -40,6 +41,7 @@ from headrace.streams.wire import (
 FIELDS = ("user", "item", "action", "time_ms")
 ALIASES = {"event": "action", "timestamp": "time_ms"}  # as files in the field name them
 DAYS = (19_700_101, 99_991_231)  # as seconds, August 1970 to March 1973: no shop's events
+MOST_ACTIONS = 100  # that are looked at for misspelt ones: where there are more, they are ids
 NAMES = {"event_id": MAX_ID_BYTES, "rec_id": MAX_REC_ID_BYTES}  # that events may have, in bytes
 # What a value must be, by the name that the file has for its column.
 USABLE = dict.fromkeys(("user", "item"), f"text or a whole number, up to {MAX_ID_BYTES} bytes")
@@ -123,6 +125,13 @@ def read_events(
 def interactions(events: pl.DataFrame) -> pl.DataFrame:
     """Return what users did with items, without what they were shown, undid or asked for."""
     return events.filter(~pl.col("action").is_in(list(NOT_ENGAGED)))
+
+
+def misspelt(events: pl.DataFrame) -> dict[str, str]:
+    """Return the actions that are close to known ones, and those."""
+    actions = events["action"].unique(maintain_order=True).head(MOST_ACTIONS)
+    meant = {action: meant_by(action, NOT_ENGAGED) for action in actions}
+    return {action: known for action, known in meant.items() if known}
 
 
 def events_of(table: pl.DataFrame) -> Iterator[Event]:

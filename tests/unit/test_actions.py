@@ -3,7 +3,14 @@
 import pytest
 from stream_samples import small
 
-from headrace.streams.actions import ACTIONS, check_actions, index_of, target_of, weights_of
+from headrace.streams.actions import (
+    ACTIONS,
+    check_actions,
+    index_of,
+    meant_by,
+    target_of,
+    weights_of,
+)
 from headrace.streams.learn.learner import Learner
 
 
@@ -36,3 +43,27 @@ def test_unknown_action_is_refused_with_those_there_are() -> None:
 def test_two_names_of_one_action_are_refused() -> None:
     with pytest.raises(ValueError, match="cart and add_to_cart are the same action"):
         check_actions(["cart", "view", "add_to_cart"])
+
+
+@pytest.mark.parametrize(
+    ("action", "meant"),
+    [
+        ("purchse", "purchase"),
+        ("PURCHASE", "purchase"),
+        ("Purchase ", "purchase"),
+        ("add to cart", "add_to_cart"),
+        ("Add-To-Cart", "add_to_cart"),
+        ("addToCart", "add_to_cart"),
+        ("favourite", "favorite"),
+        ("Impression", "impression"),
+    ],
+)
+def test_a_misspelt_action_is_taken_for_the_known_one(action: str, meant: str) -> None:
+    assert meant_by(action, ["impression"]) == meant
+
+
+@pytest.mark.parametrize(
+    "action", ["purchase", "cart", "impression", "wish", "order", "buy", "share", "checkout", ""]
+)
+def test_a_known_action_and_a_shops_own_are_taken_for_no_other(action: str) -> None:
+    assert meant_by(action, ["impression"]) is None

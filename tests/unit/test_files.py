@@ -21,7 +21,7 @@ from file_samples import EVENTS, write
 
 from headrace.streams.errors import InputFileError
 from headrace.streams.tools import tables
-from headrace.streams.tools.files import events_of, load_events, read_events
+from headrace.streams.tools.files import events_of, load_events, misspelt, read_events
 from headrace.streams.tools.files_items import read_items
 from headrace.streams.tools.purchases import completejourney
 from headrace.streams.wire import Item
@@ -630,3 +630,12 @@ def test_a_bad_row_is_shown_in_part_when_it_is_long(tmp_path: Path) -> None:
     with pytest.raises(InputFileError) as refusal:
         read_events(path)
     assert len(str(refusal.value)) < 1_000
+
+
+def test_actions_close_to_known_ones_are_named_once(tmp_path: Path) -> None:
+    path = tmp_path / "e.csv"
+    words = ["PURCHASE", "view", "PURCHASE", "wish", "add to cart", "impression", "Forget"]
+    rows = [f"u,i,{word},{at}" for at, word in enumerate(words)]
+    path.write_text("\n".join(["user,item,event,time_ms", *rows]))
+    meant = {"PURCHASE": "purchase", "add to cart": "add_to_cart", "Forget": "forget"}
+    assert misspelt(read_events(path)) == meant

@@ -129,6 +129,13 @@ def test_rules_hold_for_each_user_by_their_own_history(learner: Learner) -> None
     assert {"item-3", "item-5"} <= set(of_clicker.items)
 
 
+def test_a_rule_for_a_misspelt_action_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    ListMaker(small(leave_out={"purchse": 5, "cart": 1, "wish": -1}))
+    assert caplog.messages == [
+        "leave_out names 'purchse', which is no known action: did you mean 'purchase'?"
+    ]
+
+
 def test_unknown_items_of_the_user_keep_nothing_else_out(learner: Learner) -> None:
     state = history("unheard of", "item-0")
     plain, ruled = (
