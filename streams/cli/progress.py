@@ -1,6 +1,6 @@
 """Progress on standard error, so that standard output stays for results."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
@@ -50,7 +50,7 @@ def counted(*, total: int, label: str) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-def tracked(steps: Iterable[T], *, total: int, label: str) -> Iterator[T]:
+def tracked(steps: Iterable[T], *, total: int, label: str) -> Generator[T, None, None]:
     """Yield the steps while a bar counts them."""
     with counted(total=total, label=label) as advance:
         for step in steps:

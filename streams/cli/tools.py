@@ -1,8 +1,8 @@
 """Commands around the roles: broker and topics, publishing, reading back."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from headrace.streams.wire import Recommendation
+
+T = TypeVar("T")
 
 
 @click.command()
@@ -131,14 +133,31 @@ def produce(settings: Settings, file: str, is_catalogue: bool, context: tuple[st
     if is_catalogue:
         with _before_any_is_published():
             items = load_items(file)
-        n_sent = publish_items(settings, tracked(items, total=len(items), label="items"))
+        _publish(settings, publish_items, tracked(items, total=len(items), label="items"), "items")
     else:
         with _before_any_is_published():
             events = load_events(file, context=context, is_named=True)
         _note_misspelt(events)
         steps = tracked(events_of(events), total=len(events), label="events")
-        n_sent = publish_events(settings, steps)
-    click.echo(f"{n_sent} {'items' if is_catalogue else 'events'} published", err=True)
+        _publish(settings, publish_events, steps, "events")
+
+
+def _publish(
+    settings: Settings,
+    publish: Callable[[Settings, Iterable[T]], int],
+    steps: Generator[T, None, None],
+    nouns: str,
+) -> None:
+    """Publish what a bar counts, and say how many were, also if Ctrl-C stopped it."""
+    from headrace.streams.tools.produce import Stopped
+
+    try:
+        with closing(steps):  # and so the bar, before anything is said
+            n_sent = publish(settings, steps)
+    except Stopped as stopped:
+        click.echo(f"stopped: {stopped.n_sent} {nouns} published", err=True)
+        raise SystemExit(1) from None
+    click.echo(f"{n_sent} {nouns} published", err=True)
 
 
 def _note_misspelt(events: "pl.DataFrame") -> None:
@@ -191,7 +210,7 @@ def replay(
     events = events_of(table)
     schedule = at_rate(events, events_per_s=rate) if rate else at_speed(events, speed=speed or 1)
     steps = tracked(paced(schedule, restamp=restamp), total=len(table), label="replay")
-    click.echo(f"{publish_events(settings, steps)} events published", err=True)
+    _publish(settings, publish_events, steps, "events")
 
 
 @click.command()

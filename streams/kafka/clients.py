@@ -123,6 +123,7 @@ class Outbox:
         self._client = client
         self._topic = topic
         self._unconfirmed: deque[Any] = deque()
+        self.n_sent = 0
 
     def partitions(self) -> list[int]:
         """Return the topic's partitions."""
@@ -133,8 +134,10 @@ class Outbox:
         self._unconfirmed.append(
             self._client.send(self._topic, key=key.encode(), value=value, partition=partition)
         )
+        self.n_sent += 1
         if len(self._unconfirmed) > MAX_UNCONFIRMED:
-            self._unconfirmed.popleft().get(SEND_LIMIT_S)
+            self._unconfirmed[0].get(SEND_LIMIT_S)  # it stays, if Ctrl-C comes meanwhile
+            self._unconfirmed.popleft()
 
     def drain(self) -> None:
         """Wait until everything sent is acknowledged."""

@@ -1,0 +1,68 @@
+"""Publishing from the command line, and what is said of it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from headrace.streams.cli.main import main
+from headrace.streams.kafka.clients import Outbox
+from headrace.streams.settings import Settings
+
+
+class InterruptedProducer:
+    """Takes so many records; at the next one, Ctrl-C comes."""
+
+    def __init__(self, n_taken: int) -> None:
+        self.n_left = n_taken
+        self.is_flushed = False
+
+    def send(self, *_: object, **__: object) -> "InterruptedProducer":
+        """Take a record; return what its acknowledgement is asked of."""
+        if not self.n_left:
+            raise KeyboardInterrupt
+        self.n_left -= 1
+        return self
+
+    def flush(self, _: float) -> None:
+        """Wait for what was sent."""
+        self.is_flushed = True
+
+    def get(self, _: float) -> None:
+        """Return at once: it is acknowledged."""
+        assert self.is_flushed
+
+
+@pytest.fixture
+def events(tmp_path: Path) -> str:
+    """Return a file of three events."""
+    path = tmp_path / "e.csv"
+    path.write_text("user,item,event,time_ms\nu,a,view,1\nu,b,view,2\nu,c,PURCHASE,3\n")
+    return str(path)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, n_taken: int, *arguments: str) -> tuple[int, list[str]]:
+    """Run a command; return its exit code and the lines it says, less those of the bar."""
+
+    @contextmanager
+    def outbox(_: Settings, topic: str) -> Iterator[Outbox]:
+        box = Outbox(InterruptedProducer(n_taken), topic)
+        yield box
+        box.drain()
+
+    monkeypatch.setattr("headrace.streams.tools.produce.outbox", outbox)
+    ran = CliRunner().invoke(main, arguments)
+    return ran.exit_code, [line for line in ran.stderr.splitlines() if "/3" not in line]
+
+
+NOTE = "note: 'PURCHASE' is no action that the model knows: did you mean 'purchase'?"
+
+
+@pytest.mark.parametrize("command", [["produce"], ["replay", "--rate", "1000"]])
+def test_what_was_published_is_said_also_when_it_is_stopped(
+    monkeypatch: pytest.MonkeyPatch, events: str, command: list[str]
+) -> None:
+    assert run(monkeypatch, 3, *command, events) == (0, [NOTE, "3 events published"])
+    assert run(monkeypatch, 2, *command, events) == (1, [NOTE, "stopped: 2 events published"])
