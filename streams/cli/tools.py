@@ -59,7 +59,7 @@ def topics(settings: Settings) -> None:
     created = set(create_topics(settings))
     for topic in topics_of(settings):
         state = "created" if topic.name in created else "fits"
-        click.echo(f"{state:8} {topic.name}  ({topic.partitions} partitions)")
+        click.echo(f"{state:8} {topic.name}  ({_number(topic.partitions, 'partition')})")
 
 
 @click.command()
@@ -133,20 +133,20 @@ def produce(settings: Settings, file: str, is_catalogue: bool, context: tuple[st
     if is_catalogue:
         with _before_any_is_published():
             items = load_items(file)
-        _publish(settings, publish_items, tracked(items, total=len(items), label="items"), "items")
+        _publish(settings, publish_items, tracked(items, total=len(items), label="items"), "item")
     else:
         with _before_any_is_published():
             events = load_events(file, context=context, is_named=True)
         _note_misspelt(events)
         steps = tracked(events_of(events), total=len(events), label="events")
-        _publish(settings, publish_events, steps, "events")
+        _publish(settings, publish_events, steps, "event")
 
 
 def _publish(
     settings: Settings,
     publish: Callable[[Settings, Iterable[T]], int],
     steps: Generator[T, None, None],
-    nouns: str,
+    noun: str,
 ) -> None:
     """Publish what a bar counts, and say how many were, also if Ctrl-C stopped it."""
     from headrace.streams.tools.produce import Stopped
@@ -155,9 +155,13 @@ def _publish(
         with closing(steps):  # and so the bar, before anything is said
             n_sent = publish(settings, steps)
     except Stopped as stopped:
-        click.echo(f"stopped: {stopped.n_sent} {nouns} published", err=True)
+        click.echo(f"stopped: {_number(stopped.n_sent, noun)} published", err=True)
         raise SystemExit(1) from None
-    click.echo(f"{n_sent} {nouns} published", err=True)
+    click.echo(f"{_number(n_sent, noun)} published", err=True)
+
+
+def _number(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def _note_misspelt(events: "pl.DataFrame") -> None:
@@ -210,7 +214,7 @@ def replay(
     events = events_of(table)
     schedule = at_rate(events, events_per_s=rate) if rate else at_speed(events, speed=speed or 1)
     steps = tracked(paced(schedule, restamp=restamp), total=len(table), label="replay")
-    _publish(settings, publish_events, steps, "events")
+    _publish(settings, publish_events, steps, "event")
 
 
 @click.command()
@@ -294,7 +298,7 @@ def forget(settings: Settings, users: tuple[str, ...]) -> None:
     from headrace.streams.tools.forget import ask_to_forget, how_long
 
     n_partitions = ask_to_forget(settings, users)
-    click.echo(f"asked to forget {', '.join(users)} in {n_partitions} partitions")
+    click.echo(f"asked to forget {', '.join(users)} in {_number(n_partitions, 'partition')}")
     within_s = settings.versions_kept * settings.version_interval_s
     click.echo(
         f"gone from every checkpoint that is kept: {within_s:.0f} s after learn has read it, or"
@@ -327,7 +331,7 @@ def dead_letters(settings: Settings, is_json: bool) -> None:
     for letter in read_dead_letters(settings):
         click.echo(as_json(letter) if is_json else as_text(letter))
         n_letters += 1
-    click.echo(f"{n_letters} records set aside", err=True)
+    click.echo(f"{_number(n_letters, 'record')} set aside", err=True)
 
 
 @contextmanager

@@ -238,7 +238,7 @@ def test_dead_letters_are_printed_with_reason_and_origin(deployed: Settings) -> 
     producer.close()
     out, err = run(deployed, "dead-letters")
     assert out == "shop.events/1@7  undecodable: neither\n  key   u\n  value \\xff\n"
-    assert err == "1 records set aside\n"
+    assert err == "1 record set aside\n"
     out, _ = run(deployed, "dead-letters", "--json")
     assert json.loads(out) == {
         "reason": "undecodable",

@@ -66,3 +66,4 @@ def test_what_was_published_is_said_also_when_it_is_stopped(
 ) -> None:
     assert run(monkeypatch, 3, *command, events) == (0, [NOTE, "3 events published"])
     assert run(monkeypatch, 2, *command, events) == (1, [NOTE, "stopped: 2 events published"])
+    assert run(monkeypatch, 1, *command, events) == (1, [NOTE, "stopped: 1 event published"])
