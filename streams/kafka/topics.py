@@ -47,6 +47,7 @@ class Topic:
     advised: dict[str, str] = field(default_factory=dict)
     """What it gets when it is created here; one that exists may do without."""
     is_ours: bool = True  # roles write there
+    is_shared: bool = False  # everyone reads all of it: one partition, whatever is set
 
 
 def users_changelog(settings: Settings) -> str:
@@ -59,10 +60,10 @@ def topics_of(settings: Settings) -> list[Topic]:
     by_user = settings.partitions
     return [
         Topic(settings.topic("events"), by_user, KEPT, is_ours=False),
-        Topic(settings.topic("items"), 1, COMPACTED, FOR_TEN_YEARS, is_ours=False),
+        Topic(settings.topic("items"), 1, COMPACTED, FOR_TEN_YEARS, is_ours=False, is_shared=True),
         Topic(settings.topic("recommendations"), by_user, LEASED, WITHIN_A_DAY),
-        Topic(settings.topic("models"), 1, COMPACTED),
-        Topic(settings.topic("deltas"), 1, KEPT_6_H),
+        Topic(settings.topic("models"), 1, COMPACTED, is_shared=True),
+        Topic(settings.topic("deltas"), 1, KEPT_6_H, is_shared=True),
         Topic(settings.topic("dead-letters"), by_user, KEPT),
         Topic(users_changelog(settings), by_user, LEASED, WITHIN_A_DAY),
     ]
@@ -185,7 +186,7 @@ def _check(client: Any, topics: list[Topic]) -> None:
     resources = [ConfigResource("TOPIC", name) for name in names]
     configs = client.describe_configs(resources, config_filter="all")["topic"]
     misfits = []
-    by_user = {t.name: partitions[t.name] for t in topics if t.partitions > 1}
+    by_user = {t.name: partitions[t.name] for t in topics if not t.is_shared}
     if len({*by_user.values()}) > 1:
         told = ", ".join(f"{name} has {n}" for name, n in by_user.items())
         raise TopicMismatchError(
@@ -194,11 +195,18 @@ def _check(client: Any, topics: list[Topic]) -> None:
             " users who move to new ones start over; or use another topic_prefix and group"
         )
     for topic in topics:
-        if partitions[topic.name] != topic.partitions:
+        if (n := partitions[topic.name]) != topic.partitions:
+            told = f"topic {topic.name} has {n} partitions, expected {topic.partitions}"
+            if not topic.is_shared:
+                raise TopicMismatchError(
+                    f"{told}: set partitions={n}, or use another topic_prefix and group (the"
+                    " partitions of a topic in use must never change)"
+                )
             raise TopicMismatchError(
-                f"topic {topic.name} has {partitions[topic.name]} partitions, expected"
-                f" {topic.partitions}: set partitions={partitions[topic.name]}, or use another"
-                " topic_prefix and group (the partitions of a topic in use must never change)"
+                f"{told}, whatever is set: the broker made it when somebody first used it, or some"
+                " were added. Stop who uses it, delete it (`kafka-topics.sh --bootstrap-server"
+                f" HOST:PORT --delete --topic {topic.name}`), run `headrace topics` and publish"
+                " again what you had there; or use another topic_prefix and group"
             )
         limit = configs[topic.name].get("max.message.bytes", {}).get("value")
         if topic.is_ours and limit and int(limit) < LEAST_LIMIT_BYTES:

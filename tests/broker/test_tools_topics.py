@@ -43,6 +43,22 @@ def test_other_partition_count_is_refused_with_both_numbers(settings: Settings) 
         create_topics(settings.model_copy(update={"partitions": 8}))
 
 
+def test_partitions_that_no_setting_asks_for_are_told_with_how_to_make_the_topic_anew(
+    settings: Settings,
+) -> None:
+    items = settings.topic("items")
+    with admin(settings) as client:
+        # As a broker does by itself, where a client writes before there are topics.
+        client.create_topics({items: {"num_partitions": 4, "replication_factor": 1}})
+        client.wait_for_topics([items])
+        told = f"{items} has 4 partitions, expected 1, whatever is set.*--delete --topic {items}`"
+        with pytest.raises(TopicMismatchError, match=told) as refusal:
+            create_topics(settings)
+        assert "set partitions" not in str(refusal.value)
+        client.delete_topics([items])
+    assert items in create_topics(settings)
+
+
 def test_topics_by_user_that_do_not_have_the_same_partitions_are_all_told(
     settings: Settings,
 ) -> None:
