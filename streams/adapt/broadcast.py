@@ -6,6 +6,7 @@ from headrace.streams.adapt.serving import Serving
 from headrace.streams.kafka.follower import Follower
 from headrace.streams.settings import Settings
 from headrace.streams.versions.publication import Announcement, Assembler, Fragment
+from headrace.streams.versions.store import WHICH_STORE
 from headrace.streams.wire import decode_item
 
 
@@ -24,6 +25,7 @@ class Broadcast:
                 self._deltas: self._delta,
             },
             latest_only=[settings.topic("models")],  # the files of older versions may be gone
+            if_none=WHICH_STORE,
             first=[settings.topic("items")],  # no list may have in it what was withdrawn
         )
 

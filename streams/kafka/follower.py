@@ -35,7 +35,8 @@ class Follower(threading.Thread):
     Of a topic in ``latest_only`` a record is handed over only if there is no later one: a broker
     compacts a topic late, and who comes new must not go through all that was overwritten. If it is
     refused, the record before it is handed over, as far as the broker has kept it, and after a
-    while the newest again. Topics in ``first`` are read to their end before the rest.
+    while the newest again; where none is of use, ``if_none`` is logged, once for all. Topics in
+    ``first`` are read to their end before the rest.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class Follower(threading.Thread):
         handlers: Mapping[str, Handler],
         *,
         latest_only: Collection[str] = (),
+        if_none: str = "",
         first: Collection[str] = (),
     ) -> None:
         super().__init__(name="follower", daemon=True)
         self._settings = settings
         self._handlers = dict(handlers)
         self._latest_only = frozenset(latest_only)
+        self._if_none = if_none
         self._first = [TopicPartition(topic, 0) for topic in first]
         self._held: dict[str, deque[Any]] = {}
         self._retry_at_s: dict[str, float] = {}
@@ -133,3 +136,7 @@ class Follower(threading.Thread):
                 self._retry_at_s.pop(tp.topic, None)
                 return
         self._retry_at_s[tp.topic] = time.monotonic() + RETRY_S
+        logger.error(
+            "nothing at hand of %s is of use, the newest is tried again in %.0f s: %s",
+            *(tp.topic, RETRY_S, self._if_none),
+        )

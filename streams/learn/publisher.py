@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from headrace.streams import metrics
-from headrace.streams.errors import CheckpointError, MalformedRecordError
+from headrace.streams.errors import CheckpointError, MalformedRecordError, UnreadableError
 from headrace.streams.guards import PauseGuard
 from headrace.streams.kafka import clients
 from headrace.streams.learn.learner import Learner
@@ -25,7 +25,7 @@ from headrace.streams.versions.publication import (
     pack_weights,
     split,
 )
-from headrace.streams.versions.store import ModelStore, StoredFile
+from headrace.streams.versions.store import WHICH_STORE, ModelStore, StoredFile
 
 logger = logging.getLogger(__name__)
 
@@ -134,9 +134,10 @@ class Publisher:
                 self._inherit(self._settings.start_from)
             return
         first = next(iter(refused.values()))  # older ones may have been removed since
+        where = f": {WHICH_STORE}" if isinstance(first, UnreadableError) else "."
         raise type(first)(
-            f"{first}; if no version can be had any more, `headrace learn --anew`, once, learns"
-            " from the events that the topic still has"
+            f"{first}{where} If no version can be had any more, `headrace learn --anew`, once,"
+            " learns from the events that the topic still has"
         ) from first
 
     def _inherit(self, url: str) -> None:

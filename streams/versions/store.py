@@ -19,6 +19,9 @@ from pydantic import Field
 from headrace.streams.errors import CheckpointError, SettingsError, StoreError, UnreadableError
 from headrace.streams.versions.blobs import Blob
 
+WHICH_STORE = (  # to ask where nothing can be read
+    "is model_store the one that learn writes to (if not set: under data_dir, where it is started)?"
+)
 _PIECE_BYTES = 2**24  # read and written at a time
 _PART = ".part"  # ends the passing name of a file while it is written
 _OF_VERSION = re.compile(r"v(\d+)\.([a-z]+)\.safetensors")
@@ -93,10 +96,8 @@ class ModelStore:
         except CheckpointError:
             raise
         except Exception as exc:  # each kind of store has errors of its own
-            raise UnreadableError(
-                f"{file.name} cannot be read from {self._root}: {exc}: is model_store the one"
-                " that learn writes to (if not set: under data_dir, where it is started)?"
-            ) from exc
+            why = getattr(exc, "strerror", None) or exc  # without the path once more
+            raise UnreadableError(f"{file.name} cannot be read from {self._root}: {why}") from exc
         digest = hashlib.sha256(blob.data).hexdigest()
         if digest != file.sha256:
             raise CheckpointError(f"{file.name}: checksum {digest[:12]} is not {file.sha256[:12]}")

@@ -218,6 +218,19 @@ def test_of_versions_that_could_not_be_read_only_the_newest_is_tried_again(
     assert n_tried[2] > 1
 
 
+def test_where_no_version_can_be_read_the_store_is_asked_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = Shop(tmp_path)
+    follow(shop, monkeypatch, [damaged(shop.announce(number)) for number in (1, 2, 3)])
+    *each, last = (record.getMessage() for record in caplog.records if record.levelname == "ERROR")
+    assert [told.split("refused ")[1].split(":")[0] for told in each] == [
+        f"model version {number}" for number in (3, 2, 1)
+    ]
+    assert f"nothing at hand of {MODELS.topic} is of use" in last
+    assert "".join([*each, last]).count("is model_store the one") == 1
+
+
 def test_versions_that_could_not_be_read_are_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -317,6 +317,26 @@ def test_a_role_whose_files_are_lost_begins_anew_where_it_is_told_to(
     assert resumed == {0: 7}
 
 
+def test_where_no_version_can_be_read_each_is_told_in_short_and_the_ways_out_once(
+    tmp_path: Path, sent: Sent, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = small(model_store=str(tmp_path))
+    with ThreadPoolExecutor(1) as thread:
+        publisher = Publisher(settings, learned(drawn(60)), thread, {0: 60})
+        for _ in range(3):
+            asyncio.run(publisher.publish_version(sent.send, GUARD))
+        for file in tmp_path.iterdir():
+            file.unlink()
+        again = Publisher(settings, learned([]), thread, {})
+        ways = r"v00000003.* is model_store the one .* If no version .* `headrace learn --anew`"
+        with pytest.raises(UnreadableError, match=ways):
+            again.restore()
+    why = f"cannot be read from {tmp_path}: No such file or directory"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        f"passed over version={n}: v0000000{n}.model.safetensors {why}" for n in (3, 2, 1)
+    ]
+
+
 def test_a_version_that_is_cut_off_leaves_its_number_to_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,11 +61,10 @@ def test_a_file_of_another_size_is_refused_before_it_is_read(url: str) -> None:
         store.read(replace(file, size_bytes=6999))
 
 
-def test_a_missing_file_is_refused_by_name_and_asks_for_the_store(url: str) -> None:
+def test_a_missing_file_is_refused_by_name(url: str) -> None:
     store = ModelStore(url, keep=2)
     file = store.write(1, "model", b"weights")
-    refusal = r"v00000002\.model\.safetensors cannot be read .* is model_store the one"
-    with pytest.raises(CheckpointError, match=refusal):
+    with pytest.raises(UnreadableError, match=r"v00000002\.model\.safetensors cannot be read from"):
         store.read(replace(file, name="v00000002.model.safetensors"))
 
 
