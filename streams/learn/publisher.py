@@ -112,7 +112,8 @@ class Publisher:
         self._open_epoch()  # at once: a role that is stopped before it serves publishes as well
         if anew or not announced:
             why = "it begins anew" if announced else "no version is announced"
-            logger.info("%s: learning from %s", why, self._settings.start_from or "nothing")
+            left = "" if announced or self._settings.start_from else self._left_in_store()
+            logger.info("%s: learning from %s%s", why, self._settings.start_from or "nothing", left)
             if self._settings.start_from:
                 start_from(self._learner, self._settings.start_from)
             return
@@ -139,6 +140,18 @@ class Publisher:
             f"{first}{where} If no version can be had any more, `headrace learn --anew`, once,"
             " learns from the events that the topic still has"
         ) from first
+
+    def _left_in_store(self) -> str:
+        """Return what to say of model files whose topics are lost: without a word they go unused.
+
+        By the time that it is read, a first version may be announced, and newer ones replace them.
+        """
+        if not (model := self._store.newest_model()):
+            return ""
+        return (
+            f", though model files lie in the store: copy {model}, and `headrace learn --anew"
+            " --from COPY` starts from how it ranks"
+        )
 
     def _inherit(self, url: str) -> None:
         """Let items that come later start from another shop's; without, they start from nothing."""

@@ -111,6 +111,19 @@ class ModelStore:
         """
         return max((version for _, version in _versions(self._names()).values()), default=0)
 
+    def newest_model(self) -> str | None:
+        """Return where the model of the newest checkpoint lies, None if there is none.
+
+        Raises:
+            StoreError: it cannot be listed.
+        """
+        found = _versions(self._names()).items()
+        models = {version: name for name, (kind, version) in found if kind == "model"}
+        if not models:
+            return None
+        url: str = self._files.unstrip_protocol(f"{self._root}/{models[max(models)]}")
+        return url
+
     def prune(self) -> None:
         """Remove files beyond the newest of each kind that are kept, and what was half written.
 

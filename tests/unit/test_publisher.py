@@ -317,6 +317,34 @@ def test_a_role_whose_files_are_lost_begins_anew_where_it_is_told_to(
     assert resumed == {0: 7}
 
 
+def test_a_role_whose_topics_are_lost_tells_that_it_can_start_from_a_model_of_its_store(
+    tmp_path: Path, sent: Sent, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    settings = small(model_store=str(tmp_path))
+
+    def told(publisher: Publisher, *, anew: bool = False) -> str:
+        caplog.clear()
+        publisher.restore(anew=anew)
+        return caplog.messages[0]
+
+    with ThreadPoolExecutor(1) as thread:
+        publisher = Publisher(settings, learned(drawn(60)), thread, {0: 60})
+        assert told(publisher) == "no version is announced: learning from nothing"
+        asyncio.run(publisher.publish_version(sent.send, GUARD))
+        assert told(publisher, anew=True) == "it begins anew: learning from nothing"
+        sent.announced.clear()
+        model = f"file://{tmp_path}/v00000001.model.safetensors"
+        assert told(publisher).endswith(
+            f"model files lie in the store: copy {model}, and `headrace learn --anew --from COPY`"
+            " starts from how it ranks"
+        )
+        starting = Publisher(
+            small(model_store=str(tmp_path), start_from=model), learned([]), thread, {}
+        )
+        assert told(starting) == f"no version is announced: learning from {model}"
+
+
 def test_where_no_version_can_be_read_each_is_told_in_short_and_the_ways_out_once(
     tmp_path: Path, sent: Sent, caplog: pytest.LogCaptureFixture
 ) -> None:

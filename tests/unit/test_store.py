@@ -158,6 +158,17 @@ def test_the_newest_version_is_the_highest_number_that_a_file_has(url: str) -> N
     assert store.newest() == 100_000_000
 
 
+def test_the_newest_model_can_be_opened_by_where_it_lies(url: str) -> None:
+    store = ModelStore(url, keep=2)
+    assert store.newest_model() is None
+    store.write(12, "weights", b"")
+    assert store.newest_model() is None
+    for version in (9, 11, 10):
+        store.write(version, "model", b"model %d" % version)
+    with fsspec.open(store.newest_model()) as file:
+        assert file.read() == b"model 11"
+
+
 def test_what_is_not_of_a_version_is_neither_the_newest_nor_pruned(url: str) -> None:
     others = [
         "README",
