@@ -1,6 +1,6 @@
 """What an evaluation found, in numbers: overall, over the stream, by what was known beforehand."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -111,11 +111,11 @@ def _measures(ranks: Longs) -> dict[str, float]:
     return {name: round(measure(ranks, K), 5) for name, measure in measures.items()}
 
 
-def _of_cold_items(judged: ScoredStream) -> dict[str, float]:
+def _of_cold_items(judged: ScoredStream) -> dict[str, float | None]:
     """Return how many events were of items with few before, and NDCG@10 over them."""
     is_cold = judged.n_of_item < FEW_EVENTS
     return {"events": int(is_cold.sum())} | {
-        name: round(ndcg_at(ranks[is_cold], K), 5) for name, ranks in judged.ranks.items()
+        name: _mean(ndcg_at, ranks[is_cold]) for name, ranks in judged.ranks.items()
     }
 
 
@@ -123,9 +123,14 @@ def _of_span(judged: ScoredStream, span: Span) -> dict[str, Any]:
     """Return HR@10 and NDCG@10 of events whose user had so many interactions before."""
     rows = _is_within(judged.n_earlier, span)
     return {"events": int(rows.sum())} | {
-        name: {f"hr{K}": round(hr_at(r[rows], K), 5), f"ndcg{K}": round(ndcg_at(r[rows], K), 5)}
+        name: {f"hr{K}": _mean(hr_at, r[rows]), f"ndcg{K}": _mean(ndcg_at, r[rows])}
         for name, r in judged.ranks.items()
     }
+
+
+def _mean(measure: Callable[[Longs, int], float], ranks: Longs) -> float | None:
+    """Return a measure of some of the events, None if there are none."""
+    return round(measure(ranks, K), 5) if len(ranks) else None
 
 
 def _over_stream(judged: ScoredStream) -> dict[str, list[float | None]]:
@@ -140,7 +145,7 @@ def _over_stream(judged: ScoredStream) -> dict[str, list[float | None]]:
     told: dict[str, list[float | None]] = {"events": [float(end) for end in ends]}
     for name, ranks in judged.ranks.items():
         scored = ranks[is_ranked]
-        told[name] = [round(ndcg_at(scored[a:b], K), 5) if a < b else None for a, b in pairwise(at)]
+        told[name] = [_mean(ndcg_at, scored[a:b]) for a, b in pairwise(at)]
     return told
 
 

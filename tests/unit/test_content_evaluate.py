@@ -1,7 +1,8 @@
 """Cold items in the report of an evaluation, with the catalogue and without it."""
 
+from typing import Any
+
 import polars as pl
-import pytest
 from stream_samples import small
 
 from headrace.streams.evaluation.evaluate import evaluate
@@ -18,9 +19,9 @@ EVENTS = pl.DataFrame(
 ITEMS = [Item(item=item, title=f"{item.split('-')[0]} tea") for _, item in ROWS]
 
 
-def cold_items(events: pl.DataFrame, *, items: list[Item]) -> dict[str, float]:
+def cold_items(events: pl.DataFrame, *, items: list[Item]) -> dict[str, Any]:
     report = evaluate(events, small(), stream="teas", n_events=len(events), items=items)
-    told: dict[str, float] = report["cold_items"]
+    told: dict[str, Any] = report["cold_items"]
     return told
 
 
@@ -46,5 +47,5 @@ def test_an_item_is_cold_for_its_first_three_events() -> None:
 
 def test_a_stream_without_cold_items_says_so() -> None:
     events = EVENTS.with_columns(item=pl.lit("pot"), user=pl.format("u{}", pl.int_range(pl.len())))
-    assert cold_items(events, items=[])["events"] == 0
-    assert cold_items(events, items=[])["adapted"] == pytest.approx(0)
+    told = cold_items(events, items=[])
+    assert (told["events"], told["adapted"]) == (0, None)

@@ -61,7 +61,7 @@ def test_events_are_told_apart_by_how_much_the_user_had_done() -> None:
     # Events 20 to 39 had 10 to 19 interactions before.
     assert events == {"0": 0, "1-2": 0, "3-4": 0, "5-9": 0, "10-20": 16, "21-50": 0, "51+": 0}
     assert told["10-20"]["adapted"]["hr10"] == pytest.approx(10 / 16)  # 20 to 31 but for 24 and 29
-    assert told["0"]["adapted"] == {"hr10": 0, "ndcg10": 0}
+    assert told["0"]["adapted"] == {"hr10": None, "ndcg10": None}
 
 
 def test_the_whole_stream_is_told_in_windows() -> None:
