@@ -108,7 +108,8 @@ def produce(settings: Settings, file: str, is_catalogue: bool, context: tuple[st
     """Publish the events, or the catalogue, of FILE.
 
     As fast as the broker takes them; - reads typed events from standard input, up to its end
-    (Ctrl-D).
+    (Ctrl-D). A file that is published twice counts twice, but for events with an event_id among
+    their user's latest 32.
 
     FILE is TSV, CSV, JSON lines or Parquet, also .gz or .xz, with the columns user, item, event
     and timestamp (seconds, milliseconds, ISO text or a day such as 20261129), and optionally
