@@ -4,7 +4,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 N_ACTIONS = 8  # known actions and one for all others
-REMEMBERED = 200  # H, interactions of a user that the model sees at most
+# H, interactions of each user that the model sees: so many, or more where one has more and the
+# state keeps them.
+REMEMBERED = 200
+MOST_REMEMBERED = 1_000
 
 MetaLearning = Literal["fomaml", "maml", "meta_sgd", "anil", "reptile"]
 

@@ -42,16 +42,20 @@ def from_columns(
     times_s: npt.ArrayLike,
     actions: npt.ArrayLike,
     spans: Sequence[tuple[int, int]],
+    *,
+    length: int = REMEMBERED,
 ) -> Histories:
     """Return the history in each (start, end) span of the (n,) columns, which are oldest first.
+
+    The latest ``length`` interactions of each are in it: H.
 
     Counts are zero, features none: they are the caller's to write.
     """
     n = len(spans)
     histories = Histories(
-        np.full((n, REMEMBERED), -1, np.int32),
-        np.zeros((n, REMEMBERED), np.int64),
-        np.zeros((n, REMEMBERED), np.int32),
+        np.full((n, length), -1, np.int32),
+        np.zeros((n, length), np.int64),
+        np.zeros((n, length), np.int32),
         np.zeros(n, np.int64),
         np.zeros(n, np.int64),
         np.full((n, MAX_FEATURES), -1, np.int32),
@@ -72,7 +76,7 @@ def _write_newest_first(
 ) -> None:
     for b in range(len(spans)):
         start, end = spans[b]
-        for k in range(min(end - start, REMEMBERED)):
+        for k in range(min(end - start, out.items.shape[1])):
             at = end - 1 - k
             out.items[b, k], out.times_s[b, k], out.actions[b, k] = (
                 items[at],

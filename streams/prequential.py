@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from headrace.model.arrays import Floats, Ints, Longs
-from headrace.model.config import REMEMBERED
+from headrace.model.config import MOST_REMEMBERED, REMEMBERED
 from headrace.model.histories import Histories, from_columns
 from headrace.model.learning.rehearsal import Tasks
 from headrace.model.networks.inner_loop import (
@@ -70,13 +70,15 @@ class Columns:
         actions: list[str] = []
         for owner, state in enumerate(states):
             start = len(items)
-            items += state.items[-REMEMBERED:]
-            times_ms += state.times_ms[-REMEMBERED:]
-            actions += state.actions[-REMEMBERED:]
+            items += state.items[-MOST_REMEMBERED:]
+            times_ms += state.times_ms[-MOST_REMEMBERED:]
+            actions += state.actions[-MOST_REMEMBERED:]
             self._spans.append((start, len(items)))
             items += [""] * room[owner]
             times_ms += [0] * room[owner]
             actions += [""] * room[owner]
+        longest = max((e - s + room[owner] for owner, (s, e) in enumerate(self._spans)), default=0)
+        self._length = min(max(longest, REMEMBERED), MOST_REMEMBERED)  # of all histories alike
         self._items = np.array(vocabulary.indexes(items), np.int32)
         self._times_s = np.array(times_ms, np.int64) // 1000
         self._actions = np.array(indexes_of(actions), np.int32)
@@ -90,7 +92,9 @@ class Columns:
     def histories(self, rows: Sequence["Row"]) -> Histories:
         """Return histories as the model sees them."""
         spans = [row.span for row in rows]
-        histories = from_columns(self._items, self._times_s, self._actions, spans)
+        histories = from_columns(
+            self._items, self._times_s, self._actions, spans, length=self._length
+        )
         histories.n_events[:] = [row.n_events for row in rows]
         histories.n_repeats[:] = [row.n_repeats for row in rows]
         for number, row in enumerate(rows):

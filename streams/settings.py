@@ -122,7 +122,7 @@ class Settings(BaseSettings):
         200,
         ge=2,
         le=10_000,
-        description="Recent interactions kept of each user; the model sees the latest 200.",
+        description="Recent interactions kept of each user; the model sees the latest 1,000.",
     )
     max_users: int = Field(
         1_000_000, ge=1, description="Users a worker holds; the least recent go first."

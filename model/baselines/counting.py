@@ -33,6 +33,7 @@ from headrace.model.baselines.session_neighbours import (
     neighbour_rank,
     new_sequences,
 )
+from headrace.model.config import REMEMBERED
 from headrace.model.ranking_metrics import MISS
 
 REFRESH_EVERY = 200  # events between two orderings by popularity
@@ -74,6 +75,7 @@ def baseline_ranks(
     items: Ints,
     times_s: Longs,
     *,
+    n_own: int = REMEMBERED,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Longs]:
     """Return each baseline's (n,) ranks: from 1, ``MISS``, or ``UNSCORED`` where the item repeats.
@@ -82,11 +84,13 @@ def baseline_ranks(
         users: (n,) user index of each event, in the order of the stream.
         items: (n,) item index.
         times_s: (n,) event time; only session neighbours look at it.
+        n_own: latest items of a user that session neighbours score as own.
         on_progress: told how many more events are ranked, after every ``REFRESH_EVERY``.
     """
     n = len(users)
     ranks = np.zeros((n, len(NAMES)), np.int64)
-    stream, counts = _prepare(_by_first_use(users), _by_first_use(items), times_s.astype(np.int64))
+    columns = _by_first_use(users), _by_first_use(items), times_s.astype(np.int64)
+    stream, counts = _prepare(*columns, n_own=n_own)
     mix = new_mix()
     for start in range(0, n, REFRESH_EVERY):
         block = ranks[start : start + REFRESH_EVERY]
@@ -101,7 +105,7 @@ def _by_first_use(ids: Ints) -> Ints:
     return np.argsort(np.argsort(first))[inverse].astype(np.int32)
 
 
-def _prepare(users: Ints, items: Ints, times_s: Longs) -> tuple[Stream, Counts]:
+def _prepare(users: Ints, items: Ints, times_s: Longs, *, n_own: int) -> tuple[Stream, Counts]:
     n, n_users, n_items = len(items), len(np.unique(users)), len(np.unique(items))
     by_user = np.argsort(users, kind="stable")
     previous = np.full(n, -1, np.int64)
@@ -128,7 +132,7 @@ def _prepare(users: Ints, items: Ints, times_s: Longs) -> tuple[Stream, Counts]:
         np.zeros(n_items),
         np.zeros(n_items),
         followers,
-        new_sequences(history_start, n_items),
+        new_sequences(history_start, n_items, n_own=n_own),
     )
     return Stream(users, items, times_s, history_start, pair_of_event), counts
 

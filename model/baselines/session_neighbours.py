@@ -26,13 +26,13 @@ import numpy as np
 from numba import njit
 
 from headrace.model.arrays import Bools, Doubles, Ints, Longs
+from headrace.model.config import REMEMBERED
 from headrace.model.ranking_metrics import MISS
 
 SEQUENCE = 30  # interactions after which a user's next sequence begins
 QUERY = 20  # latest items of the user that look for neighbours
 PLACES = 500  # latest places looked at of each
 NEIGHBOURS = 200
-OWN_ITEMS = 200  # latest items of the user that are scored as own
 BEFORE = 0.5  # weight of what stood before the common item
 AGE_POWER = -0.15
 DAY_S = 86_400.0
@@ -60,9 +60,10 @@ class Sequences(NamedTuple):
     found_by: Longs  # (n,) the last step of the query that found it, from 1
     scores: Doubles  # (N,)
     is_own: Bools  # (N,)
+    n_own: int  # latest items of the user that are scored as own
 
 
-def new_sequences(history_start: Longs, n_items: int) -> Sequences:
+def new_sequences(history_start: Longs, n_items: int, *, n_own: int = REMEMBERED) -> Sequences:
     """Return no sequences yet; a user's events must fit from one ``history_start`` to the next."""
     n, n_users = int(history_start[-1]), len(history_start) - 1
     return Sequences(
@@ -80,6 +81,7 @@ def new_sequences(history_start: Longs, n_items: int) -> Sequences:
         found_by=np.zeros(n, np.int64),
         scores=np.zeros(n_items),
         is_own=np.zeros(n_items, np.bool_),
+        n_own=n_own,
     )
 
 
@@ -147,7 +149,7 @@ def _rank(s: Sequences, had: Ints, item: int, time_s: int, learning_rate: float)
     found = _find(s, had[:QUERY])
     candidates = _score(s, _nearest(s, found, time_s))
     s.scores[had[0]] = 0.0  # the previous item is never in the list
-    rank: int = _rank_and_learn(s, candidates, had[:OWN_ITEMS], item, learning_rate)
+    rank: int = _rank_and_learn(s, candidates, had[: s.n_own], item, learning_rate)
     s.similarity[found] = 0.0
     s.found_by[found] = 0
     s.scores[candidates] = 0.0

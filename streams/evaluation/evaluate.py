@@ -17,6 +17,7 @@ import torch
 from headrace.model.ablation import remove
 from headrace.model.arrays import Bools, Longs
 from headrace.model.baselines.counting import baseline_ranks
+from headrace.model.config import REMEMBERED
 from headrace.model.counts.candidates import Candidates, stack
 from headrace.model.ranking_metrics import UNSCORED
 from headrace.model.recommender import Prepared, Recommender
@@ -230,7 +231,9 @@ def evaluate(
         evaluation = Evaluation(settings, has_lag=has_lag, without=without)
         evaluation.know(items)
         ranks = evaluation.run(part, on_progress=on_progress)
-        return evaluation, ranks | _baselines(part, on_baselines)
+        # Baselines remember as much as the model does, and no less than its default.
+        n_own = max(REMEMBERED, settings.history_length)
+        return evaluation, ranks | _baselines(part, n_own, on_baselines)
 
     evaluation, ranks = rank(events)
     on_learned(evaluation.learner)
@@ -262,10 +265,10 @@ def evaluate(
     return told
 
 
-def _baselines(events: pl.DataFrame, on_progress: Progress) -> dict[str, Longs]:
+def _baselines(events: pl.DataFrame, n_own: int, on_progress: Progress) -> dict[str, Longs]:
     users, items = (events[name].rank("dense").to_numpy() for name in ("user", "item"))
     times_s = events["time_ms"].to_numpy() // 1000
-    return baseline_ranks(users, items, times_s, on_progress=on_progress)
+    return baseline_ranks(users, items, times_s, n_own=n_own, on_progress=on_progress)
 
 
 def lists_by(settings: Settings) -> partial[TaskLists]:

@@ -79,11 +79,11 @@ def folded(
     return fold(states, events, learner.vocabulary, history_length=100)
 
 
-def state_of(*events: Event) -> UserState:
+def state_of(*events: Event, length: int = 1000) -> UserState:
     """Return the state of a user who did this."""
     state = UserState()
     for offset, one in enumerate(events):
-        state.apply(one, offset=offset, history_length=1000)
+        state.apply(one, offset=offset, history_length=length)
     return state
 
 

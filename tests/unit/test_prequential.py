@@ -5,7 +5,7 @@ import pytest
 import torch
 from stream_samples import copies, drawn, event, folded, learned, state_of
 
-from headrace.model.config import REMEMBERED
+from headrace.model.config import MOST_REMEMBERED, REMEMBERED
 from headrace.model.networks.inner_loop import GRADIENT_DECAYS, N_DECAYS
 from headrace.model.ranking_metrics import MISS
 from headrace.model.recommender import Judgement
@@ -127,10 +127,27 @@ def test_actions_are_known_by_position_and_unknown_ones_are_other() -> None:
 
 
 def test_the_model_sees_the_newest_of_a_longer_history() -> None:
-    state = state_of(*(event("ann", "a", at) for at in range(REMEMBERED)), event("ann", "b", 999))
-    result = fold([state], [], VOCABULARY, history_length=1000)
-    assert result.after.items[0].tolist() == [B] + [A] * (REMEMBERED - 1)
-    assert result.after.n_events.tolist() == [REMEMBERED + 1]
+    n = MOST_REMEMBERED
+    long = state_of(*(event("ann", "a", at) for at in range(n)), event("ann", "b", n), length=2 * n)
+    short = state_of(event("bob", "c", 0))
+    events = [(0, n + 1, event("ann", "c", n + 1)), (1, n + 2, event("bob", "a", n + 2))]
+    result = fold([long, short], events, VOCABULARY, history_length=2 * n)
+    assert result.before.items[0].tolist() == [B] + [A] * (n - 1)
+    assert result.after.items.tolist() == [
+        [C, B] + [A] * (n - 2),
+        [A, C] + [-1] * (n - 2),
+    ]
+    assert result.after.n_events.tolist() == [n + 2, 2]
+
+
+def test_histories_are_as_wide_as_usual_until_one_is_longer() -> None:
+    widths = []
+    for n in (1, REMEMBERED - 1, REMEMBERED, REMEMBERED + 5):
+        state = state_of(*(event("ann", "a", at) for at in range(n)), length=n + 1)
+        result = fold([state], [(0, n, event("ann", "b", n))], VOCABULARY, history_length=n + 1)
+        assert result.before.items.shape == result.after.items.shape
+        widths.append(result.after.items.shape[1])
+    assert widths == [REMEMBERED, REMEMBERED, REMEMBERED + 1, REMEMBERED + 6]
 
 
 def test_the_model_sees_no_more_than_the_state_keeps() -> None:

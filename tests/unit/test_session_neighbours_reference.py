@@ -15,7 +15,8 @@ Sequence = tuple[int, int]  # (user, number of the sequence)
 class SlowNeighbours:
     """Everything is a list that is looked through from its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_own: int) -> None:
+        self.n_own = n_own
         self.had: defaultdict[int, list[int]] = defaultdict(list)
         self.taken: list[tuple[int, Sequence, int]] = []  # (item, sequence, position in it)
         self.sequences: defaultdict[Sequence, list[int]] = defaultdict(list)
@@ -42,7 +43,7 @@ class SlowNeighbours:
     def rank(self, had: list[int], item: int, time: int) -> int:
         scores = self.scores(had, time)
         scores.pop(had[-1], None)
-        own = set(had[-200:])
+        own = set(had[-self.n_own :])
         for other in own & scores.keys():
             scores[other] *= math.exp(self.own_log)
         if item not in scores:
@@ -79,19 +80,23 @@ class SlowNeighbours:
 
 
 @pytest.mark.parametrize(
-    ("seed", "n_users", "n_items"),
+    ("seed", "n_users", "n_items", "n_own"),
     # A few long histories; many short ones, with more neighbours than are taken and more places
     # of the frequent items than are looked at.
-    [(0, 12, 200), (1, 400, 12), (2, 60, 60)],
+    [(0, 12, 200, 200), (1, 400, 12, 200), (2, 60, 60, 200), (0, 12, 200, 20)],
 )
-def test_compiled_neighbours_equal_plain_python(seed: int, n_users: int, n_items: int) -> None:
+def test_compiled_neighbours_equal_plain_python(
+    seed: int, n_users: int, n_items: int, n_own: int
+) -> None:
     random = np.random.default_rng(seed)
     n = 2_500
     users = random.integers(0, n_users, n)
     items = (random.pareto(0.9, n) * 6).astype(int) % n_items
     times = np.sort(random.integers(0, 300, n)) * 43_200
-    compiled = baseline_ranks(users.astype(np.int32), items.astype(np.int32), times)["session_knn"]
-    slow = SlowNeighbours().ranks(users.tolist(), items.tolist(), times.tolist())
+    compiled = baseline_ranks(users.astype(np.int32), items.astype(np.int32), times, n_own=n_own)[
+        "session_knn"
+    ]
+    slow = SlowNeighbours(n_own).ranks(users.tolist(), items.tolist(), times.tolist())
     is_newcomer = np.array(slow) == -1
     assert is_newcomer.sum() == len(set(users.tolist()))
     assert compiled[~is_newcomer].tolist() == [rank for rank in slow if rank != -1]
