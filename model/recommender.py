@@ -139,9 +139,9 @@ class Recommender:
             with_last=self._gatherer.with_last,
         )
 
-    def gather(self, histories: Histories) -> Candidates:
-        """Return the candidates of each user and their counted signals."""
-        return self._gatherer.gather(self.signals, histories)
+    def gather(self, histories: Histories, *, order: Longs | None = None) -> Candidates:
+        """Return the candidates of each user and their counted signals; ``order`` as below."""
+        return self._gatherer.gather(self.signals, histories, order)
 
     def prepare(
         self,
@@ -155,7 +155,7 @@ class Recommender:
         ``order`` is (B,): in which of them tables are read. Histories of one user that come one
         after the other find the rows that they share in the fastest memory.
         """
-        candidates = candidates or self._gatherer.gather(self.signals, histories, order)
+        candidates = candidates or self.gather(histories, order=order)
         regressed = self.coefficients.inputs(candidates.items, histories.items, order)
         items = self._tensor(candidates.items.astype(np.int64))
         encoded = self.encode(

@@ -221,7 +221,8 @@ class ItemSignals:
         a.weights[rows, slots] = delta["weights"]
         for name in _PER_ITEM:
             getattr(a, name)[items] = delta[name]
-        self._set_clocks(delta)
+        self.clock, self.landmark = (float(tick) for tick in delta["clock"])
+        self.now_s = int(delta["now_s"][0])
 
     def snapshot(self, n_items: int) -> dict[str, npt.NDArray[np.generic]]:
         """Return everything as one delta from nothing: a checkpoint holds only filled places."""
@@ -244,10 +245,6 @@ class ItemSignals:
             "clock": np.array([self.clock, self.landmark], np.float64),
             "now_s": np.array([self.now_s], np.int64),
         }
-
-    def _set_clocks(self, delta: dict[str, npt.NDArray[np.generic]]) -> None:
-        self.clock, self.landmark = (float(tick) for tick in delta["clock"])
-        self.now_s = int(delta["now_s"][0])
 
     def rebase(self) -> bool:
         """Move the landmark if RECENT weights grew large; True if so: replicas must reload."""

@@ -5,7 +5,7 @@ tool can look at a topic without disturbing a role.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -100,7 +100,7 @@ def outbox(settings: Settings, topic: str) -> Iterator["Outbox"]:
         StreamsError: the topic does not exist, or the broker refused a record.
     """
     with admin(settings) as client:
-        _require_topic(topic, client.list_topics())
+        _require_topic(topic, is_there=topic in client.list_topics())
     with _client(
         KafkaProducer,
         settings,
@@ -146,8 +146,8 @@ class Outbox:
             self._unconfirmed.popleft().get(SEND_LIMIT_S)
 
 
-def _require_topic(topic: str, present: Collection[str]) -> None:
-    if topic not in present:
+def _require_topic(topic: str, *, is_there: bool) -> None:
+    if not is_there:
         raise StreamsError(
             f"topic {topic} does not exist: create it with `headrace topics`; or this user may not"
             " see it: `headrace acls` prints what each role needs"
@@ -161,7 +161,7 @@ class Reader:
         self._consumer = consumer
         self._topic = topic
         self._empty_polls = 0
-        _require_topic(topic, consumer.topics())
+        _require_topic(topic, is_there=topic in consumer.topics())
         numbers = sorted(consumer.partitions_for_topic(topic))
         self._partitions = [TopicPartition(topic, number) for number in numbers]
         consumer.assign(self._partitions)
@@ -259,7 +259,7 @@ def broadcast_consumer(settings: Settings, topics: Sequence[str]) -> Iterator[An
         isolation_level="read_committed",
     ) as consumer:
         for topic in topics:
-            _require_topic(topic, [topic] if consumer.partitions_for_topic(topic) else [])
+            _require_topic(topic, is_there=bool(consumer.partitions_for_topic(topic)))
         consumer.assign([TopicPartition(topic, 0) for topic in topics])
         consumer.seek_to_beginning()
         yield consumer
