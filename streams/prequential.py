@@ -61,9 +61,17 @@ class Columns:
     """
 
     def __init__(
-        self, states: Sequence[UserState], vocabulary: Vocabulary, room: Mapping[int, int]
+        self,
+        states: Sequence[UserState],
+        vocabulary: Vocabulary,
+        room: Mapping[int, int],
+        *,
+        history_length: int = MOST_REMEMBERED,
     ) -> None:
-        """Take the states' interactions, with room for so many more of some of the states."""
+        """Take the states' interactions, with room for so many more of some of the states.
+
+        The states keep ``history_length`` at most.
+        """
         self._spans: list[tuple[int, int]] = []
         items: list[str] = []
         times_ms: list[int] = []
@@ -78,7 +86,8 @@ class Columns:
             times_ms += [0] * room[owner]
             actions += [""] * room[owner]
         longest = max((e - s + room[owner] for owner, (s, e) in enumerate(self._spans)), default=0)
-        self._length = min(max(longest, REMEMBERED), MOST_REMEMBERED)  # of all histories alike
+        most = min(history_length, MOST_REMEMBERED)
+        self._length = max(min(longest, most), REMEMBERED)  # H, of all histories alike
         self._items = np.array(vocabulary.indexes(items), np.int32)
         self._times_s = np.array(times_ms, np.int64) // 1000
         self._actions = np.array(indexes_of(actions), np.int32)
@@ -144,7 +153,7 @@ def fold(
     actions, times_s = np.zeros(n, np.int64), np.zeros(n, np.int64)
     is_task = np.zeros(n, np.bool_)
     n_left = Counter(owner for owner, _, _ in events)
-    columns = Columns(states, vocabulary, room=n_left)
+    columns = Columns(states, vocabulary, n_left, history_length=history_length)
     before: list[Row] = []
     for i, (owner, offset, event) in enumerate(events):
         state = states[owner]

@@ -142,12 +142,19 @@ def test_the_model_sees_the_newest_of_a_longer_history() -> None:
 
 def test_histories_are_as_wide_as_usual_until_one_is_longer() -> None:
     widths = []
-    for n in (1, REMEMBERED - 1, REMEMBERED, REMEMBERED + 5):
-        state = state_of(*(event("ann", "a", at) for at in range(n)), length=n + 1)
-        result = fold([state], [(0, n, event("ann", "b", n))], VOCABULARY, history_length=n + 1)
+    usual, most = REMEMBERED, MOST_REMEMBERED
+    for n, length in (
+        (1, most),
+        (usual, usual),
+        (usual, most),
+        (usual + 5, most),
+        (most, 2 * most),
+    ):
+        state = state_of(*(event("ann", "a", at) for at in range(n)), length=length)
+        result = fold([state], [(0, n, event("ann", "b", n))], VOCABULARY, history_length=length)
         assert result.before.items.shape == result.after.items.shape
         widths.append(result.after.items.shape[1])
-    assert widths == [REMEMBERED, REMEMBERED, REMEMBERED + 1, REMEMBERED + 6]
+    assert widths == [usual, usual, usual + 1, usual + 6, most]
 
 
 def test_the_model_sees_no_more_than_the_state_keeps() -> None:
