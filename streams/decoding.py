@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from headrace.streams.errors import MalformedRecordError
-from headrace.streams.wire import Event, decode_event
+from headrace.streams.wire import Event, decode_event, record_time_ms
 
 Decoded = tuple[Any, int, Event | MalformedRecordError]  # a record, and when it was written
 
@@ -21,7 +21,8 @@ def decoded(records: Sequence[Any], *, now_ms: int) -> Iterator[Decoded]:
     all would be set aside as days ahead, where writing ends with the brokers' refusal.
     """
     for record in records:
-        said_ms = record.timestamp if record.timestamp and record.timestamp > 0 else now_ms
+        written_ms = record_time_ms(record.timestamp, now_ms=now_ms)
+        said_ms = max(written_ms, record.timestamp or 0)  # later, if our clock is behind
         event: Event | MalformedRecordError
         try:
             event = decode_event(record.value, key=record.key, record_time_ms=said_ms)
@@ -29,7 +30,7 @@ def decoded(records: Sequence[Any], *, now_ms: int) -> Iterator[Decoded]:
                 event = replace(event, time_ms=now_ms)
         except MalformedRecordError as exc:
             event = exc
-        yield record, min(said_ms, now_ms), event
+        yield record, written_ms, event
 
 
 async def decode_in_turns(records: Sequence[Any], *, now_ms: int) -> list[Decoded]:

@@ -211,10 +211,10 @@ class EncoderBatch(Batch):
             )
         if kind == "reptile":
             # Where the steps end stands still; which cluster's start they begin at is learned.
-            begun = user_loop.shares(encoded.latest) @ user_loop.start.detach().clone()
+            shares = user_loop.shares(encoded.latest)
+            begun = shares @ user_loop.start.detach().clone()
             shift = shift + (begun - begun.detach())
             with torch.no_grad():
-                shares = user_loop.shares(encoded.latest)
                 total = shares.sum(0)
                 processes.sum_([total])
                 moves = mean_moves(user_loop.start, shift, shares, total)

@@ -6,7 +6,6 @@ a catalogue, items here start from the embeddings of items there with like conte
 """
 
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import torch
@@ -44,14 +43,14 @@ def start_from(learner: Learner, url: str) -> dict[str, torch.Tensor]:
         CheckpointError: there is no such file, it is no ``model`` file, or is of another shape.
         UnreadableError: its store does not give it.
     """
-    arrays, fields = _read(learner, url)
+    arrays, inheritance = _read(learner, url)
     taken = {
         name: torch.from_numpy(array.copy())
         for name, array in under(arrays, "meta.").items()
         if name not in TIED_TO_ITEMS
     }
     learner.outer_loop.start_from(taken)
-    learner.assortment.inheritance = Inheritance.of(arrays, fields)
+    learner.assortment.inheritance = inheritance
     return taken
 
 
@@ -61,11 +60,11 @@ def inherit(learner: Learner, url: str) -> None:
     Raises:
         CheckpointError: as ``start_from``.
     """
-    learner.assortment.inheritance = Inheritance.of(*_read(learner, url))
+    _, learner.assortment.inheritance = _read(learner, url)
 
 
-def _read(learner: Learner, url: str) -> tuple[Arrays, dict[str, Any]]:
-    """Read a version's ``model`` file, and check it as if it were to be served.
+def _read(learner: Learner, url: str) -> tuple[Arrays, Inheritance]:
+    """Read a version's ``model`` file, check it as if it were to be served, and see what it leaves.
 
     Raises:
         CheckpointError: there is no such file, it is no ``model`` file, or is of another shape.
@@ -94,8 +93,8 @@ def _read(learner: Learner, url: str) -> tuple[Arrays, dict[str, Any]]:
     try:
         complete(arrays)
         check_model(arrays, fields)
+        return arrays, Inheritance.of(arrays, fields)
     except KeyError as exc:
         raise CheckpointError(f"{url} is not a version's model file: it lacks {exc}") from exc
     except MISFIT as exc:
         raise CheckpointError(f"{url} does not fit: {exc}") from exc
-    return arrays, fields

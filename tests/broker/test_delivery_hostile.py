@@ -1,12 +1,14 @@
 """What a producer can do to a worker through the broker: compress, inflate, mangle, outsize."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from confluent_kafka import Producer
-from harness import Fleet, Watcher, deploy
+from harness import Fleet, Watcher, Worker, deploy
 from kafka import KafkaProducer
 
 from headrace.streams.kafka.record_batches import MAX_HEADERS
@@ -66,6 +68,18 @@ def resident_bytes(pid: int, field: str) -> int:
     return 1024 * int(status.split(f"{field}:")[1].split()[0])
 
 
+@contextmanager
+def at_work(settings: Settings, folder: Path) -> Iterator[tuple[Watcher, Worker, Producer, int]]:
+    """Yield a worker that has made a list, who watches it, a producer, and the bytes it holds."""
+    with Watcher(settings, reads_events=False) as watcher, Fleet(settings, folder) as fleet:
+        worker = fleet.start()
+        sender = producer(settings, "zstd")
+        sender.produce(settings.topic("events"), key=b"ann", value=good("first"), partition=1)
+        sender.flush()
+        watcher.until(lambda: bool(watcher.lists), "the first list")
+        yield watcher, worker, sender, resident_bytes(worker.process.pid, "VmRSS")
+
+
 @pytest.mark.parametrize("codec", CODECS)
 def test_events_are_read_however_they_were_compressed(
     settings: Settings, tmp_path: Path, codec: str
@@ -87,14 +101,7 @@ def test_hostile_records_are_set_aside_and_the_worker_goes_on_within_its_memory(
 ) -> None:
     settings = deploy(settings)
     topic = settings.topic("events")
-    with Watcher(settings, reads_events=False) as watcher, Fleet(settings, tmp_path) as fleet:
-        worker = fleet.start()
-        sender = producer(settings, "zstd")
-        sender.produce(topic, key=b"ann", value=good("first"), partition=1)
-        sender.flush()
-        watcher.until(lambda: bool(watcher.lists), "the first list")
-        at_rest = resident_bytes(worker.process.pid, "VmRSS")
-
+    with at_work(settings, tmp_path) as (watcher, worker, sender, at_rest):
         sender.produce(topic, key=b"ann", value=BOMB, partition=1)
         sender.flush()
         sender.produce(topic, key=bytes(3_000_000), value=b"{}", partition=1)  # a key of 3 MB
@@ -131,13 +138,7 @@ def test_records_that_take_long_or_much_to_read_neither_stop_the_worker_nor_fill
 ) -> None:
     settings = deploy(settings)
     topic = settings.topic("events")
-    with Watcher(settings, reads_events=False) as watcher, Fleet(settings, tmp_path) as fleet:
-        worker = fleet.start()
-        sender = producer(settings, "zstd")
-        sender.produce(topic, key=b"ann", value=good("first"), partition=1)
-        sender.flush()
-        watcher.until(lambda: bool(watcher.lists), "the first list")
-        at_rest = resident_bytes(worker.process.pid, "VmRSS")
+    with at_work(settings, tmp_path) as (watcher, worker, sender, at_rest):
         for _ in range(300):  # 3.3 s, and who stands still for 2 s ends itself
             sender.produce(topic, key=b"bob", value=SLOW, partition=1)
         sender.flush()
