@@ -83,6 +83,21 @@ def test_a_model_that_no_worker_would_serve_is_nothing_to_start_from(
     torch.testing.assert_close(new.recommender.meta.state_dict(), before, rtol=0, atol=0)
 
 
+def test_content_of_an_item_that_nothing_was_counted_of_is_refused_in_words(
+    model: Path, tmp_path: Path
+) -> None:
+    arrays, fields = unpack(model.read_bytes(), schema.MODEL)
+    n = len(fields["ids"])
+    one = {name: array[:0] for name, array in arrays.items() if name.startswith("content.")}
+    one = {name: np.ones((1, *array.shape[1:]), array.dtype) for name, array in one.items()}
+    one |= {"content.items": np.array([n], one["content.items"].dtype)}
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(pack(arrays | one, fields | {"ids": [*fields["ids"], "new"]}))
+    for take in (start_from, inherit):
+        with pytest.raises(CheckpointError, match="does not fit"):
+            take(Learner(small()), str(damaged))
+
+
 def test_a_model_of_another_shape_is_refused_by_what_differs(model: Path) -> None:
     with pytest.raises(CheckpointError, match="width is 8, the settings ask for 16"):
         start_from(Learner(small(encoder_width=16)), str(model))
