@@ -1,5 +1,8 @@
 """Files for the tests that read them."""
 
+import gzip
+import lzma
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -14,6 +17,11 @@ EVENTS = pl.DataFrame(
         "timestamp": [1_500_000_000, 1_400_000_000, 1_500_000_000],
     }
 )
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".xz": lzma.compress,
+}
 
 
 def write(folder: Path, name: str, text: str) -> Path:

