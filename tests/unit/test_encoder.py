@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from headrace.model.config import N_ACTIONS, ModelConfig
-from headrace.model.networks.encoder import EMBEDDING_STD, N_GAPS, Encoded, Encoder
+from headrace.model.networks.encoder import EMBEDDING_STD, N_GAPS, Block, Encoded, Encoder
 
 CONFIG = ModelConfig(width=8, blocks=2, heads=2, length=6)
 N_ITEMS = 12
@@ -137,6 +137,8 @@ def test_gaps_are_told_apart_by_powers_of_two(encoder: Encoder) -> None:
     three, six, seven = (encode(encoder, [1, 2], gaps_s=[60, gap]) for gap in (3, 6, 7))
     assert_close(three.latest, six.latest)
     assert not torch.allclose(six.latest, seven.latest, atol=0.01)
+    none, one_s = (encode(encoder, [1, 2], gaps_s=[60, gap]) for gap in (0, 1))
+    assert not torch.allclose(none.latest, one_s.latest, atol=0.01)
 
 
 def test_gaps_beyond_the_last_bucket_and_backwards_are_clamped(encoder: Encoder) -> None:
@@ -154,6 +156,33 @@ def test_new_encoder_has_small_items_no_bias_and_no_opinion_on_actions_and_gaps(
     assert not encoder.bias.any()
     assert not encoder.actions.weight.any()
     assert not encoder.gaps.weight.any()
+
+
+def test_a_block_is_a_pre_norm_layer_of_torchs(encoder: Encoder) -> None:
+    block = encoder.blocks[0]
+    theirs = nn.TransformerEncoderLayer(
+        8, 2, 32, dropout=0, activation="gelu", batch_first=True, norm_first=True
+    )
+    names = {
+        "self_attn.in_proj_": "qkv.",
+        "self_attn.out_proj.": "out.",
+        "linear1.": "up.",
+        "linear2.": "down.",
+        "norm1.": "norm1.",
+        "norm2.": "norm2.",
+    }
+    own = block.state_dict()
+    theirs.load_state_dict(
+        {t + kind: own[o + kind] for t, o in names.items() for kind in ("weight", "bias")}
+    )
+    x, causal = torch.randn(3, 6, 8), torch.ones(6, 6, dtype=torch.bool).tril()
+    assert_close(block(x, causal), theirs(x, ~causal))
+
+
+def test_a_new_block_leaves_its_input_all_but_as_it_is() -> None:
+    torch.manual_seed(0)
+    x, sees_all = torch.randn(3, 6, 32), torch.ones(6, 6, dtype=torch.bool)
+    assert (Block(32, 2, 1)(x, sees_all) - x).std() < 0.15
 
 
 def test_width_must_be_a_multiple_of_the_heads() -> None:
