@@ -43,6 +43,14 @@ def model_of(learner: Learner) -> Parts:
     return unpack(pack_model(learner.recommender, learner.vocabulary), schema.MODEL)
 
 
+def learner_of(learner: Learner) -> Parts:
+    return unpack(pack_learner(learner, {0: 300}), schema.LEARNER)
+
+
+def restore_parts(model: Parts, own: Parts) -> None:
+    restore(PlainLearner(small(max_items=MAX_ITEMS)), pack(*model), pack(*own))
+
+
 def damaged(parts: Parts, draw: random.Random) -> bytes:
     """Return a file with one thing wrong in it."""
     arrays, fields = dict(parts[0]), dict(parts[1])
@@ -115,7 +123,7 @@ def test_damaged_weights_are_refused_or_rank(learner: Learner) -> None:
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 def test_a_damaged_learner_is_refused_or_learns(learner: Learner) -> None:
     n_refused = 0
-    model, parts = pack(*model_of(learner)), unpack(pack_learner(learner, {0: 300}), schema.LEARNER)
+    model, parts = pack(*model_of(learner)), learner_of(learner)
     for seed in range(20):
         resumed = PlainLearner(small(max_items=MAX_ITEMS))
         try:
@@ -183,6 +191,40 @@ def test_an_index_time_or_weight_out_of_range_is_refused_by_its_name(
     array.reshape(-1)[-1:] = value
     with pytest.raises(CheckpointError, match=why):
         unpack_model(pack(arrays | {name: array}, fields), max_items=MAX_ITEMS, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("pairs.keys", -1, "items of pairs"),
+        ("pairs.keys", 2**40, "items of pairs"),
+        ("pairs.counts", -1, "counts are no counts"),
+        ("pairs.takers", np.inf, "takers are no counts"),
+        ("loop.taken", 0, "taken .* no counts"),
+        ("loop.encoder.0.exp_avg", np.nan, "no moment"),
+        ("loop.encoder.0.exp_avg_sq", -1, "no moment"),
+        ("loop.encoder.0.step", -1, "no moment"),
+    ],
+)
+def test_a_count_or_moment_of_the_learners_own_out_of_range_is_refused_by_its_name(
+    learner: Learner, name: str, value: float, why: str
+) -> None:
+    arrays, fields = learner_of(learner)
+    array = np.array(arrays[name])
+    array.reshape(-1)[-1:] = value
+    with pytest.raises(CheckpointError, match=why):
+        restore_parts(model_of(learner), (arrays | {name: array}, fields))
+
+
+def test_what_is_counted_twice_is_refused(learner: Learner) -> None:
+    model, (arrays, fields) = model_of(learner), learner_of(learner)
+    keys = np.array(arrays["pairs.keys"])
+    keys[-1] = keys[0]
+    with pytest.raises(CheckpointError, match="pairs, or one twice"):
+        restore_parts(model, (arrays | {"pairs.keys": keys}, fields))
+    model[1]["ids"][-1] = model[1]["ids"][0]
+    with pytest.raises(CheckpointError, match="an item has two indexes"):
+        restore_parts(model, (arrays, fields))
 
 
 @pytest.mark.parametrize("fields", [b"[]", b"5", b"[" * 100_000 + b"]" * 100_000])
