@@ -477,6 +477,8 @@ def test_draining_finishes_what_is_in_flight_and_takes_nothing_more() -> None:
         draining = asyncio.create_task(rig.delivery.drain())
         await asyncio.sleep(0)  # it has begun
         await rig.delivery.take(rig.batch(4, 5, 6, 7))
+        done, _ = await asyncio.wait({draining}, timeout=0.05)
+        assert not done
         rig.writer.gate.set()
         await asyncio.wait_for(draining, LIMIT_S)
         assert rig.intake.acknowledged == [(0, 4)]

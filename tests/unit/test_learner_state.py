@@ -127,7 +127,7 @@ def test_a_model_of_another_shape_is_refused_and_the_text_says_what_differs(
         restored(blobs, **changes)
 
 
-@pytest.mark.parametrize("lost", ["users", "loop.n_tasks"])
+@pytest.mark.parametrize("lost", ["users", "loop.n_tasks", "loop.encoder.0.exp_avg_sq"])
 def test_a_state_that_lacks_a_part_is_refused(lost: str) -> None:
     model, state = checkpoint(learned(STREAM[:HALF]))
     arrays, fields = unpack(state, schema.LEARNER)
