@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from stream_samples import drawn, small
 
@@ -15,6 +16,7 @@ from headrace.streams.errors import InputFileError
 from headrace.streams.evaluation import ader
 from headrace.streams.evaluation.ader import Continual, Round, evaluate, rounds_of, walk
 from headrace.streams.evaluation.ader_baselines import Baselines
+from headrace.streams.learn.transfer import write_model
 
 Row = tuple[int, str, str]  # period, user, item
 
@@ -159,6 +161,14 @@ def test_the_frozen_users_lists_are_as_diverse_as_the_adapted_ones() -> None:
     model.learn(first.learned)
     ranks = model.test(first.tests)
     assert ranks["adapted"].tolist() == ranks["frozen"].tolist()
+
+
+def test_the_model_starts_from_another_shops(tmp_path: Path) -> None:
+    (first, _) = rounds_of(stream(DRAWN), "drawn")
+    learner = learner_of(first.learned).learner
+    write_model(learner, tmp_path / "model")
+    begun = Continual(small(start_from=str(tmp_path / "model"))).learner
+    assert torch.equal(begun.recommender.meta.scorer.linear, learner.recommender.meta.scorer.linear)
 
 
 def test_a_period_is_known_once_it_is_learned() -> None:

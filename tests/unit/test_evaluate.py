@@ -254,3 +254,9 @@ def test_the_command_notes_what_its_figures_do_not_show(
     told = [line for line in ran.stderr.splitlines() if line.startswith("note: ")]
     assert len(told) == len(notes)
     assert all(note in line for note, line in zip(notes, told, strict=True))
+
+
+def test_versions_are_counted_as_they_are_due() -> None:
+    evaluation = Evaluation(small(), events_per_delta=50, events_per_version=100)
+    evaluation.run(STREAM)
+    assert evaluation.n_versions == 4

@@ -16,6 +16,7 @@ from headrace.streams.prequential import (
     accumulate,
     fold,
     gradient_sums,
+    histories_of,
     judge,
     lists_for,
     prepare,
@@ -155,6 +156,14 @@ def test_histories_are_as_wide_as_usual_until_one_is_longer() -> None:
         assert result.before.items.shape == result.after.items.shape
         widths.append(result.after.items.shape[1])
     assert widths == [usual, usual, usual + 1, usual + 6, most]
+
+
+def test_histories_of_several_users_are_as_wide_as_the_longest() -> None:
+    n = REMEMBERED + 5
+    long = state_of(*(event("ann", "a", at) for at in range(n)), length=MOST_REMEMBERED)
+    short = state_of(event("bob", "c", 0))
+    for states in ([long, short], [short, long, short]):
+        assert histories_of(states, VOCABULARY).items.shape == (len(states), n)
 
 
 def test_the_model_sees_no_more_than_the_state_keeps() -> None:

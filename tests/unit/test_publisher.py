@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -61,6 +62,26 @@ async def publishing(
         periodic.cancel()
         with suppress(asyncio.CancelledError):
             await periodic
+
+
+def test_a_role_that_starts_publishes_a_version_at_once_acknowledges_and_tells_when(
+    tmp_path: Path,
+) -> None:
+    settings = small(model_store=str(tmp_path), delta_interval_s=60)
+    acknowledged: list[Positions] = []
+
+    async def start(publisher: Publisher) -> None:
+        async with publishing(publisher, sent.send, acknowledged.append), asyncio.timeout(60):
+            while not acknowledged:
+                await asyncio.sleep(0.001)
+
+    sent, before_s = Sent(), time.time()
+    with ThreadPoolExecutor(1) as thread:
+        asyncio.run(start(Publisher(settings, learned(drawn(60)), thread, {0: 60})))
+    assert [one.version for one in sent.announced] == [1]
+    assert acknowledged == [{0: 60}]
+    assert before_s - 0.001 <= metric("model_published_timestamp_seconds") <= time.time()
+    assert metric("model_version") == 1
 
 
 def test_the_last_version_waits_for_the_one_that_is_being_published(tmp_path: Path) -> None:

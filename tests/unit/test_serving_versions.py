@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from serving_samples import CLICKS, NOW_MS, Shop, metric, work
+from stream_samples import event
 
 from headrace.model.counts.item_regression import N_REGRESSORS
 from headrace.streams.adapt import refresh
 from headrace.streams.adapt.engine import UserWork
 from headrace.streams.adapt.serving import Serving
 from headrace.streams.errors import CheckpointError
+from headrace.streams.state import UserState
 from headrace.streams.versions.publication import Announcement
 from headrace.streams.versions.store import ModelStore, StoredFile
 from headrace.streams.wire import Recommendation
@@ -96,6 +98,17 @@ def test_a_version_of_a_new_epoch_replaces_the_signals(tmp_path: Path) -> None:
     made = shop.answer(*CLICKS)
     assert made.model_version == 2
     assert "hot" not in made.items
+
+
+def test_lists_are_kept_to_judge_by_while_items_have_the_same_indexes(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).at_work()
+    state = UserState()
+    shop.answer(*CLICKS, state=state)
+    for epoch, is_kept in ((1, True), (2, False)):
+        shop.serving.serve(shop.announce(epoch + 1, epoch=epoch))
+        before = metric("judged_shown_total")
+        shop.answer(event("ann", f"item-{epoch}", 10 + epoch), state=state)
+        assert metric("judged_shown_total") - before == is_kept
 
 
 def test_a_delta_brings_item_regressions_and_a_version_of_the_same_epoch_keeps_them(

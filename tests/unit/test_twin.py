@@ -38,6 +38,16 @@ def test_twin_learns_apart_and_never_adapts() -> None:
     assert evaluation._twin.outer_loop.n_tasks == evaluation.learner.outer_loop.n_tasks
 
 
+def test_twin_is_served_as_stale_as_the_model() -> None:
+    evaluation = Evaluation(small(), events_per_delta=50, events_per_version=10_000)
+    loops = evaluation.learner.outer_loop, evaluation._twin.outer_loop
+    before = [loop.served.meta.encoder.items.clone() for loop in loops]
+    evaluation.run(STREAM)  # no version is due
+    for items, loop in zip(before, loops, strict=True):
+        assert torch.equal(loop.served.meta.encoder.items, items)
+        assert not torch.equal(loop.meta.encoder.items, items)
+
+
 def test_twin_grows_with_the_items() -> None:
     learner = Learner(small())
     twin = Twin(learner)
