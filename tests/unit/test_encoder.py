@@ -107,9 +107,9 @@ def test_features_move_the_latest_state_alone_by_their_sum(encoder: Encoder) -> 
     items = torch.tensor([[3, 1, -1], [-1, -1, -1]])
     zeros = torch.zeros_like(items)
     plain = encoder(items, zeros, zeros, NO_FEATURES)
-    told = encoder(items, zeros, zeros, torch.tensor([[7, 9, -1], [7, -1, -1]]))
+    told = encoder(items, zeros, zeros, torch.tensor([[7, 0, -1], [7, -1, -1]]))
     assert torch.equal(told.hidden, plain.hidden)
-    moved = torch.stack([encoder.features[7] + encoder.features[9], encoder.features[7]])
+    moved = torch.stack([encoder.features[7] + encoder.features[0], encoder.features[7]])
     torch.testing.assert_close(told.latest, plain.latest + moved)
 
 

@@ -81,6 +81,9 @@ def test_in_a_stream_events_wait_in_the_broker_for_company(
         await thread._fetch_records(kafka, None)
         found = kafka._fetcher._fetch_max_wait_ms, kafka._fetcher._fetch_min_bytes
         assert found == wait
+        await thread._fetch_records(kafka, None)  # at the same moment
+        is_stream = kafka._fetcher._fetch_max_wait_ms == IN_COMPANY.longest_ms
+        assert is_stream == fetched
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         asyncio.run(run())

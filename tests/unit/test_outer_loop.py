@@ -54,6 +54,15 @@ def test_query_loss_is_that_before_the_step() -> None:
     assert loss == pytest.approx(math.log1p(math.exp(0.2)), rel=1e-5)
 
 
+def test_what_stood_first_teaches_the_scorer_too() -> None:
+    loop = new_loop()
+    nn.init.zeros_(loop.meta.encoder.items)
+    first = np.zeros(1, np.int32)
+    tasks = replace(two_candidates(2, 0), targets=first, positions=first)
+    loss = loop.learn(tasks, n_items=N_ITEMS, rehearse=False)
+    assert loss == pytest.approx(math.log1p(math.exp(-0.2)), rel=1e-5)
+
+
 def test_a_gradient_that_is_not_finite_moves_nothing_and_the_next_one_does() -> None:
     loop = new_loop()
     tasks = with_gradients(new_tasks(loop))

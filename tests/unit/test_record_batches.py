@@ -85,6 +85,15 @@ def test_batches_are_read_as_written(client_records: Any, codec: int) -> None:
 
 
 @both_clients
+@pytest.mark.parametrize("place", [63, 64, 200])  # its place and its time are one byte, or two
+def test_more_headers_are_found_wherever_they_stand(client_records: Any, place: int) -> None:
+    more: Headers = [("", None)] * (MAX_HEADERS + 1)
+    *before, refused = read(client_records, batch([b"a"] * 300, headers={place: more}))
+    assert [(r.offset, r.timestamp) for r in before] == [(n, 1_000 + n) for n in range(place)]
+    assert (refused.offset, refused.value.reason) == (299, "too_large")
+
+
+@both_clients
 @pytest.mark.parametrize("codec", [0, *CODECS])
 def test_more_headers_than_anyone_needs_are_not_made(client_records: Any, codec: int) -> None:
     most: Headers = [("", None)] * MAX_HEADERS

@@ -13,8 +13,8 @@ from headrace.model.learning.losses import EncoderBatch, Processes
 from headrace.model.learning.outer_loop import OuterLoop
 from headrace.model.learning.rehearsal import Rehearsal
 
-USER = [5, 1, 4, 1, 3]  # newest first, and one place is left in an encoder of six
-ASKED = {1: 1, 2: 4, 3: 1, 4: 5}  # what follows, by the step of what was before
+USER = [5, 1, 0, 1, 3]  # newest first, and one place is left in an encoder of six
+ASKED = {1: 1, 2: 0, 3: 1, 4: 5}  # what follows, by the step of what was before
 
 
 def drawn(loop: OuterLoop, config: OuterLoopConfig = PLAIN, *, seed: int = 0) -> EncoderBatch:

@@ -1,5 +1,6 @@
 """Serving: the state and the list that an event gives."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
@@ -32,6 +33,20 @@ def test_an_event_gives_a_state_and_a_list_that_answers_it(tmp_path: Path) -> No
     assert result.state.last_offset == 2
     assert result.state.gradients is not None
     assert {reason["because"] for reason in made.reasons} & {"item-3", "item-5", "item-0"}
+
+
+def test_what_a_list_takes_is_told(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).at_work()
+
+    def seconds() -> list[float]:
+        parts = [{"part": part} for part in ("fold", "model")]
+        cpu = [REGISTRY.get_sample_value("headrace_cpu_seconds_total", part) for part in parts]
+        return [*(s or 0.0 for s in cpu), metric("adapt_duration_seconds_sum")]
+
+    begun_s, before = time.monotonic(), seconds()
+    shop.answer(*CLICKS)
+    most_s = time.monotonic() - begun_s + 0.01  # the clocks have ticks of their own
+    assert all(0 < s - b <= most_s for s, b in zip(seconds(), before, strict=True))
 
 
 def test_users_of_a_micro_batch_are_answered_as_if_each_were_alone(tmp_path: Path) -> None:

@@ -216,6 +216,15 @@ def test_a_count_or_moment_of_the_learners_own_out_of_range_is_refused_by_its_na
         restore_parts(model_of(learner), (arrays | {name: array}, fields))
 
 
+def test_a_pair_of_the_first_item_that_is_not_there_is_refused(learner: Learner) -> None:
+    arrays, fields = learner_of(learner)
+    for place in (32, 0):
+        keys = np.array(arrays["pairs.keys"])
+        keys[-1] = len(arrays["pairs.takers"]) << place
+        with pytest.raises(CheckpointError, match="items of pairs"):
+            restore_parts(model_of(learner), (arrays | {"pairs.keys": keys}, fields))
+
+
 def test_what_is_counted_twice_is_refused(learner: Learner) -> None:
     model, (arrays, fields) = model_of(learner), learner_of(learner)
     keys = np.array(arrays["pairs.keys"])

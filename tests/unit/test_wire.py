@@ -309,6 +309,12 @@ def test_wrong_field_of_an_event_is_refused(write: Any, fields: Any, reason: str
     assert reason_of(write(VALID | fields)) == reason
 
 
+@pytest.mark.parametrize("write", [as_json, msgpack.packb])
+def test_as_much_context_as_may_be_is_taken(write: Any) -> None:
+    most = {f"name{n}": n for n in range(MAX_CONTEXT)}
+    assert decode(write(VALID | {"context": most})).context == most
+
+
 @pytest.mark.parametrize("name", ["user", "item"])
 def test_missing_id_is_refused(name: str) -> None:
     assert reason_of(as_json({k: v for k, v in VALID.items() if k != name})) == "missing_field"
