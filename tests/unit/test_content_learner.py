@@ -199,6 +199,16 @@ def test_a_withdrawn_item_that_nobody_took_gives_its_index_up() -> None:
     assert {*learner.vocabulary.ids} - {""} == {"new-0", "new-2"}
 
 
+def test_what_is_withdrawn_makes_room_for_what_comes_with_it() -> None:
+    learner = Learner(small(max_items=16))
+    note(learner, *shop(8))  # all that are held of those that nobody took
+    learner.assortment.note(Item(item="another", title="milk"))
+    learner.assortment.note(Item(item="new-3", active=False))
+    learner.assortment.place()
+    kept = {f"new-{i}" for i in range(8) if i != 3}
+    assert {*learner.vocabulary.ids} - {""} == kept | {"another"}
+
+
 def test_an_item_that_is_described_anew_is_among_the_newest() -> None:
     learner = Learner(small(max_items=16))
     note(learner, *shop(8))  # all that are held of those that nobody took

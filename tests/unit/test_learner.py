@@ -7,7 +7,7 @@ import pytest
 import torch
 from stream_samples import MINUTE_MS, START_MS, Triple, batches, drawn, event, learned, small
 
-from headrace.model.counts.signals import ALL_TIME
+from headrace.model.counts.signals import ALL_TIME, RECENT_LIFE
 from headrace.streams.errors import SettingsError
 from headrace.streams.learn.learner import Learner
 from headrace.streams.model_settings import model_config, pick_device
@@ -191,6 +191,17 @@ def test_after_an_eviction_no_delta_repeats_what_the_checkpoint_has() -> None:
     assert learner.recommender.coefficients._changed
     assert learner.assortment.make_room()
     assert not len(learner.recommender.coefficients.take_delta()["fitted"])
+
+
+@pytest.mark.parametrize("is_full", [True, False])
+def test_what_is_recent_is_counted_from_a_new_moment_before_it_outgrows_its_type(
+    *, is_full: bool
+) -> None:
+    learner = full_learner() if is_full else learned(visits("tea", "milk"))
+    signals = learner.signals
+    signals.clock = signals.landmark + 100 * RECENT_LIFE
+    assert learner.assortment.make_room()  # and replicas reload
+    assert signals.landmark == signals.clock
 
 
 def test_items_evicted_before_a_delta_told_them_are_not_told() -> None:

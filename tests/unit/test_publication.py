@@ -223,6 +223,14 @@ def test_a_delta_carries_the_scoring_network_and_leaves_the_encoder() -> None:
     assert not torch.equal(recommender.meta.encoder.items, learner.recommender.meta.encoder.items)
 
 
+def test_a_delta_makes_room_for_items_that_nothing_is_counted_of() -> None:
+    learner = learned(STREAM)
+    recommender, vocabulary = replica_of(learner)
+    latest = 2 * recommender.signals.capacity
+    apply_delta(pack_delta(learner.recommender, [(latest, "new")]), recommender, vocabulary)
+    assert vocabulary.index("new") == latest < recommender.signals.capacity
+
+
 def test_a_delta_of_a_model_of_another_shape_is_refused() -> None:
     recommender, vocabulary = replica_of(learned(STREAM))
     other = learned(STREAM, neighbours=16)

@@ -158,6 +158,14 @@ def test_a_size_that_is_only_claimed_takes_no_memory(
         unpack_model(pack(arrays, fields), max_items=MAX_ITEMS, device="cpu")
 
 
+def test_items_that_nothing_is_counted_of_have_their_room(learner: Learner) -> None:
+    arrays, fields = model_of(learner)
+    fields["ids"] = [*fields["ids"], *(f"more-{n}" for n in range(2_000))]
+    blob = pack(arrays, fields)
+    recommender, vocabulary = unpack_model(blob, max_items=10_000, device="cpu")
+    assert recommender.signals.capacity >= len(vocabulary) > 2_000
+
+
 @pytest.mark.parametrize("name", ["signals.items", "meta.scorer.first.bias"])
 def test_rows_that_take_no_bytes_take_no_memory(learner: Learner, name: str) -> None:
     arrays, fields = model_of(learner)
