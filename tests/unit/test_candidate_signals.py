@@ -12,6 +12,7 @@ from headrace.model.counts.signals import (
     ALL_TIME,
     ALSO,
     AROUND,
+    N_RELATIONS,
     NEAR,
     NEXT,
     RECENT,
@@ -159,6 +160,23 @@ def test_also_relation_is_a_cosine() -> None:
     assert signal(found, B, "also_mean") == pytest.approx(math.log1p(100 * cosine / 2))
 
 
+def test_what_two_items_say_of_one_is_summed_in_each_relation_apart() -> None:
+    signals, rng = new_signals(), np.random.default_rng(0)
+    for item in (A, B):
+        for relation in range(N_RELATIONS):
+            link(signals, item, [C, D], relation, rng.uniform(1, 5, 2))
+    names = ("next", "near", "session", "recent", "around", "also", "links")
+    users = [A, B], [A, 4], [4, B]  # both say something, or one of them from its place
+    found = gather(signals, *users)
+    for item in (C, D):
+        both, of_a, of_b = (
+            [math.expm1(signal(found, item, name, row)) for name in names]
+            for row in range(len(users))
+        )
+        assert both == pytest.approx([a + b for a, b in zip(of_a, of_b, strict=True)], rel=1e-4)
+        assert len({round(value, 3) for value in both}) == len(names)
+
+
 def test_way_back_from_a_candidate_to_the_last_item_is_seen() -> None:
     signals = new_signals()
     link(signals, B, [A, C], NEXT, [2, 1])
@@ -171,9 +189,10 @@ def test_way_back_from_a_candidate_to_the_last_item_is_seen() -> None:
 
 def test_popularity_age_and_idleness_are_as_of_now() -> None:
     signals = new_signals()
-    count_alone(signals, B, times=2)  # at ticks 0 and 1
+    signals.clock, signals.landmark = 10.0, 10.0
+    count_alone(signals, B, times=2)  # at ticks 10 and 11
     signals.arrays.last_time_s[B], signals.now_s = NOW_S - 99, NOW_S
-    signals.clock = 226.0  # a fast life after the second
+    signals.clock = 236.0  # a fast life after the second
     found = gather(signals, [A, B])
     assert signal(found, B, "popularity") == pytest.approx(math.log1p(2))
     then = 1 + math.exp(-1 / 225)

@@ -8,7 +8,16 @@ from model_samples import count_user, gather, histories, items_of, link, signal
 
 from headrace.model.arrays import Ints
 from headrace.model.counts.candidates import MAX_CANDIDATES, QUOTAS, Candidates, Gatherer, stack
-from headrace.model.counts.signals import ALSO, AROUND, NEAR, NEXT, RECENT, SESSION, ItemSignals
+from headrace.model.counts.signals import (
+    ALSO,
+    AROUND,
+    N_RELATIONS,
+    NEAR,
+    NEXT,
+    RECENT,
+    SESSION,
+    ItemSignals,
+)
 from headrace.model.counts.walk import HISTORY
 from headrace.model.histories import Histories
 
@@ -86,6 +95,19 @@ def test_candidates_are_bounded() -> None:
     signals = ItemSignals(4, capacity=1_000)
     signals.popular = np.arange(1_000, dtype=np.int32)
     assert items_of(gather(signals, [])) == list(range(MAX_CANDIDATES))
+
+
+def test_candidates_of_all_relations_are_bounded_too() -> None:
+    signals, own = ItemSignals(128, capacity=1_000), list(range(N_RELATIONS))
+    first = N_RELATIONS
+    for relation, quota in enumerate(QUOTAS.tolist()):
+        link(signals, relation, range(first, first + quota), relation, 1)
+        first += quota
+    assert first > MAX_CANDIDATES + 1
+    found = Gatherer(with_last=True).gather(signals, histories(own, own))
+    for row in (0, 1):
+        assert len(set(items_of(found, row))) == MAX_CANDIDATES
+        assert items_of(found, row)[: len(own)] == own
 
 
 def test_unknown_items_are_skipped() -> None:

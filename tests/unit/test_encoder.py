@@ -96,7 +96,7 @@ def test_users_of_a_batch_do_not_affect_each_other(encoder: Encoder) -> None:
 
 
 def test_user_without_a_history_is_the_zero_vector(encoder: Encoder) -> None:
-    encoded = encode(encoder, [], [1])
+    encoded = encode(encoder, [], [0])
     assert encoded.latest[0].tolist() == [0] * 8
     assert encoded.latest[1].abs().sum() > 0
 

@@ -19,7 +19,7 @@ from headrace.model.recommender import Prepared, Recommender
 
 N_ITEMS, N_KNOWN = 30, 27  # the last have no embedding yet
 CONFIG = ModelConfig(width=6, heads=2, length=6, hidden=5, inner_steps=3, negatives=7)
-USERS = ([3, 1, 4, 1, 5, 28], [], [9, 2, 6], [-1, 5, 3], [7], [2, 2, 2, 29, 2, 2])
+USERS = ([3, 1, 4, 1, 5, 28], [], [9, 0, 6], [-1, 5, 3], [7], [2, 2, 2, 29, 2, 2])
 CONFIGS = (
     CONFIG,
     dataclasses.replace(CONFIG, inner_steps=0),

@@ -12,7 +12,13 @@ from outer_loop_samples import N_ITEMS, PLAIN, new_loop, two_candidates
 from schema_samples import FIXTURES
 
 from headrace.model.counts.signals import ItemSignals
-from headrace.model.counts.tenure import N_TENURE_SIGNALS, N_TENURES, tenure_of
+from headrace.model.counts.tenure import (
+    BESIDE,
+    N_TENURE_SIGNALS,
+    N_TENURES,
+    count_tenure,
+    tenure_of,
+)
 from headrace.model.networks.scorer import N_INPUTS
 from headrace.streams.versions.publication import Fragment, apply_delta, pack_delta, unpack_model
 
@@ -42,6 +48,16 @@ def test_event_counts_for_its_user_s_tenure_and_half_beside_it() -> None:
     assert tenures[OPENER, :4].tolist() == [3, 1.5, 0, 0]  # of three users who had nothing
     assert tenures[OTHER, :5].tolist() == [0, 1.5, 3, 1.5, 0]  # of three who had three
     assert not tenures[OTHER, 5:].any()
+
+
+@pytest.mark.parametrize("tenure", range(N_TENURES))
+def test_half_counts_beside_a_tenure_as_far_as_there_are_others(tenure: int) -> None:
+    tenures = np.zeros(N_TENURES, np.float32)
+    count_tenure(tenures, 2**tenure // 2)
+    assert tenures.tolist() == [
+        1 if place == tenure else BESIDE if abs(place - tenure) == 1 else 0
+        for place in range(N_TENURES)
+    ]
 
 
 def test_who_took_nothing_yet_is_told_what_others_took_first() -> None:
