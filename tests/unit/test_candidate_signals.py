@@ -166,7 +166,7 @@ def test_also_relation_is_a_cosine() -> None:
     ("n_before", "names"),
     [
         (0, ("next", "near", "session", "recent", "around", "also", "links")),
-        (30, ("also", "links")),  # no other reaches so far back
+        (30, ("also", "links")),  # no other reaches so far back, if the session is another
     ],
 )
 def test_what_two_items_say_of_one_is_summed_in_each_relation_apart(
@@ -178,7 +178,8 @@ def test_what_two_items_say_of_one_is_summed_in_each_relation_apart(
             link(signals, item, [C, D], relation, rng.uniform(1, 5, 2))
     before = list(range(10, 10 + n_before))
     users = [A, B], [A, 4], [4, B]  # both say something, or one of them from its place
-    found = gather(signals, *(before + user for user in users), width=n_before + 2)
+    had = histories(*(before + user for user in users), width=n_before + 2, minutes=3 * n_before)
+    found = Gatherer().gather(signals, had)
     for item in (C, D):
         both, of_a, of_b = (
             [math.expm1(signal(found, item, name, row)) for name in names]
@@ -186,6 +187,15 @@ def test_what_two_items_say_of_one_is_summed_in_each_relation_apart(
         )
         assert both == pytest.approx([a + b for a, b in zip(of_a, of_b, strict=True)], rel=1e-3)
         assert len({round(value, 3) for value in both}) == len(names)
+
+
+def test_an_item_the_user_had_twice_says_it_from_both_places() -> None:
+    signals = new_signals()
+    link(signals, A, [C], NEXT, 1)
+    found = gather(signals, [A, B, A], [A, B, 4], [4, B, A])
+    twice, newer, older = (math.expm1(signal(found, C, "next", row)) for row in range(3))
+    assert twice == pytest.approx(newer + older, rel=1e-4)
+    assert older > 0
 
 
 def test_way_back_from_a_candidate_to_the_last_item_is_seen() -> None:

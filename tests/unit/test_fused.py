@@ -79,6 +79,7 @@ def test_events_are_judged_as_by_the_modules(config: ModelConfig) -> None:
     fused, plain = two_ways(config)
     prepared = fused.prepare(histories(*USERS))
     targets = prepared.candidates.items[:, 1].copy()
+    targets[0] = prepared.candidates.items[0, 0]
     targets[-1] = -1
     one, other = fused.judge(prepared, targets), plain.judge(prepared, targets)
     np.testing.assert_array_equal(one.ranks, other.ranks)

@@ -179,11 +179,14 @@ def test_popularity_counted_again_adds_one_to_what_is_left() -> None:
     assert signals.arrays.popularity[A, FAST] == pytest.approx(1 / math.e + 1, rel=1e-5)
 
 
-def test_full_row_lets_its_weakest_neighbour_go() -> None:
+@pytest.mark.parametrize(
+    ("followers", "kept"), [((B, B, C, D), [0, 2, 0, 1]), ((B, C, C, D), [0, 0, 2, 1])]
+)
+def test_full_row_lets_its_weakest_neighbour_go(followers: list[int], kept: list[int]) -> None:
     signals = new_signals(2)
-    for follower in (B, B, C, D):  # A's row has two places: B twice and C once, then D comes
+    for follower in followers:  # A's row has two places
         count_user(signals, [A, follower])
-    assert relation_of(signals, NEXT, 4)[A].tolist() == [0, 2, 0, 1]
+    assert relation_of(signals, NEXT, 4)[A].tolist() == kept
     assert signals.arrays.totals[A, NEXT] == 4  # what went is still part of the whole
 
 
