@@ -36,7 +36,10 @@ def test_other_readers_and_writers_of_safetensors_understand_blobs() -> None:
             np.testing.assert_array_equal(found[name], array)
 
 
-@pytest.mark.parametrize("blob", [b"", b"no safetensors", pack({"a": np.ones(3)}, {})[:-1]])
+WHOLE = bytes(pack({"a": np.ones(3)}, {}))
+
+
+@pytest.mark.parametrize("blob", [b"", b"no safetensors", WHOLE[:-1], WHOLE + b"x"])
 def test_foreign_and_cut_bytes_are_no_checkpoint(blob: bytes) -> None:
     with pytest.raises(CheckpointError, match="not a checkpoint"):
         unpack(blob, schema.MODEL)

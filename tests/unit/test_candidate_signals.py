@@ -186,6 +186,7 @@ def test_what_two_items_say_of_one_is_summed_in_each_relation_apart(
             for row in range(len(users))
         )
         assert both == pytest.approx([a + b for a, b in zip(of_a, of_b, strict=True)], rel=1e-3)
+        assert min(both) > 0
         assert len({round(value, 3) for value in both}) == len(names)
 
 

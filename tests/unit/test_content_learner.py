@@ -217,6 +217,8 @@ def test_an_item_that_is_described_anew_is_among_the_newest() -> None:
     learner.assortment.place()
     assert cold(learner)[0] == "new-0"
     assert learner.vocabulary.index("new-1") < 0
+    note(learner, Item(item="new-5", title="milk"))  # nothing has to go for it
+    assert learner.vocabulary.index("new-2") >= 0
 
 
 def test_a_record_that_changes_nothing_has_nothing_placed(monkeypatch: pytest.MonkeyPatch) -> None:
