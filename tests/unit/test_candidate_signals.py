@@ -61,7 +61,7 @@ def test_own_item_is_in_session_up_to_an_hour_gap() -> None:
 
 def test_item_that_followed_the_last_one_before_is_noticed() -> None:
     for last, next_one in ((A, B), (B, A)):
-        found = gather(new_signals(), [last, next_one, last, C])  # newest first
+        found = gather(new_signals(), [last, next_one, last, C, D])  # newest first
         assert signal(found, next_one, "own_followed") == pytest.approx(math.log1p(3 * 0.95**2))
         assert signal(found, C, "own_followed") == 0
 

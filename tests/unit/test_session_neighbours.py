@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from headrace.model.baselines.counting import baseline_ranks
+from headrace.model.baselines.session_neighbours import learn_stream, new_sequences
 from headrace.model.ranking_metrics import MISS, UNSCORED
 
 DAY = 86_400
@@ -93,6 +94,15 @@ def test_own_items_count_less_where_nobody_returns() -> None:
 
     assert rank_of_3(1) == 3  # behind 4 and 5
     assert rank_of_3(300) == 2  # behind 4
+
+
+def test_how_much_own_items_count_is_learned_of_a_stream_that_nobody_ranks() -> None:
+    n_users, path = 100, (5, 2, 4, 3)
+    sequences = new_sequences(np.arange(n_users + 1) * len(path), 6)
+    users = np.repeat(np.arange(n_users, dtype=np.int32), len(path))
+    items = np.tile(np.array(path, np.int32), n_users)
+    learn_stream(sequences, users, items, np.zeros(len(users), np.int64))
+    assert sequences.own_log[0] < -0.1  # nobody returns
 
 
 @pytest.mark.parametrize(("item", "rank"), [(1, 1), (0, 2), (2, MISS)])
