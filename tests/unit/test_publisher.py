@@ -157,6 +157,8 @@ def test_a_checkpoint_that_takes_long_comes_with_some_versions_only(
     checkpoints = [one.model.name for one in announced]
     first, fifth, sixth = (f"v0000000{n}.model.safetensors" for n in (1, 5, 6))
     assert checkpoints == [first] * 4 + [fifth, sixth]  # replicas must reload: the last has its own
+    assert len({one.epoch for one in announced[:5]}) == 1
+    assert announced[5].epoch > announced[4].epoch  # by which they know
     assert acknowledged == [{0: 60}] * 4 + [{0: 63}]
     assert len({one.weights for one in announced}) == 6
     assert len({(one.delta_offset, one.delta_sequence) for one in announced}) == 3
