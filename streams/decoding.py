@@ -33,14 +33,14 @@ def decoded(records: Sequence[Any], *, now_ms: int) -> Iterator[Decoded]:
         yield record, written_ms, event
 
 
-async def decode_in_turns(records: Sequence[Any], *, now_ms: int) -> list[Decoded]:
-    """Return ``decoded`` records, while the event loop goes on.
+async def decode_in_turns(records: Sequence[Any]) -> list[Decoded]:
+    """Return records that are ``decoded`` now, while the event loop goes on.
 
     Some hundred records that were made to be slow to read take seconds together, and a role that
     stands still for so long ends itself, at every start anew.
     """
     found, rested_s = [], time.monotonic()
-    for each in decoded(records, now_ms=now_ms):
+    for each in decoded(records, now_ms=int(time.time() * 1000)):
         found.append(each)
         if time.monotonic() - rested_s > AT_A_STRETCH_S:
             await asyncio.sleep(0)

@@ -93,7 +93,7 @@ class Delivery:
         if not is_current(batch.receipt):
             return
         self._gaps.check(batch.receipt)
-        decoded = await decode_in_turns(batch.records, now_ms=int(time.time() * 1000))
+        decoded = await decode_in_turns(batch.records)
         await self._has_room.wait()
         if self._is_draining or not is_current(batch.receipt):
             return

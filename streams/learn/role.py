@@ -143,7 +143,7 @@ class Learning:
             await self._app.intake.require_end(batch.tp, first)
         records = [record for record in batch.records if record.offset >= first]
         chunk = Chunk(batch.tp, batch.receipt.next_offset, batch.receipt)
-        for record, _, event in await decode_in_turns(records, now_ms=int(time.time() * 1000)):
+        for record, _, event in await decode_in_turns(records):
             if not isinstance(event, MalformedRecordError):  # the adapt role sets that aside
                 # A user's offsets count within a partition: one who is in two is learned as two.
                 chunk.events.append((f"{partition}/{event.user}", record.offset, event))

@@ -1,6 +1,7 @@
 """Decoding: times by each record's own account, and an event loop that goes on meanwhile."""
 
 import asyncio
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -48,11 +49,24 @@ def test_an_event_days_after_its_record_is_none(written_ms: int | None) -> None:
 
 def test_every_record_is_given_with_its_event_or_why_it_has_none() -> None:
     records = [click(NOW_MS - 5, written_ms=NOW_MS), Record(b"nonsense", NOW_MS)]
-    found = asyncio.run(decode_in_turns(records, now_ms=NOW_MS))
+    found = asyncio.run(decode_in_turns(records))
     assert [(record, written_ms) for record, written_ms, _ in found] == [
         (record, NOW_MS) for record in records
     ]
     assert [type(event) for *_, event in found] == [Event, MalformedRecordError]
+
+
+def test_no_time_is_later_than_now() -> None:
+    before_ms = time.time_ns() // 1_000_000
+    past, ahead = before_ms - 1_000, before_ms + 60_000
+    records = [click(past, written_ms=before_ms), click(ahead, written_ms=ahead)]
+    (_, _, known), (_, written_ms, capped) = asyncio.run(decode_in_turns(records))
+    after_ms = time.time_ns() // 1_000_000
+    assert isinstance(known, Event)
+    assert isinstance(capped, Event)
+    assert known.time_ms == past
+    assert before_ms <= written_ms <= after_ms
+    assert before_ms <= capped.time_ms <= after_ms
 
 
 def test_the_event_loop_goes_on_while_records_are_decoded_that_take_long(
@@ -70,7 +84,7 @@ def test_the_event_loop_goes_on_while_records_are_decoded_that_take_long(
 
     async def take() -> None:
         others = asyncio.create_task(count_turns())
-        await decode_in_turns(records, now_ms=NOW_MS)
+        await decode_in_turns(records)
         others.cancel()
 
     asyncio.run(take())
