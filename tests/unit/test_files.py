@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -209,13 +208,6 @@ def test_a_day_is_a_day_whatever_else_the_column_holds(tmp_path: Path, other: st
     rows = f"u,i,view,20170714\nu,i,view,{other}\n"
     path = write(tmp_path, "e.csv", f"user,item,event,timestamp\n{rows}")
     assert read_events(path)["time_ms"].to_list() == [1_499_990_400_000] * 2
-
-
-def test_a_missing_timestamp_makes_no_seconds_of_days(monkeypatch: pytest.MonkeyPatch) -> None:
-    typed = b"user\titem\ttimestamp\nu\ti\t20170714\nu\tj\t\n"
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(typed)))
-    events = read_events("-", now_ms=1_500_000_000_000)
-    assert events["time_ms"].to_list() == [1_499_990_400_000, 1_500_000_000_000]
 
 
 @pytest.mark.parametrize("day", ["20171314", "20170229"])

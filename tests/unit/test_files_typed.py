@@ -103,3 +103,10 @@ def test_typed_time_that_cannot_be_read_is_not_taken_for_now(
     type_in(monkeypatch, typed)
     with pytest.raises(InputFileError, match="the first is row 1"):
         read_events("-", now_ms=1000)
+
+
+def test_a_missing_timestamp_makes_no_seconds_of_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = b"user\titem\ttimestamp\nu\ti\t20170714\nu\tj\t\n"
+    type_in(monkeypatch, typed)
+    events = read_events("-", now_ms=1_500_000_000_000)
+    assert events["time_ms"].to_list() == [1_499_990_400_000, 1_500_000_000_000]

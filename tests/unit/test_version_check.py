@@ -51,6 +51,14 @@ def restore_parts(model: Parts, own: Parts) -> None:
     restore(PlainLearner(small(max_items=MAX_ITEMS)), pack(*model), pack(*own))
 
 
+def with_last(parts: Parts, name: str, value: float) -> Parts:
+    """Return parts of which an array has another last value."""
+    arrays, fields = parts
+    array = np.array(arrays[name])
+    array.reshape(-1)[-1:] = value
+    return arrays | {name: array}, fields
+
+
 def damaged(parts: Parts, draw: random.Random) -> bytes:
     """Return a file with one thing wrong in it."""
     arrays, fields = dict(parts[0]), dict(parts[1])
@@ -194,11 +202,9 @@ def test_rows_that_take_no_bytes_take_no_memory(learner: Learner, name: str) -> 
 def test_an_index_time_or_weight_out_of_range_is_refused_by_its_name(
     learner: Learner, name: str, value: float, why: str
 ) -> None:
-    arrays, fields = model_of(learner)
-    array = np.array(arrays[name])
-    array.reshape(-1)[-1:] = value
+    blob = pack(*with_last(model_of(learner), name, value))
     with pytest.raises(CheckpointError, match=why):
-        unpack_model(pack(arrays | {name: array}, fields), max_items=MAX_ITEMS, device="cpu")
+        unpack_model(blob, max_items=MAX_ITEMS, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -217,31 +223,25 @@ def test_an_index_time_or_weight_out_of_range_is_refused_by_its_name(
 def test_a_count_or_moment_of_the_learners_own_out_of_range_is_refused_by_its_name(
     learner: Learner, name: str, value: float, why: str
 ) -> None:
-    arrays, fields = learner_of(learner)
-    array = np.array(arrays[name])
-    array.reshape(-1)[-1:] = value
     with pytest.raises(CheckpointError, match=why):
-        restore_parts(model_of(learner), (arrays | {name: array}, fields))
+        restore_parts(model_of(learner), with_last(learner_of(learner), name, value))
 
 
 def test_a_pair_of_the_first_item_that_is_not_there_is_refused(learner: Learner) -> None:
-    arrays, fields = learner_of(learner)
-    for place in (32, 0):
-        keys = np.array(arrays["pairs.keys"])
-        keys[-1] = len(arrays["pairs.takers"]) << place
+    own = learner_of(learner)
+    n_items = len(own[0]["pairs.takers"])
+    for key in (n_items << 32, n_items):
         with pytest.raises(CheckpointError, match="items of pairs"):
-            restore_parts(model_of(learner), (arrays | {"pairs.keys": keys}, fields))
+            restore_parts(model_of(learner), with_last(own, "pairs.keys", key))
 
 
 def test_what_is_counted_twice_is_refused(learner: Learner) -> None:
-    model, (arrays, fields) = model_of(learner), learner_of(learner)
-    keys = np.array(arrays["pairs.keys"])
-    keys[-1] = keys[0]
+    model, own = model_of(learner), learner_of(learner)
     with pytest.raises(CheckpointError, match="pairs, or one twice"):
-        restore_parts(model, (arrays | {"pairs.keys": keys}, fields))
+        restore_parts(model, with_last(own, "pairs.keys", own[0]["pairs.keys"][0]))
     model[1]["ids"][-1] = model[1]["ids"][0]
     with pytest.raises(CheckpointError, match="an item has two indexes"):
-        restore_parts(model, (arrays, fields))
+        restore_parts(model, own)
 
 
 @pytest.mark.parametrize("fields", [b"[]", b"5", b"[" * 100_000 + b"]" * 100_000])
