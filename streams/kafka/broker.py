@@ -5,6 +5,7 @@ for anything that must last, run Apache Kafka.
 """
 
 import itertools
+import random
 import signal
 import socket
 import time
@@ -21,6 +22,9 @@ CLUSTER_ID = "headrace"  # tells it from others, whose ids are drawn
 START_LIMIT_S = 20.0  # ready in 0.2 s; the rest is for a machine that is busy elsewhere
 STOP_LIMIT_S = 2.0  # it waits for its clients to leave; they lose nothing that it would keep
 PROBE_PAUSE_S = 0.02
+# Below those of outgoing connections, one of which could take a free port before who asked listens.
+LISTENED_PORTS = range(20_000, 32_768)
+DRAWS = 100
 
 
 class EmbeddedBroker:
@@ -141,16 +145,20 @@ def free_port(port: int = 0) -> int:
     Raises:
         SettingsError: it cannot.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as brokers themselves do
-        try:
-            probe.bind((HOST, port))
-        except OSError as exc:
-            raise SettingsError(
-                f"cannot listen on {HOST}:{port} ({exc.strerror}): choose another with --port"
-            ) from exc
-        chosen: int = probe.getsockname()[1]
-    return chosen
+    # Of the system's chance: a seed would have all who were given it draw the same.
+    wanted = [port] if port else random.SystemRandom().choices(LISTENED_PORTS, k=DRAWS)
+    for tried in wanted:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as brokers themselves do
+            try:
+                probe.bind((HOST, tried))
+            except OSError as exc:
+                refusal = exc
+            else:
+                return tried
+    raise SettingsError(
+        f"cannot listen on {HOST}:{tried} ({refusal.strerror}): choose another with --port"
+    ) from refusal
 
 
 def _binary() -> str:
