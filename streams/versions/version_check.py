@@ -30,7 +30,7 @@ from headrace.streams.versions.delta_check import (
 from headrace.streams.wire import MAX_TIME_MS
 
 _MAX_HIDDEN = _MAX_NEGATIVES = 65_536  # no setting; far above what pays
-_INTS = TypeAdapter(dict[str, int | str], config=ConfigDict(strict=True))
+_INTS = TypeAdapter(dict[str, int], config=ConfigDict(strict=True))
 Count = Annotated[int, Field(ge=0, le=MOST_EVENTS)]  # a larger one could be read and not written
 _IDS = TypeAdapter(list[str], config=ConfigDict(strict=True))
 
@@ -40,7 +40,7 @@ def check_model(arrays: Arrays, fields: Mapping[str, Any]) -> ModelConfig:
 
     Raises:
         ValueError: a size, type, shape, value or index that does not fit.
-        TypeError: a size is missing, or there is one that nobody knows.
+        TypeError: there is a size that nobody knows.
         KeyError: a part is missing.
     """
     config = check_meta(arrays, fields)
@@ -67,7 +67,9 @@ def check_meta(arrays: Arrays, fields: Mapping[str, Any]) -> ModelConfig:
     Raises:
         ValueError, TypeError, KeyError: as ``check_model``.
     """
-    config = ModelConfig(**_INTS.validate_python(fields["config"]))  # type: ignore[arg-type] # checked here
+    sizes = dict(fields["config"])
+    way = sizes.pop("meta_learning")  # the settings know it
+    config = ModelConfig(**_INTS.validate_python(sizes), meta_learning=way)
     # The settings' own bounds: a version that they could not ask for is none.
     shape = {f"encoder_{name}": getattr(config, name) for name in ("width", "blocks", "heads")}
     shape |= {"encoder_length": config.length, "inner_steps": config.inner_steps}

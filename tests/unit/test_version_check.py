@@ -155,6 +155,9 @@ def test_a_damaged_learner_is_refused_or_learns(learner: Learner) -> None:
         ("width", True),
         ("width", "8"),
         ("heads", 0),
+        ("meta_learning", 5),
+        ("meta_learning", "x"),
+        ("more", 1),
     ],
 )
 def test_a_size_that_is_only_claimed_takes_no_memory(
@@ -162,7 +165,8 @@ def test_a_size_that_is_only_claimed_takes_no_memory(
 ) -> None:
     arrays, fields = model_of(learner)
     fields["config"][size] = value
-    with pytest.raises(CheckpointError, match="does not fit"):
+    is_bound = size in ("hidden", "negatives")  # by no setting, which is named otherwise
+    with pytest.raises(CheckpointError, match=f"{size} (is|are) {value}" if is_bound else size):
         unpack_model(pack(arrays, fields), max_items=MAX_ITEMS, device="cpu")
 
 
@@ -225,6 +229,27 @@ def test_a_count_or_moment_of_the_learners_own_out_of_range_is_refused_by_its_na
 ) -> None:
     with pytest.raises(CheckpointError, match=why):
         restore_parts(model_of(learner), with_last(learner_of(learner), name, value))
+
+
+@pytest.mark.parametrize("part", ["meta.scorer.linear", "meta.more"])
+def test_meta_parameters_that_only_one_has_are_named(learner: Learner, part: str) -> None:
+    arrays, fields = model_of(learner)
+    other = dict(arrays)
+    if other.pop(part, None) is None:
+        other[part] = np.zeros(2, np.float32)
+    with pytest.raises(CheckpointError, match=f"only one has: .*{part.removeprefix('meta.')}"):
+        unpack_model(pack(other, fields), max_items=MAX_ITEMS, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["keys", "counts", "takers", "new_takers"])
+def test_pairs_of_another_type_or_shape_are_refused_by_their_name(
+    learner: Learner, name: str
+) -> None:
+    arrays, fields = learner_of(learner)
+    array = arrays[f"pairs.{name}"]
+    for other in (array.astype(np.float64), array[:, None]):
+        with pytest.raises(CheckpointError, match=f"pairs {name} is"):
+            restore_parts(model_of(learner), (arrays | {f"pairs.{name}": other}, fields))
 
 
 def test_a_pair_of_the_first_item_that_is_not_there_is_refused(learner: Learner) -> None:
