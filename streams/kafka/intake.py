@@ -220,19 +220,20 @@ class IntakeConsumer(driver.Consumer):
         self, wanted: Mapping[TP, int | None]
     ) -> tuple[dict[TP, int], dict[TP, int | None]]:
         """Seek in the consumer thread; return where lag is counted from, and what is committed."""
+        # All at once: one by one, each waits for the fetch under way, a minute for 512 partitions.
         consumer = self._thread._ensure_consumer()
-        begun: dict[TP, int] = {}
-        found: dict[TP, int | None] = {}
+        theirs = {tp: self._new_topicpartition(tp.topic, tp.partition) for tp in wanted}
+        told = await asyncio.gather(*map(consumer.committed, theirs.values()))
+        found: dict[TP, int | None] = dict(zip(wanted, told, strict=True))
+        unread = []
         for tp, latest in wanted.items():
-            aiokafka_tp = self._new_topicpartition(tp.topic, tp.partition)
-            committed = await consumer.committed(aiokafka_tp)
-            offset = min((o for o in (committed, latest) if o is not None), default=0)
-            if offset:
-                consumer.seek(aiokafka_tp, offset)
+            if offset := min((o for o in (found[tp], latest) if o is not None), default=0):
+                consumer.seek(theirs[tp], offset)
             else:
-                await consumer.seek_to_beginning(aiokafka_tp)
-            begun[tp] = committed or await consumer.position(aiokafka_tp)
-            found[tp] = committed
+                unread.append(theirs[tp])
+        if unread:  # of none, aiokafka would take all
+            await consumer.seek_to_beginning(*unread)
+        begun = {tp: found[tp] or await consumer.position(theirs[tp]) for tp in wanted}
         return begun, found
 
     def _open_epoch(self) -> None:

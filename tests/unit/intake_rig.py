@@ -47,6 +47,7 @@ class FakeKafka:
     positions: dict[TP, int] = field(default_factory=dict)
     fetched_ends: dict[TP, int] = field(default_factory=dict)
     beginning: int = 0
+    n_resets: int = 0
     generation: int = 7
     refusal: Exception | None = None
     generation_after: int = 7  # a commit: the heartbeats go on meanwhile
@@ -70,8 +71,9 @@ class FakeKafka:
     def seek(self, tp: TopicPartition, offset: int) -> None:
         self.positions[TP(*tp)] = offset
 
-    async def seek_to_beginning(self, tp: TopicPartition) -> None:
-        self.positions[TP(*tp)] = self.beginning
+    async def seek_to_beginning(self, *tps: TopicPartition) -> None:
+        self.n_resets += 1
+        self.positions |= {TP(*tp): self.beginning for tp in tps or self.positions}
 
     def highwater(self, tp: TopicPartition) -> int | None:
         return self.fetched_ends.get(TP(*tp))

@@ -147,6 +147,19 @@ def test_reading_starts_at_the_commit_or_earlier_where_the_role_says_so(
     with_rig(tmp_path, check, commits=commits, position_of=lambda _: latest)
 
 
+def test_all_partitions_are_positioned_in_one_step(tmp_path: Path) -> None:
+    async def check(rig: Rig) -> None:
+        await rig.consumer.perform_seek()
+        assert rig.kafka.positions == {P0: 0, P1: 0}
+        assert rig.kafka.n_resets == 1  # each waits for the fetch that is under way
+        rig.kafka.commits = {P0: 3, P1: 4}
+        await rig.consumer.perform_seek()
+        assert rig.kafka.positions == {P0: 3, P1: 4}
+        assert rig.kafka.n_resets == 1  # none is named: that would be all of them
+
+    with_rig(tmp_path, check)
+
+
 def test_records_of_a_partition_without_a_position_are_read_again(tmp_path: Path) -> None:
     async def check(rig: Rig) -> None:
         assert await rig.poll({P0: records(P0, 40, 41)}) == []
