@@ -87,11 +87,13 @@ def _brokers_reasons() -> list[tuple[tuple[type[Exception], ...], str, int]]:
     )
     no_rights = "this user may not do that any more: `headrace acls` prints what each role needs"
     too_large = "a topic takes no record as large as ours: `headrace topics` says which"
+    no_time = "they refuse our time: clocks of workers and brokers must agree within a second"
     gone = "a topic that the role needs is gone: `headrace topics` says what to do"
     return [
         (away, "no broker answers any more", EXIT_UNAVAILABLE),
         (refused, no_rights, EXIT_FAILED),
         ((errors.MessageSizeTooLargeError,), too_large, EXIT_WRONG),
+        ((errors.InvalidTimestampError,), no_time, EXIT_FAILED),
         ((errors.UnknownTopicOrPartitionError,), gone, EXIT_FAILED),
     ]
 
@@ -152,5 +154,7 @@ class Watchdog:
         if is_serving:
             self._served_at = self._clock()
         elif (waited_s := self._clock() - self._served_at) > self._limit_s:
-            logger.error("ended: rebalance or recovery has lasted for %.0f s", waited_s)
+            logger.error(
+                "ended: rebalance or recovery has lasted for %.0f s (rebalance_limit_s)", waited_s
+            )
             self._end(EXIT_STUCK)

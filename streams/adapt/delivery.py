@@ -32,7 +32,8 @@ from headrace.streams.state import StateKey
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 6  # each fails after STALE_AFTER_S only: together they outlast a leader's election
+ATTEMPTS = 6  # each fails after STALE_AFTER_S: together they outlast a leader's election
+ATTEMPT_S = 0.5  # takes at least each: with clocks apart it fails at once, and they may be set anew
 MICRO_BATCH_BYTES = 2**24  # of records, which are held until it is written: few may be large
 IN_FLIGHT = 3  # one being computed, one being written, one to spare: more only adds latency
 
@@ -200,10 +201,11 @@ class Delivery:
         Raises:
             KafkaError: the broker did not take a record, or found every attempt too old.
         """
-        n_left = ATTEMPTS
+        n_left, now_s = ATTEMPTS, asyncio.get_running_loop().time
         while self._owns(micro_batch):  # 1
             self._guard.check()  # 2
             stamp_ms = await self._lease.stamp_ms(micro_batch.batches[0])
+            next_s = now_s() + ATTEMPT_S
             try:
                 await self._writer.write(micro_batch, computed, evicted, stamp_ms=stamp_ms)  # 3
                 return True
@@ -215,6 +217,7 @@ class Delivery:
                     "writing again: it took the brokers %g s, or their clocks differ from ours",
                     STALE_AFTER_S,
                 )
+                await asyncio.sleep(next_s - now_s())
         return False
 
     def _owns(self, micro_batch: MicroBatch) -> bool:

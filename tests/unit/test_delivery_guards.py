@@ -289,6 +289,7 @@ def test_a_failure_ends_the_process_without_a_commit(
         (errors.TopicAuthorizationFailedError(), EXIT_FAILED, "`headrace acls` prints"),
         (errors.GroupAuthorizationFailedError(), EXIT_FAILED, "`headrace acls` prints"),
         (errors.MessageSizeTooLargeError(), EXIT_WRONG, "`headrace topics` says which"),
+        (errors.InvalidTimestampError(), EXIT_FAILED, "clocks of workers and brokers must agree"),
         (errors.UnknownTopicOrPartitionError(), EXIT_FAILED, "a topic that the role needs is gone"),
     ],
 )

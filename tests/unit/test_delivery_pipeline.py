@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -428,11 +429,14 @@ def test_what_was_on_its_way_for_too_long_is_written_again_with_a_new_stamp() ->
 def test_what_never_arrives_in_time_ends_the_role() -> None:
     async def check(rig: Rig) -> None:
         rig.writer.n_too_late = ATTEMPTS
+        started_s = time.monotonic()
         try:
             await rig.delivery.take(rig.batch(0, 1, 2, 3))
             await rig.until(lambda: False)
         finally:
             assert len(rig.writer.stamps_ms) == ATTEMPTS
+            # Refused at once, as with clocks apart, they are not all used up by a step of a clock.
+            assert time.monotonic() - started_s >= (ATTEMPTS - 1) * 0.4
             assert (rig.intake.acknowledged, dict(rig.table)) == ([], {})
 
     with pytest.raises(InvalidTimestampError):
