@@ -10,8 +10,11 @@ import hmac
 import ipaddress
 import logging
 import re
+import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from socketserver import ThreadingMixIn
 from typing import Any, ClassVar
@@ -26,6 +29,7 @@ from headrace.streams.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+MOST_CONNECTIONS = 32  # at once: probes, and Prometheus now and then
 SILENCE_LIMIT_S = 5.0  # for a client that connects and says nothing; probes give up sooner
 STOP_POLL_S = 0.1  # how long ``close`` waits at most for the listener to notice
 UNAUTHORIZED = "unauthorized: send the header Authorization: Bearer, with the role's http_token"
@@ -160,9 +164,31 @@ def _answer(
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """One thread a request, so that a slow reader of metrics does not fail a probe."""
+    """One thread a request, so that a slow reader of metrics does not fail a probe.
+
+    Of more connections than ``MOST_CONNECTIONS`` the oldest gives way: who dribbles bytes, for a
+    token is shown last, would else take every descriptor of the role.
+    """
 
     daemon_threads = True
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._open: deque[socket.socket] = deque()  # oldest first
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread of its own, and end the oldest connection that is one too many."""
+        self._open.append(request)
+        if len(self._open) > MOST_CONNECTIONS:
+            with suppress(IndexError, OSError):  # they ended meanwhile
+                self._open.popleft().shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection that was answered, or ended."""
+        with suppress(ValueError):  # it gave way
+            self._open.remove(request)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         """Note a client that hung up or said nothing; the role is not touched by it."""

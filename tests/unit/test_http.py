@@ -6,14 +6,22 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
 
 from headrace.streams import metrics
 from headrace.streams.errors import SettingsError
-from headrace.streams.http import NOT_LIVE, NOT_READY, UNAUTHORIZED, HttpHandle, serve, token_of
+from headrace.streams.http import (
+    MOST_CONNECTIONS,
+    NOT_LIVE,
+    NOT_READY,
+    UNAUTHORIZED,
+    HttpHandle,
+    serve,
+    token_of,
+)
 from headrace.streams.settings import Settings
 
 LIMIT_S = 10
@@ -137,6 +145,21 @@ def test_it_answers_while_the_event_loop_is_busy(handle: HttpHandle) -> None:
         return get(handle, "/health/live")  # no await: the loop can do nothing meanwhile
 
     assert asyncio.run(hold_the_loop_until_answered())[0] == 200
+
+
+def test_of_too_many_connections_the_oldest_give_way(handle: HttpHandle) -> None:
+    with ExitStack() as stack:
+        clients = []
+        for _ in range(2 * MOST_CONNECTIONS):
+            client = socket.create_connection(("127.0.0.1", handle.port), LIMIT_S)
+            clients.append(stack.enter_context(client))
+            client.sendall(b"GET /metrics HTTP/1.1\r\nX: ")  # and so on, before any token
+        assert get(handle, "/health/live") == (200, "ok\n")
+        for client in clients[: MOST_CONNECTIONS + 1]:
+            with suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+        clients[-1].sendall(b"y\r\n\r\n")
+        assert clients[-1].recv(15) == b"HTTP/1.0 200 OK"
 
 
 def test_a_silent_client_does_not_keep_others_waiting(handle: HttpHandle) -> None:
