@@ -3,10 +3,12 @@
 With the offsets the state belongs to: an event is in the state exactly if it is below them.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Mapping
 
 import msgpack
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from headrace.model.counts.content import Content
@@ -27,10 +29,9 @@ Positions = dict[int, int]  # partition to the offset of its first event not yet
 
 def pack_learner(learner: Learner, positions: Positions) -> memoryview:
     """Write the users' histories, the optimisers, the counts of pairs and the offsets."""
-    users = msgpack.packb([(key, state.encode()) for key, state in learner.users.items()])
     arrays = {f"loop.{k}": t.cpu().numpy() for k, t in learner.outer_loop.state().items()}
     arrays |= {f"pairs.{k}": a for k, a in learner.pairs.state().items()}
-    arrays["users"] = np.frombuffer(users, np.uint8)
+    arrays["users"] = _pack_users(learner.users)
     fields = {
         "v": schema.LEARNER.version,
         "positions": {str(partition): offset for partition, offset in positions.items()},
@@ -40,6 +41,21 @@ def pack_learner(learner: Learner, positions: Positions) -> memoryview:
         "content": [learner.assortment.catalogue.space, learner.assortment.catalogue.n_arrived],
     }
     return pack(arrays, fields)
+
+
+def _pack_users(users: Mapping[str, UserState]) -> npt.NDArray[np.uint8]:
+    """Write (key, state) pairs as one msgpack array, user by user.
+
+    One call for all of them held Python's lock for longer than a role may stand still.
+    """
+    packer = msgpack.Packer()
+    pieces = deque([packer.pack_array_header(len(users))])
+    pieces.extend(packer.pack((key, state.encode())) for key, state in users.items())
+    packed, end = np.empty(sum(map(len, pieces)), np.uint8), 0
+    while pieces:
+        piece = np.frombuffer(pieces.popleft(), np.uint8)
+        packed[end : (end := end + len(piece))] = piece
+    return packed
 
 
 def restore(learner: Learner, model_blob: Blob, learner_blob: Blob) -> Positions:

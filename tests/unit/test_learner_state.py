@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import msgpack
 import numpy as np
 import pytest
 import torch
@@ -103,6 +104,24 @@ def test_categories_keep_their_numbers_over_a_restart() -> None:
     resumed.assortment.note(Item(item="item-2", categories=("hot",)))
     index = resumed.vocabulary.indexes(["item-0", "item-1", "item-2"])
     assert resumed.signals.arrays.category[index].tolist() == [0, 1, 1]
+
+
+def test_no_call_packs_more_than_one_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each holds Python's lock, and with it the clock that tells whether the role stands still."""
+    n_bytes: list[int] = []
+
+    class Packer(msgpack.Packer):
+        def pack(self, what: object) -> bytes:
+            n_bytes.append(len(packed := super().pack(what)))
+            return packed
+
+    monkeypatch.setattr(msgpack, "Packer", Packer)
+    monkeypatch.setattr(msgpack, "packb", lambda what: Packer().pack(what))
+    learner = learned(STREAM)
+    arrays, _ = unpack(pack_learner(learner, POSITIONS), schema.LEARNER)
+    users = [[key, state.encode()] for key, state in learner.users.items()]
+    assert msgpack.unpackb(arrays["users"]) == users
+    assert max(n_bytes) * 3 < sum(n_bytes)
 
 
 def test_a_learner_of_nothing_can_be_stored_and_go_on() -> None:
