@@ -219,7 +219,7 @@ class Assortment:
         self._evict(gone)
         for item in filter(self.catalogue.source_of, items):
             self._place_later(item)
-        self.place()
+        self.place(limit=len(items))  # no record need come that would have the rest placed
         return True
 
     def _evict(self, gone: Longs) -> None:

@@ -58,7 +58,16 @@ class Forgetting:
         """
         taken, self._taken = self._taken, Counter()
         all_time = self._learner.signals.arrays.popularity[:, ALL_TIME]
-        return np.array([index for index, n in taken.items() if all_time[index] <= n], np.int64)
+        ids = self._learner.vocabulary.ids
+        only = {ids[index]: index for index, n in taken.items() if all_time[index] <= n}
+        # A history may name what is not counted any more, from before the item was evicted once:
+        # by the count alone, what others took since would be theirs.
+        for state in self._learner.users.values():
+            if not only:
+                break
+            for item in only.keys() & set(state.items):
+                del only[item]
+        return np.array(list(only.values()), np.int64)
 
 
 def owner_of(key: str) -> int:

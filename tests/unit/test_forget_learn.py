@@ -172,6 +172,33 @@ def test_an_item_of_the_catalogue_comes_back_as_one_that_nobody_took() -> None:
     assert index not in learner.signals.arrays.ids[: len(learner.vocabulary)]
 
 
+def test_an_item_that_others_took_since_it_was_evicted_once_stays() -> None:
+    learner = PlainLearner(small(max_items=16))
+    learner.learn(visits("ann", *[ONLY] * 3))
+    for at in range(4):  # hers is the least popular of a full vocabulary
+        learner.learn(visits(f"user-{at}", *(f"item-{i}" for i in range(15)), first=10))
+    assert learner.assortment.make_room()
+    assert learner.vocabulary.index(ONLY) < 0
+    learner.learn([*visits("bob", ONLY, first=100), *visits("cem", ONLY, first=100)])
+    learner.learn([asks("ann", 200)])
+    assert not learner.assortment.make_room()
+    assert learner.vocabulary.index(ONLY) >= 0
+
+
+def test_all_of_many_items_of_the_catalogue_come_back() -> None:
+    n = 3 * 64  # at a time, as records come
+    learner = PlainLearner(small(max_items=1_000))
+    items = [f"rare-{at}" for at in range(n)]
+    for item in items:
+        learner.assortment.note(Item(item=item, title=item))
+    while learner.assortment.place():
+        pass
+    learner.learn(visits("ann", *items))
+    learner.learn([asks("ann", n)])
+    next_version(learner)
+    assert learner.vocabulary.n_items == n
+
+
 def test_replicas_reload_only_if_an_item_went() -> None:
     learner = learned(with_ann(STREAM))
     learner.learn([asks("user-0", 2_000)])
