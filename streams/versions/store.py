@@ -143,6 +143,7 @@ class ModelStore:
 
     def _names(self) -> list[str]:
         try:
+            self._files.invalidate_cache(self._root)  # another learn role may have written since
             paths = self._files.ls(self._root, detail=False)
         except FileNotFoundError:
             return []

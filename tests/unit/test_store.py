@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import fsspec
 import pytest
+from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from headrace.streams.errors import CheckpointError, SettingsError, StoreError, UnreadableError
@@ -156,6 +157,26 @@ def test_the_newest_version_is_the_highest_number_that_a_file_has(url: str) -> N
     for version in (9, 100_000_000, 11):
         store.write(version, "model", b"")
     assert store.newest() == 100_000_000
+
+
+def test_what_another_has_written_since_counts(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Object stores remember what a folder held: s3fs until it writes there itself."""
+    remembered: dict[str, list[str]] = {}
+    files, _ = fsspec.url_to_fs(url)
+    ls, forget = type(files).ls, lambda _, path=None: remembered.pop(path, None)
+
+    def ls_once(self: AbstractFileSystem, path: str, detail: bool = True) -> list[str]:
+        if path not in remembered:
+            remembered[path] = ls(self, path, detail=detail)
+        return remembered[path]
+
+    monkeypatch.setattr(type(files), "ls", ls_once)
+    monkeypatch.setattr(type(files), "invalidate_cache", forget)
+    store = ModelStore(url, keep=2)
+    store.write(3, "model", b"")
+    assert store.newest() == 3
+    ModelStore(url, keep=2).write(4, "model", b"")
+    assert store.newest() == 4
 
 
 def test_the_newest_model_can_be_opened_by_where_it_lies(url: str) -> None:
