@@ -26,7 +26,7 @@ FIT_EVENTS = 2_000  # after so many new ones, some items are fitted anew
 FIT_ITEMS = 1_024  # at a time, those with most new takers first
 MAX_PLACES = 2**23  # of the table, at most half of them in use: 96 MB
 _SMALLEST_TABLE = 2**16
-_COUNT_EVENTS = 4_096  # at a time: a table that dropped half has room for all their pairs
+_COUNT_PAIRS = 2**19  # at a time: a table that dropped half has room for them
 _LONG_ROW = 4_096  # pairs of an item; those asked for are then looked up, not found by reading it
 _SOLVE_ITEMS = 64  # systems solved together: 4 MB
 
@@ -142,9 +142,10 @@ class PairCounts:
     def count(self, items: Ints, histories: Ints) -> None:
         """Count events in order: (n,) items, negative ones skipped, and (n, H) what came before."""
         self.reserve(int(max(items.max(initial=-1), histories.max(initial=-1))) + 1)
-        for start in range(0, len(items), _COUNT_EVENTS):
-            rows = slice(start, start + _COUNT_EVENTS)
-            self._make_room(histories[rows].size)
+        step = max(1, _COUNT_PAIRS // max(1, histories.shape[1]))
+        for start in range(0, len(items), step):
+            rows = slice(start, start + step)
+            self._make_room(int((histories[rows] >= 0).sum()))  # without the padding
             self._n_pairs += _count(
                 self.table, self.takers, self.new_takers, items[rows], histories[rows]
             )

@@ -109,13 +109,25 @@ def test_full_table_has_room_for_however_many_events_come_at_once(
 ) -> None:
     monkeypatch.setattr(item_regression, "MAX_PLACES", 512)
     monkeypatch.setattr(item_regression, "_SMALLEST_TABLE", 256)
-    monkeypatch.setattr(item_regression, "_COUNT_EVENTS", 64, raising=False)
+    monkeypatch.setattr(item_regression, "_COUNT_PAIRS", 64)
     pairs = count(PairCounts(), *[[A, B]] * 5, [C])
     others = np.arange(10, 410, dtype=np.int32)
     pairs.count(others, np.full((400, 1), C, np.int32))
     assert len(pairs) <= 256
     assert counted(pairs)[A, B] == 5
     assert pairs.takers[others].all()
+
+
+def test_room_is_made_for_pairs_and_not_for_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(item_regression, "MAX_PLACES", 512)
+    monkeypatch.setattr(item_regression, "_SMALLEST_TABLE", 256)
+    pairs, histories = PairCounts(), np.full((200, 1_000), -1, np.int32)
+    histories[:, 0] = C
+    pairs.count(np.arange(10, 210, dtype=np.int32), histories)
+    assert len(pairs) == 0  # who has taken C is not counted yet
+    pairs = count(PairCounts(), [C])
+    pairs.count(np.arange(10, 210, dtype=np.int32), histories)
+    assert len(pairs) == 200
 
 
 def test_table_grows_without_losing_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
