@@ -50,7 +50,7 @@ class Settings(BaseSettings):
         "headrace",
         pattern=r"^[A-Za-z0-9._-]{1,233}$",  # what Kafka takes, less .recommendations
         description="Topics are named PREFIX.events and so on; another shop on the same brokers"
-        " needs a group of its own, too.",
+        " needs a group and a model_store of its own, too.",
     )
     partitions: int = Field(
         4, ge=1, le=10_000, description="Partitions of the topics by user; never to change."
@@ -136,8 +136,8 @@ class Settings(BaseSettings):
     )
     model_store: str = Field(
         "",
-        description="Folder or fsspec URL of the checkpoints (s3:// needs the package s3fs, gs://"
-        " gcsfs); DATA_DIR/models if empty.",
+        description="Folder or fsspec URL of the checkpoints, for this shop alone (s3:// needs the"
+        " package s3fs, gs:// gcsfs); DATA_DIR/models if empty.",
     )
     start_from: str = Field(
         "",

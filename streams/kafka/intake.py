@@ -165,8 +165,8 @@ class IntakeConsumer(driver.Consumer):
                 raise TopicMismatchError(
                     f"the events of partition {tp.partition} of {tp.topic} end at {end}, before"
                     f" {read}, up to where they have been read: the topic was recreated, or lost"
-                    " its end; use another topic_prefix and group, which start with states and"
-                    " models of their own"
+                    " its end; use another topic_prefix, group and model_store, which start with"
+                    " states and models of their own"
                 )
 
     # ---------------------------------------------------------------------------- positions

@@ -99,11 +99,14 @@ class Publisher:
         again.
 
         Raises:
+            SettingsError: the store is another shop's.
+            StoreError: it cannot be used.
             TopicMismatchError: the newest is of another group.
             UnreadableError: the store does not give the newest, and no other can be read.
             CheckpointError: none can be read, or the settings ask for a model of another shape; or
                 so it is with the model of another shop that the settings say to start from.
         """
+        self._store.claim(self._settings.topic_prefix)
         announced = announcements(self._settings)
         # A number is never used again, not even with new topics: the store keeps the highest ones.
         self.version = max([self._store.newest(), *(one.version for one in announced)])

@@ -23,6 +23,7 @@ WHICH_STORE = (  # to ask where nothing can be read
     "is model_store the one that learn writes to (if not set: under data_dir, where it is started)?"
 )
 _PIECE_BYTES = 2**24  # read and written at a time
+_OWNER = "topic_prefix"  # the file that says whose versions these are
 _PART = ".part"  # ends the passing name of a file while it is written
 _OF_VERSION = re.compile(r"v(\d+)\.([a-z]+)\.safetensors")
 
@@ -57,6 +58,27 @@ class ModelStore:
             raise SettingsError(f"model_store={url} cannot be used: {exc}") from exc
         self._keep = keep
 
+    def claim(self, topic_prefix: str) -> None:
+        """Make this the store of one shop, for good: two would write over each other's files.
+
+        Raises:
+            SettingsError: it is another's.
+            StoreError: it could not be told, or written.
+        """
+        try:
+            owner = self._files.cat_file(f"{self._root}/{_OWNER}", 0, _PIECE_BYTES).decode()
+        except FileNotFoundError:
+            self._put(_OWNER, topic_prefix.encode())
+        except Exception as exc:  # each kind of store has errors of its own
+            raise StoreError(f"the model store {self._root} cannot be read: {exc}") from exc
+        else:
+            if owner != topic_prefix:
+                raise SettingsError(
+                    f"the model store {self._root} is that of topic_prefix={owner}, not"
+                    f" {topic_prefix}: set another model_store, or data_dir, for this shop (if the"
+                    f" other one is no more, remove the file {_OWNER} there)"
+                )
+
     def write(self, version: int, kind: str, blob: Blob) -> StoredFile:
         """Write one file of a version; it is whole, or it is not there.
 
@@ -64,6 +86,10 @@ class ModelStore:
             StoreError: it could not be written.
         """
         name = f"v{version:08d}.{kind}.safetensors"
+        self._put(name, blob)
+        return StoredFile(name, hashlib.sha256(blob).hexdigest(), len(blob))
+
+    def _put(self, name: str, blob: Blob) -> None:
         try:
             self._files.makedirs(self._root, exist_ok=True)
             with self._files.open(f"{self._root}/{name}{_PART}", "wb") as file:
@@ -75,7 +101,6 @@ class ModelStore:
                 f"{name} of {len(blob):,} bytes cannot be written to the model store {self._root}:"
                 f" {exc}"
             ) from exc
-        return StoredFile(name, hashlib.sha256(blob).hexdigest(), len(blob))
 
     def read(self, file: StoredFile) -> memoryview:
         """Read a file of the store.

@@ -10,7 +10,12 @@ from publisher_rig import GUARD, Sent, publishing
 from serving_samples import metric
 from stream_samples import drawn, learned, small
 
-from headrace.streams.errors import CheckpointError, TopicMismatchError, UnreadableError
+from headrace.streams.errors import (
+    CheckpointError,
+    SettingsError,
+    TopicMismatchError,
+    UnreadableError,
+)
 from headrace.streams.learn import publisher as publisher_module
 from headrace.streams.learn.learner import Learner
 from headrace.streams.learn.learner_state import Positions
@@ -128,6 +133,25 @@ def test_versions_of_another_group_are_refused_until_it_is_told_to_begin_anew(
         again.restore(anew=True)
         asyncio.run(again.publish_version(sent.send, GUARD))
     assert [one.group for one in sent.announced] == ["headrace", "b"]
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_role_does_not_write_to_the_store_of_another_shop(
+    tmp_path: Path, sent: Sent, anew: bool
+) -> None:
+    settings = small(model_store=str(tmp_path))
+    other = settings.model_copy(update={"topic_prefix": "b", "group": "b"})
+    with ThreadPoolExecutor(1) as thread:
+        first = Publisher(settings, learned(drawn(60)), thread, {0: 60})
+        first.restore()
+        asyncio.run(first.publish_version(sent.send, GUARD))
+        files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        sent.announced.clear()  # they have topics of their own
+        with pytest.raises(
+            SettingsError, match=f"{tmp_path} is that of topic_prefix=headrace, not b"
+        ):
+            Publisher(other, learned(drawn(60)), thread, {0: 60}).restore(anew=anew)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
 def test_a_role_whose_files_are_lost_begins_anew_where_it_is_told_to(

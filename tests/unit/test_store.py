@@ -190,6 +190,24 @@ def test_the_newest_model_can_be_opened_by_where_it_lies(url: str) -> None:
         assert file.read() == b"model 11"
 
 
+def test_a_store_is_of_one_shop(url: str) -> None:
+    ModelStore(url, keep=2).claim("shop")
+    ModelStore(url, keep=2).claim("shop")
+    with pytest.raises(SettingsError, match=r"topic_prefix=shop, not b: set another model_store"):
+        ModelStore(url, keep=2).claim("b")
+    files, root = fsspec.url_to_fs(url)
+    files.rm_file(f"{root}/topic_prefix")  # as the text says, of a shop that is no more
+    ModelStore(url, keep=2).claim("b")
+    ModelStore(url, keep=2).prune()
+    assert names_at(url) == ["topic_prefix"]
+
+
+def test_a_store_that_cannot_say_whose_it_is_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "topic_prefix").mkdir()
+    with pytest.raises(StoreError, match="cannot be read"):
+        ModelStore(str(tmp_path), keep=2).claim("shop")
+
+
 def test_what_is_not_of_a_version_is_neither_the_newest_nor_pruned(url: str) -> None:
     others = [
         "README",
