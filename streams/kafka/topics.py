@@ -13,6 +13,7 @@ from kafka.admin import ConfigResource, OffsetSpec
 from kafka.errors import GroupAuthorizationFailedError, GroupIdNotFoundError, RetriableError
 
 from headrace.streams.errors import StreamsError, TopicMismatchError
+from headrace.streams.kafka.broker import is_embedded
 from headrace.streams.kafka.clients import admin
 from headrace.streams.kafka.lease import CLOCKS_DIFFER_S, STALE_AFTER_S
 from headrace.streams.settings import Settings
@@ -201,6 +202,12 @@ def _check(client: Any, topics: list[Topic]) -> None:
                 raise TopicMismatchError(
                     f"{told}: set partitions={n}, or use another topic_prefix and group (the"
                     " partitions of a topic in use must never change)"
+                )
+            if is_embedded(client):  # which has no kafka-topics.sh, and nothing that would be lost
+                raise TopicMismatchError(
+                    f"{told}: the broker made it when somebody first used it, as roles do that go"
+                    " on while it is started again. End them, and it (Ctrl-C); then start it, run"
+                    " `headrace topics`, and start them"
                 )
             raise TopicMismatchError(
                 f"{told}, whatever is set: the broker made it when somebody first used it, or some"
