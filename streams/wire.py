@@ -136,6 +136,9 @@ def _refusing(decode: Callable[P, T]) -> Callable[P, T]:
 def decode_event(value: bytes | None, *, key: bytes | None, record_time_ms: int) -> Event:
     """Read one event. The key stands in for a missing ``user``, the record's time for ``time_ms``.
 
+    A missing ``action`` is what ``event`` says, its name in many files: read as a click instead,
+    a purchase would be one without a word.
+
     Nothing happens after it was written: the record's time is the latest that an event can have,
     or one wrong clock would make everything else look old, for good.
 
@@ -150,7 +153,9 @@ def decode_event(value: bytes | None, *, key: bytes | None, record_time_ms: int)
         raise MalformedRecordError("wrong_type", "context must be a map")
     if len(context) > MAX_CONTEXT:
         raise MalformedRecordError("too_large", f"context has over {MAX_CONTEXT} entries")
-    action = _action_of(_given(fields, "action", "click"))
+    named = fields.get("event")
+    is_action = isinstance(named, str) and 0 < len(named) <= MAX_ACTION_LETTERS
+    action = _action_of(_given(fields, "action", named if is_action else "click"))
     return Event(
         user=_id_of(fields, "user"),
         item="" if action in WITHOUT_ITEM else _id_of(fields, "item"),

@@ -16,6 +16,7 @@ from headrace.streams.kafka.dead_letters import dead_letter_headers
 from headrace.streams.kafka.record_batches import VALUE_LIMIT_BYTES
 from headrace.streams.wire import (
     FORGET,
+    MAX_ACTION_LETTERS,
     MAX_AHEAD_MS,
     MAX_CATEGORIES,
     MAX_CONTEXT,
@@ -145,6 +146,23 @@ def test_encoding_leaves_out_what_is_not_there() -> None:
 def test_key_and_record_time_stand_in() -> None:
     event = decode(b'{"item": "i"}', key=b"u")
     assert event == Event(user="u", item="i", time_ms=RECORD_TIME_MS, action="click")
+
+
+@pytest.mark.parametrize(
+    ("told", "action"),
+    [
+        ({"event": "purchase"}, "purchase"),
+        ({"event": "purchase", "action": None}, "purchase"),
+        ({"event": "purchase", "action": "view"}, "view"),
+        ({"event": ""}, "click"),
+        ({"event": {"name": "purchase"}}, "click"),  # a key of another meaning
+        ({"event": "x" * (MAX_ACTION_LETTERS + 1)}, "click"),
+    ],
+)
+def test_an_action_may_have_the_name_that_it_has_in_files(
+    told: dict[str, object], action: str
+) -> None:
+    assert decode(as_json({"user": "u", "item": "i"} | told)).action == action
 
 
 @pytest.mark.parametrize("ahead_ms", [1, MAX_AHEAD_MS])
