@@ -114,7 +114,9 @@ def as_text(found: Recommendation, titles: Titles, *, width: int | None = None) 
     ]
     if width is not None:
         lines = [_fitted(line, width) for line in lines]
-    shown = [line.rstrip() for line in lines] or ["   (nothing to list yet)"]
+    shown = [line.rstrip() for line in lines] or [
+        "   (nothing to list yet; their next event, or a refresh, makes a new list)"
+    ]
     return "\n".join([head, *shown])
 
 

@@ -392,7 +392,10 @@ def test_list_without_reasons_or_items_is_shown_too() -> None:
         generated_ms=LIST.generated_ms,
     )
     head = as_text(LIST, {}).splitlines()[0]
-    assert as_text(bare, {}).splitlines() == [head, "   (nothing to list yet)"]
+    assert as_text(bare, {}).splitlines() == [
+        head,
+        "   (nothing to list yet; their next event, or a refresh, makes a new list)",
+    ]
 
 
 def test_a_title_cannot_move_the_cursor_or_fill_the_screen() -> None:
