@@ -30,6 +30,7 @@ from headrace.streams.tools.tables import (
 )
 from headrace.streams.wire import (
     MAX_ACTION_LETTERS,
+    MAX_AHEAD_MS,
     MAX_ID_BYTES,
     MAX_REC_ID_BYTES,
     MAX_TIME_MS,
@@ -40,6 +41,7 @@ from headrace.streams.wire import (
 
 FIELDS = ("user", "item", "action", "time_ms")
 ALIASES = {"event": "action", "timestamp": "time_ms"}  # as files in the field name them
+ITEMS_ALONE = ("title", "categories", "price", "vectors")  # columns that no events have
 DAYS = (19_700_101, 99_991_231)  # as seconds, August 1970 to March 1973: no shop's events
 MOST_ACTIONS = 100  # that are looked at for misspelt ones: where there are more, they are ids
 NAMES = {"event_id": MAX_ID_BYTES, "rec_id": MAX_REC_ID_BYTES}  # that events may have, in bytes
@@ -80,6 +82,12 @@ def read_events(
     expected = {"user": "user", "item": "item", "action": "event", "time_ms": "timestamp"}
     typed = () if now_ms is None else ("item", "action", "time_ms")
     stand_ins = {name: pl.lit(None) for name in typed}
+    told = [name for name in ITEMS_ALONE if name in names]
+    if told and not columns.keys() & {"user", "action", "time_ms"}:
+        raise InputFileError(
+            f"{path}: the column {told[0]}, and none for users, says that these are items:"
+            " `headrace produce --items` takes them"
+        )
     require(
         [shown for name, shown in expected.items() if name not in columns.keys() | stand_ins.keys()]
         + [name for name in (*also, *context) if name not in names],
@@ -141,6 +149,22 @@ def events_of(table: pl.DataFrame) -> Iterator[Event]:
         context = row.pop("context", None) or {}
         told = {name: value for name, value in context.items() if value is not None}
         yield Event(**row, context=told)
+
+
+def refuse_future(events: pl.DataFrame, name: str, *, now_ms: int) -> None:
+    """Refuse events, in the order of their times, that every role would set aside for these.
+
+    Raises:
+        InputFileError: some are of more than a day ahead, as dates read as milliseconds are.
+    """
+    n_ahead = int((events["time_ms"] > now_ms + MAX_AHEAD_MS).sum())
+    if n_ahead:
+        latest = pl.Series([events["time_ms"][-1]]).cast(pl.Datetime("ms", "UTC"))[0]
+        raise InputFileError(
+            f"{name}: {n_ahead} of {len(events)} events are of more than a day ahead, the latest of"
+            f" {latest.isoformat(timespec='seconds')}: roles set such events aside; timestamp must"
+            f" be {USABLE['timestamp']}"
+        )
 
 
 def _with_usable_context(

@@ -1,6 +1,10 @@
 """Publish recorded or typed events and catalogues, every record acknowledged by the broker."""
 
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from headrace.streams.kafka.clients import outbox
 from headrace.streams.settings import Settings
@@ -34,11 +38,46 @@ def publish_items(settings: Settings, items: Iterable[Item]) -> int:
 
 
 def _publish(settings: Settings, topic: str, keyed: Iterable[tuple[str, Event | Item]]) -> int:
-    with outbox(settings, settings.topic(topic)) as box:
+    with outbox(settings, settings.topic(topic)) as box, _ctrl_c_between() as between:
         try:
             for key, record in keyed:
-                box.send(key=key, value=encode(record))
+                with between:
+                    box.send(key=key, value=encode(record))
         except KeyboardInterrupt:
             box.drain()
             raise Stopped(box.n_sent) from None
     return box.n_sent
+
+
+class _Between:
+    """Puts Ctrl-C off while a record is sent: else it may be sent and not counted."""
+
+    def __init__(self) -> None:
+        self._is_sending = self._is_asked = False
+
+    def __enter__(self) -> None:
+        self._is_sending = True
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        self._is_sending = False
+        if self._is_asked and failure is None:
+            raise KeyboardInterrupt
+
+    def on_signal(self, _: int, __: FrameType | None) -> None:
+        """Interrupt now, or when the record is sent; who asks again does not wait for that."""
+        if not self._is_sending or self._is_asked:
+            raise KeyboardInterrupt
+        self._is_asked = True
+
+
+@contextmanager
+def _ctrl_c_between() -> Iterator[_Between]:
+    between = _Between()
+    if threading.current_thread() is not threading.main_thread():  # others are not interrupted
+        yield between
+        return
+    before = signal.signal(signal.SIGINT, between.on_signal)
+    try:
+        yield between
+    finally:
+        signal.signal(signal.SIGINT, before)

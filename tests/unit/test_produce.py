@@ -1,5 +1,6 @@
 """Publishing from the command line, and what is said of it."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,12 +44,28 @@ def events(tmp_path: Path) -> str:
     return str(path)
 
 
-def run(monkeypatch: pytest.MonkeyPatch, n_taken: int, *arguments: str) -> tuple[int, list[str]]:
+class SignalledProducer(InterruptedProducer):
+    """Takes every record; while it takes one, Ctrl-C comes."""
+
+    def send(self, *_: object, **__: object) -> "InterruptedProducer":
+        """Take a record."""
+        self.n_left -= 1
+        if not self.n_left:
+            signal.raise_signal(signal.SIGINT)
+        return self
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    n_taken: int,
+    *arguments: str,
+    kind: type[InterruptedProducer] = InterruptedProducer,
+) -> tuple[int, list[str]]:
     """Run a command; return its exit code and the lines it says, less those of the bar."""
 
     @contextmanager
     def outbox(_: Settings, topic: str) -> Iterator[Outbox]:
-        box = Outbox(InterruptedProducer(n_taken), topic)
+        box = Outbox(kind(n_taken), topic)
         yield box
         box.drain()
 
@@ -67,3 +84,30 @@ def test_what_was_published_is_said_also_when_it_is_stopped(
     assert run(monkeypatch, 3, *command, events) == (0, [NOTE, "3 events published"])
     assert run(monkeypatch, 2, *command, events) == (1, [NOTE, "stopped: 2 events published"])
     assert run(monkeypatch, 1, *command, events) == (1, [NOTE, "stopped: 1 event published"])
+
+
+def test_what_is_being_sent_as_ctrl_c_comes_is_counted(
+    monkeypatch: pytest.MonkeyPatch, events: str
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    told = run(monkeypatch, 2, "produce", events, kind=SignalledProducer)
+    assert told == (1, [NOTE, "stopped: 2 events published"])
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_events_of_days_to_come_are_refused_before_any_is_published(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "e.csv"
+    path.write_text("user,item,event,timestamp\nu,a,view,1764238500\nu,b,view,20261127101500\n")
+    told = run(monkeypatch, 2, "produce", str(path))
+    assert told == (
+        2,
+        [
+            f"headrace: {path}: 1 of 2 events are of more than a day ahead, the latest of"
+            " 2612-01-19T18:51:41+00:00: roles set such events aside; timestamp must be seconds or"
+            " milliseconds since 1970, ISO text such as 2026-11-29T10:15:00+02:00, or a day such as"
+            " 20261129; nothing was published"
+        ],
+    )
+    assert run(monkeypatch, 3, "replay", "--now", "--rate", "1000", str(path))[0] == 0
