@@ -173,7 +173,7 @@ def test_an_unusable_id_of_an_event_is_refused(tmp_path: Path, unusable: str) ->
 
 def test_a_catalogue_is_told_from_events_that_lack_a_column(tmp_path: Path) -> None:
     path = write(tmp_path, "products.csv", "item,title,price\ni1,tea,3\n")
-    with pytest.raises(InputFileError, match="column title, and none for users.*produce --items`"):
+    with pytest.raises(InputFileError, match=r"column title, and none for users.*produce --items`"):
         read_events(path)
     path = write(tmp_path, "events.csv", "item,title,event,timestamp\ni1,tea,click,1\n")
     with pytest.raises(InputFileError, match="missing column user"):
