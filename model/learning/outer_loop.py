@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 STANDARDISE_EVERY = 20  # steps: the inputs' spread changes slowly, the pass over them costs
 STANDARDISE_SAMPLE = 256  # tasks
+LEAST_STD = 0.05  # of an input; what was silent has this one
+LATE_MEASUREMENTS = 12  # of an input that was silent while the stream was young: as many as then
 ADAM = {"step", "exp_avg", "exp_avg_sq"}  # what the optimisers hold of a parameter
 
 
@@ -63,6 +65,7 @@ class OuterLoop:
         self.n_tasks = 0
         self._processes = processes or Processes()
         self._standardise_until = config.standardise_until
+        self._n_late: Tensor | None = None  # (J,) measurements left of late inputs, once it is old
         self._n_due = 0  # new tasks that no step was taken for yet
         self._n_steps = 0
         self._random = np.random.default_rng(seed)
@@ -277,16 +280,34 @@ class OuterLoop:
         self._rehearsal.keep(tasks, owners)
 
     def _standardise(self) -> None:
-        """Follow the inputs' mean and spread while the stream is young."""
+        """Follow the inputs' mean and spread while the stream is young, or they are.
+
+        An input that begins later, such as that of a catalogue's content, would be clamped for good
+        by the spread of its silence.
+        """
         self._n_steps += 1
         is_due = self._n_steps % STANDARDISE_EVERY == 1
-        if self.n_tasks > self._standardise_until or not is_due or not self._rehearsal.n_lists:
+        if not is_due or not self._rehearsal.n_lists:
             return
-        inputs = self._rehearsal.peek_inputs(STANDARDISE_SAMPLE)[:, ADAPTED]
+        scorer, random = self.meta.scorer, self._random
+        is_followed = torch.ones_like(scorer.std, dtype=torch.bool)
+        if self.n_tasks > self._standardise_until:
+            if self._n_late is None:
+                self._n_late = LATE_MEASUREMENTS * (scorer.std <= LEAST_STD).int()
+            is_followed = self._n_late > 0
+            random = np.random.default_rng(self._n_steps)  # what else is drawn stays as it was
+        if not is_followed.any():
+            return
+        inputs = self._rehearsal.peek_inputs(STANDARDISE_SAMPLE, random)[:, ADAPTED]
         rows = torch.from_numpy(inputs).to(self.recommender.device)  # (rows, J)
-        if len(rows) > 1:
-            self.meta.scorer.mean.copy_(rows.mean(0))
-            self.meta.scorer.std.copy_(rows.std(0).clamp(min=0.05))
+        if len(rows) < 2:
+            return
+        std = rows.std(0).clamp(min=LEAST_STD)
+        if self._n_late is not None:
+            is_followed &= std > LEAST_STD
+            self._n_late -= is_followed.int()
+        scorer.mean[is_followed] = rows.mean(0)[is_followed]
+        scorer.std[is_followed] = std[is_followed]
 
     def _descend(self, batch: Batch) -> float:
         """Step on each loss of a batch in turn; return the first in nats, before its step."""

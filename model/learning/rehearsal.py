@@ -95,9 +95,9 @@ class Rehearsal:
         self._lists.drop(owner)
         self._sequences.drop(owner)
 
-    def peek_inputs(self, n: int) -> Floats:
-        """Return the (rows, I) inputs of all candidates of ``n`` tasks."""
-        filled, inputs, *_ = self._lists.peek(n, self._random)
+    def peek_inputs(self, n: int, random: np.random.Generator) -> Floats:
+        """Return the (rows, I) inputs of all candidates of ``n`` tasks, drawn by ``random``."""
+        filled, inputs, *_ = self._lists.peek(n, random)
         rows: Floats = inputs[filled].astype(np.float32)
         return rows
 

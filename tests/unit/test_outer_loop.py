@@ -20,7 +20,14 @@ from outer_loop_samples import (
 )
 from torch import Tensor, nn
 
-from headrace.model.learning.outer_loop import STANDARDISE_EVERY, OuterLoop
+from headrace.model.counts.tenure import N_TENURE_SIGNALS
+from headrace.model.learning.outer_loop import (
+    LATE_MEASUREMENTS,
+    LEAST_STD,
+    STANDARDISE_EVERY,
+    OuterLoop,
+)
+from headrace.model.networks.scorer import Scorer
 
 SCORER = ("scorer", "scorer_loop")
 
@@ -194,6 +201,29 @@ def test_inputs_are_standardised_by_the_tasks_kept() -> None:
     assert std[0] == pytest.approx(1, rel=0.01)  # of a sample of 256, half of it 2, half 0
     assert mean[1] == 0
     assert std[1] == pytest.approx(0.05)  # never less: what never varied must not explode
+
+
+def test_an_input_that_begins_late_is_standardised_as_it_is_then() -> None:
+    def learn(late: float, n_measurements: int) -> Scorer:
+        tasks = two_candidates(4, 2)  # what is known already stays as it was measured
+        tasks.inputs[0, 0, N_TENURE_SIGNALS + 1] = late
+        for _ in range(n_measurements * STANDARDISE_EVERY):
+            loop.learn(tasks, n_items=N_ITEMS, rehearse=False)
+        return loop.meta.scorer
+
+    loop = new_loop(replace(PLAIN, standardise_until=1, replay_tasks=4))
+    loop.learn(two_candidates(2, 0), n_items=N_ITEMS, rehearse=False)
+    for value, n_measurements, mean in [
+        (0, 2, 0),  # silent still
+        (3, LATE_MEASUREMENTS - 1, 1.5),
+        (9, 1, 4.5),
+        (0, 5, 4.5),  # and so for good
+    ]:
+        scorer = learn(value, n_measurements)
+        assert scorer.mean[1] == pytest.approx(mean, rel=0.2)
+        assert scorer.std[1] == pytest.approx(max(LEAST_STD, mean), rel=0.2)
+    assert scorer.mean[0] == pytest.approx(1)
+    assert scorer.std[0] == pytest.approx(1, rel=0.01)
 
 
 def test_mean_stands_still_between_and_after() -> None:
