@@ -161,6 +161,10 @@ class OuterLoop:
             encoder.items[gone] = (
                 torch.randn(len(gone), encoder.items.shape[1]).to(encoder.items) * EMBEDDING_STD
             )
+        for rows in (encoder.items, encoder.bias):  # where the steps of others led
+            for moment in self._optimisers["encoder"].state.get(rows, {}).values():
+                if moment.shape == rows.shape:
+                    moment[gone] = 0
         self._residual.forget(gone.numpy())
 
     def state(self) -> dict[str, Tensor]:

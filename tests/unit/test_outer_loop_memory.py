@@ -139,6 +139,24 @@ def test_growth_keeps_old_embeddings_and_teaches_the_new_ones() -> None:
     assert loop.meta.encoder.bias[N_ITEMS + 3].item() == pytest.approx(PLAIN.encoder_lr, rel=1e-3)
 
 
+def test_an_item_at_the_index_of_another_does_not_go_on_where_that_one_was_led() -> None:
+    loop = new_loop(replace(PLAIN, batch_tasks=len(USERS)))
+    tasks = new_tasks(loop)
+    loop.learn(tasks, n_items=N_ITEMS, rehearse=False)
+    index, other = int(tasks.targets[0]), int(tasks.targets[-1])
+    assert index != other
+    optimiser = loop._optimisers["encoder"]
+    moments = [
+        optimiser.state[rows][name]
+        for rows in (loop.meta.encoder.items, loop.meta.encoder.bias)
+        for name in ("exp_avg", "exp_avg_sq")
+    ]
+    assert all(moment[index].any() and moment[other].any() for moment in moments)
+    loop.start_anew(np.array([index]))
+    assert not any(moment[index].any() for moment in moments)
+    assert all(moment[other].any() for moment in moments)
+
+
 # -------------------------------------------------------------------------------------- negatives
 
 
