@@ -6,6 +6,7 @@ when flow resumes, and a table store that recovers the state with the larger off
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -17,6 +18,7 @@ from faust.stores import memory
 from faust.types.tuples import TP
 from mode.utils.queues import ThrowableQueue
 
+from headrace.streams.decoding import AT_A_STRETCH_S
 from headrace.streams.errors import SettingsError
 from headrace.streams.guards import end_process, tell_failure
 from headrace.streams.kafka.batches import BatchSchema, ChangelogMessage, RecordBatch
@@ -96,10 +98,21 @@ class StateStore(memory.Store):
             return False
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:  # noqa: ARG002
-        """Drop the states of partitions that went to other workers."""
+        """Drop the states of partitions that went to other workers, while the event loop goes on.
+
+        In one go, half a million took longer than a worker may stand still.
+        """
         partitions = {tp.partition for tp in active_tps}
-        for key in [key for key in self.data if key[0] not in partitions]:
-            del self.data[key]
+        assigned, rested_s = self.app.rebalances_assigned, time.monotonic()
+        # As a plain dict's: an ordered one looks each up, which takes a second for a million.
+        for key in list(dict.keys(self.data)):
+            if key[0] not in partitions:
+                del self.data[key]
+            if time.monotonic() - rested_s > AT_A_STRETCH_S:
+                await asyncio.sleep(0)
+                rested_s = time.monotonic()
+                if self.app.rebalances_assigned != assigned:
+                    return  # Faust does not wait for us: what is left is seen to the next time
 
 
 class StateTable(faust.Table):
@@ -117,7 +130,7 @@ class IntakeApp(faust.App):
         self.serving = asyncio.Event()
         """Set while positions are assigned and tables recovered; the readiness of the role."""
         self._rebalances_begun = 0
-        self._rebalances_assigned = 0
+        self.rebalances_assigned = 0
 
     @property
     def intake(self) -> IntakeConsumer:
@@ -162,14 +175,14 @@ class IntakeApp(faust.App):
         super().on_rebalance_start()
 
     async def _on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        self._rebalances_assigned = self._rebalances_begun
+        self.rebalances_assigned = self._rebalances_begun
         await super()._on_partitions_assigned(assigned, generation_id)
 
     def on_rebalance_end(self) -> None:
         """Serve again: positions are set and tables recovered."""
         super().on_rebalance_end()
         # Faust ends a rebalance without asking whether the next one has begun meanwhile.
-        if self._rebalances_assigned == self._rebalances_begun:
+        if self.rebalances_assigned == self._rebalances_begun:
             self.serving.set()
 
 

@@ -218,6 +218,27 @@ def test_states_of_partitions_that_moved_away_are_dropped(tmp_path: Path) -> Non
     with_store(tmp_path, check)
 
 
+def test_dropping_states_lets_others_work_and_ends_where_a_newer_assignment_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faust_app, "AT_A_STRETCH_S", -1)
+
+    async def check(store: StateStore) -> None:
+        apply(store, *(record(0, b"%d" % n, state(n)) for n in range(20)))
+        dropping = asyncio.ensure_future(store.on_recovery_completed({TP(CHANGELOG, 1)}, set()))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert 0 < len(store.data) < 20
+        store.app.rebalances_assigned += 1  # its partitions may be among the new ones
+        n_left = len(store.data)
+        await dropping
+        assert len(store.data) == n_left
+        await store.on_recovery_completed({TP(CHANGELOG, 1)}, set())
+        assert not store.data
+
+    with_store(tmp_path, check)
+
+
 # ------------------------------------------------------------------------------ the serving flag
 
 
