@@ -110,6 +110,9 @@ CPU_SECONDS = _counter(
     "part",
 )
 DELTAS_APPLIED = _counter("deltas_applied_total", "Deltas of item signals applied.")
+DELTAS_REFUSED = _counter(
+    "deltas_refused_total", "Deltas that did not fit, or came after one that is missing."
+)
 DELTA_AGE = _gauge("delta_age_seconds", "Age of the newest delta when it was applied.")
 STATES_REFUSED = _counter("states_refused_total", "Damaged states whose users start over.")
 HIT_RATIO = _gauge(
@@ -128,8 +131,8 @@ ATTRIBUTED = _counter(
 )
 OF_ADAPT = (
     LISTS, REPLAYED, DUPLICATES, DEAD_LETTERS, MICRO_BATCH_EVENTS, MICRO_BATCH_USERS, STAGE_SECONDS,
-    EVENT_TO_LIST_SECONDS, ADAPT_SECONDS, CPU_SECONDS, DELTAS_APPLIED, DELTA_AGE, STATES_REFUSED,
-    HIT_RATIO, NDCG, CANDIDATE_RECALL, JUDGED_SHOWN, ATTRIBUTED,
+    EVENT_TO_LIST_SECONDS, ADAPT_SECONDS, CPU_SECONDS, DELTAS_APPLIED, DELTAS_REFUSED, DELTA_AGE,
+    STATES_REFUSED, HIT_RATIO, NDCG, CANDIDATE_RECALL, JUDGED_SHOWN, ATTRIBUTED,
 )  # fmt: skip
 
 # ----------------------------------------------------------------------------------------- learn

@@ -160,6 +160,7 @@ class Serving:
                 )
             except CheckpointError as exc:
                 live.is_behind = True  # what comes later may count on what this one carried
+                metrics.DELTAS_REFUSED.inc()
                 raise CheckpointError(
                     f"{exc}; those after it are left out until a checkpoint is loaded"
                 ) from exc

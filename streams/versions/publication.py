@@ -204,7 +204,8 @@ def apply_delta(
         complete(arrays)
         small, changed = _meta_tensors(arrays), under(arrays, "signals.")
         content, fitted = under(arrays, "content."), under(arrays, "regression.")
-        room = max(vocabulary.max_items, len(vocabulary))
+        # Learn's max_items counts, which may be more than ours; no more are new than there are.
+        room = max(vocabulary.max_items, len(vocabulary) + len(fields["new_items"]))
         new_items = checked_items(fields["new_items"], max_items=room)
         n_items = max([len(vocabulary), *(index + 1 for index, _ in new_items)])
         check_weights(small, recommender.meta)

@@ -231,6 +231,18 @@ def test_a_delta_makes_room_for_items_that_nothing_is_counted_of() -> None:
     assert vocabulary.index("new") == latest < recommender.signals.capacity
 
 
+def test_a_replica_of_fewer_items_follows_a_writer_of_more() -> None:
+    learner = learned(STREAM)
+    recommender, vocabulary = replica_of(learner)
+    vocabulary.max_items = len(vocabulary)
+    first = len(learner.vocabulary)
+    new = [(first + at, f"new-{at}") for at in range(3)]
+    apply_delta(pack_delta(learner.recommender, new), recommender, vocabulary)
+    assert vocabulary.ids[first:] == ["new-0", "new-1", "new-2"]
+    with pytest.raises(CheckpointError, match="item index 1000000 is not from 0 to"):
+        apply_delta(pack_delta(learner.recommender, [(10**6, "x")]), recommender, vocabulary)
+
+
 def test_a_delta_of_a_model_of_another_shape_is_refused() -> None:
     recommender, vocabulary = replica_of(learned(STREAM))
     other = learned(STREAM, neighbours=16)

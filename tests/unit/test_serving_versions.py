@@ -319,8 +319,10 @@ def test_a_damaged_delta_is_an_error_and_lists_go_on(tmp_path: Path) -> None:
 def test_the_next_checkpoint_makes_up_for_a_refused_delta(tmp_path: Path) -> None:
     shop = Shop(tmp_path).at_work()
     shop.popularise("hot")
+    n_refused = metric("deltas_refused_total")
     with pytest.raises(CheckpointError):
         shop.hand_over(b"damaged")
+    assert metric("deltas_refused_total") == n_refused + 1
     shop.take_delta()  # what the damaged one carried
     n_applied = metric("deltas_applied_total")
     shop.delta()  # fits, and does not carry it again
