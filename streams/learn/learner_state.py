@@ -16,7 +16,7 @@ from headrace.model.counts.item_regression import PairCounts
 from headrace.model.recommender import Recommender
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import schema
-from headrace.streams.errors import CheckpointError
+from headrace.streams.errors import CheckpointError, SettingsError
 from headrace.streams.learn.learner import Learner
 from headrace.streams.model_settings import differences
 from headrace.streams.state import UserState
@@ -62,7 +62,8 @@ def restore(learner: Learner, model_blob: Blob, learner_blob: Blob) -> Positions
     """Make a new learner go on from a version; return the offsets it belongs to.
 
     Raises:
-        CheckpointError: the version is of another shape than the settings ask for, or damaged.
+        SettingsError: the version is of another shape than the settings ask for.
+        CheckpointError: it is damaged.
     """
     recommender, vocabulary = unpack_model(
         model_blob, max_items=learner.settings.max_items, device=str(learner.recommender.device)
@@ -94,7 +95,10 @@ def restore(learner: Learner, model_blob: Blob, learner_blob: Blob) -> Positions
 
 
 def _check_shape(learner: Learner, recommender: Recommender, vocabulary: Vocabulary) -> None:
-    """Refuse a stored model that the settings do not fit, saying in what."""
+    """Refuse settings that do not fit the stored model, saying in what.
+
+    An older one might fit, and what was learned since would be gone by a slip of an operator's.
+    """
     stored, asked = (
         r.meta.config.to_dict() | {"neighbours": r.signals.neighbours}
         for r in (recommender, learner.recommender)
@@ -103,6 +107,7 @@ def _check_shape(learner: Learner, recommender: Recommender, vocabulary: Vocabul
     if len(vocabulary) > vocabulary.max_items:
         unequal.append(f"items are {len(vocabulary)}, max_items is {vocabulary.max_items}")
     if unequal:
-        raise CheckpointError(
-            f"the stored model does not fit: {'; '.join(unequal)}: change the settings back"
+        raise SettingsError(
+            f"the stored model does not fit: {'; '.join(unequal)}: change the settings back, or"
+            " `headrace learn --anew`, once, learns from the events that the topic still has"
         )

@@ -99,12 +99,12 @@ class Publisher:
         again.
 
         Raises:
-            SettingsError: the store is another shop's.
+            SettingsError: the store is another shop's, or they ask for a model of another shape.
             StoreError: it cannot be used.
             TopicMismatchError: the newest is of another group.
             UnreadableError: the store does not give the newest, and no other can be read.
-            CheckpointError: none can be read, or the settings ask for a model of another shape; or
-                so it is with the model of another shop that the settings say to start from.
+            CheckpointError: none can be read, or the model of another shop that the settings say
+                to start from is of another shape.
         """
         self._store.claim(self._settings.topic_prefix)
         announced = announcements(self._settings)

@@ -9,7 +9,7 @@ import torch
 from stream_samples import PlainLearner, batches, drawn, learned, small
 
 from headrace.streams import schema
-from headrace.streams.errors import CheckpointError
+from headrace.streams.errors import CheckpointError, SettingsError
 from headrace.streams.learn.learner import Learner
 from headrace.streams.learn.learner_state import pack_learner, restore
 from headrace.streams.versions.blobs import pack, unpack
@@ -142,7 +142,7 @@ def test_a_model_of_another_shape_is_refused_and_the_text_says_what_differs(
     changes: dict[str, int], text: str
 ) -> None:
     blobs = checkpoint(learned(STREAM[:HALF]))
-    with pytest.raises(CheckpointError, match=text):
+    with pytest.raises(SettingsError, match=text):
         restored(blobs, **changes)
 
 
