@@ -236,7 +236,11 @@ def reader(settings: Settings, topic: str) -> Iterator[Reader]:
         StreamsError: the topic does not exist.
     """
     with _client(
-        KafkaConsumer, settings, enable_auto_commit=False, allow_auto_create_topics=False
+        KafkaConsumer,
+        settings,
+        enable_auto_commit=False,
+        allow_auto_create_topics=False,
+        auto_offset_reset="earliest",  # for an offset that retention removed
     ) as consumer:
         yield Reader(consumer, topic)
 

@@ -1,6 +1,8 @@
 """Readers and outboxes against a broker that does not answer as it should."""
 
 from collections import namedtuple
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 from typing import Any
@@ -10,7 +12,14 @@ import pytest
 from kafka.errors import KafkaTimeoutError
 
 from headrace.streams.errors import BrokerUnreachableError, StreamsError
-from headrace.streams.kafka.clients import EMPTY_POLLS_LIMIT, MAX_UNCONFIRMED, Outbox, Reader
+from headrace.streams.kafka import clients
+from headrace.streams.kafka.clients import (
+    EMPTY_POLLS_LIMIT,
+    MAX_UNCONFIRMED,
+    Outbox,
+    Reader,
+    reader,
+)
 from headrace.streams.kafka.listener import explain_silence
 from headrace.streams.settings import Settings
 
@@ -130,6 +139,22 @@ def test_silent_broker_is_an_error_and_no_end(end: int | None) -> None:
     assert [next(found).offset, next(found).offset] == [0, 1]
     with pytest.raises(BrokerUnreachableError, match="stopped answering while t was read"):
         next(found)
+
+
+def test_a_reader_goes_on_with_what_is_left_where_retention_took_what_it_was_to_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: dict[str, object] = {}
+
+    @contextmanager
+    def client(*_: object, **options: object) -> Iterator[FakeConsumer]:
+        asked.update(options)
+        yield FakeConsumer([], end=0)
+
+    monkeypatch.setattr(clients, "_client", client)
+    with reader(Settings(), "t"):
+        pass
+    assert asked["auto_offset_reset"] == "earliest"  # not from what comes next
 
 
 def test_absent_topic_is_named() -> None:
