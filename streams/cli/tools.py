@@ -283,7 +283,7 @@ def consume(
         return  # how following ends
     if is_empty:
         why = "no lists yet: they need events, and both roles running"
-        if user and lists.current_lists(settings):
+        if user and next(lists.current_lists(settings), None):
             why = f"no list of {user}: no event yet, or forgotten"
         click.echo(why, err=True)
 

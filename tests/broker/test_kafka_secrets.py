@@ -60,7 +60,7 @@ def test_no_secret_is_printed_served_or_written(
         with outbox(deployed("publisher"), deployed("publisher").topic("events")) as box:
             box.send(key="u", value=b"no event")  # what is logged of it is no secret either
         deadline = time.monotonic() + LIMIT_S
-        while len(consume.current_lists(deployed("reader"))) < len({e.user for e in events}):
+        while len(list(consume.current_lists(deployed("reader")))) < len({e.user for e in events}):
             assert time.monotonic() < deadline, [role.child.log_tail() for role in running]
             time.sleep(POLL_S)  # a compacted topic offers nothing to wait for
         for role in running:

@@ -30,7 +30,7 @@ def test_events_lead_to_lists_with_each_role_as_itself(deployed: As) -> None:
         events = shoppers(N_EVENTS)
         assert publish_events(deployed("publisher"), events) == N_EVENTS
         adapt.until(lambda m: m.get("events_total") == N_EVENTS, "every event is applied")
-        lists = consume.current_lists(deployed("reader"))
+        lists = list(consume.current_lists(deployed("reader")))
         assert {found.user for found in lists} == {event.user for event in events}
         assert adapt.stop() == 0
 

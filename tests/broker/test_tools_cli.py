@@ -145,8 +145,8 @@ def test_refused_record_is_an_error_and_not_a_loss(deployed: Settings) -> None:
 def test_current_lists_are_the_latest_of_each_user(deployed: Settings) -> None:
     first, second, other = a_list("u", 1, "a"), a_list("u", 3, "b"), a_list("w", 2, "c")
     publish_lists(deployed, first, other, second)
-    assert current_lists(deployed) == [other, second]
-    assert current_lists(deployed, user="u") == [second]
+    assert list(current_lists(deployed)) == [other, second]
+    assert list(current_lists(deployed, user="u")) == [second]
     assert sorted(each.generated_ms for each in all_lists(deployed)) == [1, 2, 3]
 
 
@@ -156,10 +156,10 @@ def test_a_list_that_was_withdrawn_is_no_current_list(deployed: Settings) -> Non
     producer = KafkaProducer(bootstrap_servers=deployed.bootstrap)
     producer.send(deployed.topic("recommendations"), key=b"u", value=None).get(LIMIT_S)
     producer.close()
-    assert current_lists(deployed) == [kept]
-    assert current_lists(deployed, user="u") == []
+    assert list(current_lists(deployed)) == [kept]
+    assert list(current_lists(deployed, user="u")) == []
     publish_lists(deployed, again)
-    assert current_lists(deployed) == [kept, again]
+    assert list(current_lists(deployed)) == [kept, again]
 
 
 def test_following_starts_with_what_comes_after(deployed: Settings) -> None:
@@ -219,7 +219,7 @@ def test_record_that_is_no_list_does_not_stop_the_reading(deployed: Settings) ->
         box.send(key="u", value=b"not a list")
     good = a_list("u", 1, "a")
     publish_lists(deployed, good)
-    assert current_lists(deployed) == [good]
+    assert list(current_lists(deployed)) == [good]
 
 
 def test_dead_letters_are_printed_with_reason_and_origin(deployed: Settings) -> None:
@@ -257,5 +257,5 @@ def test_reading_joins_no_group(deployed: Settings) -> None:
     publish_lists(deployed, a_list("u", 1, "a"))
     with admin(deployed) as client:
         before = {group["group_id"] for group in client.list_groups()}
-        assert current_lists(deployed)
+        assert list(current_lists(deployed))
         assert {group["group_id"] for group in client.list_groups()} == before
