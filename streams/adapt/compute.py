@@ -33,6 +33,7 @@ class Computed:
     fresh: dict[StateKey, UserState] = field(default_factory=dict)  # until they are overlaid
     n_applied: int = 0
     n_replayed: int = 0
+    n_forgotten: int = 0
     read_to: dict[int, int] = field(default_factory=dict)  # by partition, where events were skipped
     started_s: float = 0.0
     ended_s: float = 0.0
@@ -44,6 +45,7 @@ class Computed:
         self.fresh |= part.fresh
         self.n_applied += part.n_applied
         self.n_replayed += part.n_replayed
+        self.n_forgotten += part.n_forgotten
         for partition, offset in part.read_to.items():
             self.skip_to(partition, offset)
 
@@ -133,6 +135,7 @@ def _work_of(
         computed.n_replayed += n_replayed
         computed.skip_to(key[0], state.last_offset + 1)
     left, events = since_forgotten(state, new)
+    computed.n_forgotten += left is not state
     work = UserWork(arrivals.user, left, list(events), arrivals.source)
     return work, left is not state and not events
 

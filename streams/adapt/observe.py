@@ -11,7 +11,7 @@ def observe(micro_batch: MicroBatch, computed: Computed, *, now_s: float, now_ms
     metrics.REPLAYED.inc(computed.n_replayed)
     listed = [key for key, value in computed.lists.items() if value is not None]
     metrics.LISTS.inc(len(listed))
-    metrics.FORGOTTEN.inc(sum(value is None for value in computed.states.values()))
+    metrics.FORGOTTEN.inc(computed.n_forgotten)
     for letter in micro_batch.dead_letters:
         metrics.DEAD_LETTERS.labels(letter.reason).inc()
     metrics.MICRO_BATCH_EVENTS.observe(micro_batch.n_records)

@@ -218,6 +218,8 @@ class Serving:
     def _processing(self) -> Iterator[Live]:
         """Give the version at work, and keep everything as it is."""
         with self._changed:
+            if self._live is None:
+                logger.info("events wait for the first model version, which learn publishes")
             self._changed.wait_for(lambda: self._live is not None and not self._n_changing)
             live = self._live
             assert live is not None  # once there is one, there always is

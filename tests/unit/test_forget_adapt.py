@@ -186,6 +186,7 @@ def test_one_micro_batch_may_hold_what_came_before_and_after() -> None:
     assert (computed.states[0, b"bob"], computed.lists[0, b"bob"]) == (None, None)
     assert (computed.n_applied, computed.n_replayed) == (5, 0)
     assert engine.forgotten == ["bob"]
+    assert computed.n_forgotten == 2
 
 
 def test_the_next_micro_batch_sees_that_a_user_is_forgotten_before_it_is_written() -> None:
