@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH_IN, HEIGHT_IN = 4.5, 4.6  # of one plot
+MARKERS = "os^"  # one after the other, where there are more lines than colours
 GROWTH = {
     "users": ("bytes resident", "us to read one", "us to write one", "ms a user"),
     "items": (
@@ -65,8 +66,9 @@ def _figure(told: Mapping[str, Any], path: str | Path, *, n: int) -> Iterator[li
 def _lines(
     axes: "Axes", at: Sequence[float], rows: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> None:
-    for name, colour in zip(names, COLOURS, strict=False):
-        axes.plot(at, [_median(row[name]) for row in rows], label=name, color=colour, marker="o")
+    looks = [(colour, marker) for marker in MARKERS for colour in COLOURS]
+    for name, (colour, marker) in zip(names, looks[: len(names)], strict=True):
+        axes.plot(at, [_median(row[name]) for row in rows], label=name, color=colour, marker=marker)
     axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
 
 

@@ -194,7 +194,7 @@ class Workers(NamedTuple):
         before, before_s = self.wait_for(first)
         after, after_s = self.wait_for(last, poll_s=RATE_POLL_S)
         if after.get("events_total") == before.get("events_total"):
-            raise StreamsError(f"{last:,} events are too few to be timed here")
+            raise StreamsError(f"{last:,} events are too few to be timed here: ask for more")
         return [(after.get(name) - before.get(name)) / (after_s - before_s) for name in names]
 
     def wait_until_serving(self, *, partitions: int) -> None:

@@ -80,7 +80,7 @@ def latency(
 
     At 25, 50, 75 and 90 % of what the adapt workers carry: events are due at fixed times, whatever
     they do, and are written to an embedded broker, or that of --bootstrap, in topics that start
-    with "bench-". With where the time goes, by stage.
+    with "bench-". With where the time goes, by stage; the last one, to write, comes on top.
 
     \b
     Example:  headrace bench latency --seconds 60 --plot latency.svg

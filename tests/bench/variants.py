@@ -29,6 +29,7 @@ from headrace.streams.tools.files import interactions, load_events
 from headrace.streams.tools.files_items import load_items
 from headrace.streams.wire import Item
 
+WARM_UP = 1_000  # events
 SETS = {
     "ablation": [f"without={part}" for part in PARTS],
     "meta-learning": [
@@ -66,6 +67,7 @@ def compare(file: str, variants: list[str], n_events: int, seed: int) -> dict[st
     events = interactions(events).head(n_events)
     items = load_items(file) if file == "completejourney" else []
     users = events["user"].rank("dense").to_numpy()
+    run(events.head(WARM_UP), items, "", seed)  # what is compared with does not pay for it
     usual = run(events, items, "", seed)
     half = (usual.ranks != UNSCORED) & (np.arange(len(users)) >= len(users) // 2)
     usual_gains = gains_at(usual.ranks[half], K)

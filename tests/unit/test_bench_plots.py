@@ -40,6 +40,15 @@ def test_growth_is_drawn_against_each_thing_that_grows(drawn: list[Figure]) -> N
     assert list(line.get_ydata()) == [2.0, 2.0]
 
 
+def test_all_of_many_figures_are_drawn_and_no_two_look_alike() -> None:
+    names = [f"figure {n}" for n in range(11)]
+    axes = Figure().subplots()
+    plots._lines(axes, [1, 2], [dict.fromkeys(names, 3.0)] * 2, names)
+    lines = axes.get_lines()
+    assert [line.get_label() for line in lines] == names
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(names)
+
+
 def test_a_plot_is_titled_with_its_command(drawn: list[Figure]) -> None:
     plots.growth(growth(), "growth.svg")
     title = drawn[0].get_suptitle()
