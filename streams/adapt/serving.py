@@ -47,6 +47,8 @@ class Serving:
         self, settings: Settings, *, device: str, now_ms: Callable[[], int] | None = None
     ) -> None:
         torch.set_num_threads(1)  # of each compute thread
+        # A GPU's context takes seconds: made with the first version, the role would stand still.
+        torch.zeros(1, device=device)
         self._settings = settings
         self._device = device
         self._now_ms = now_ms or (lambda: int(time.time() * 1000))
