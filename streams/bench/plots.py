@@ -58,7 +58,7 @@ def _figure(told: Mapping[str, Any], path: str | Path, *, n: int) -> Iterator[li
 
     figure = Figure(figsize=(n * WIDTH_IN, HEIGHT_IN), layout="constrained")
     on = told["machine"]
-    figure.suptitle(f"{command_of(told)}\n{on['cpu']}, {on['date']}", fontsize="small")
+    figure.suptitle(f"{command_of(told)}\n{on['cpu']}, {on['date']}", fontsize="small", wrap=True)
     yield list(figure.subplots(1, n, squeeze=False)[0])
     figure.savefig(path, dpi=120)
 
