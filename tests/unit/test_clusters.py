@@ -23,7 +23,7 @@ from headrace.model.config import MetaLearning, OuterLoopConfig
 from headrace.model.learning.outer_loop import OuterLoop
 from headrace.model.networks.clusters import mean_moves
 from headrace.model.networks.inner_loop import UserLoop
-from headrace.streams.errors import CheckpointError
+from headrace.streams.errors import SettingsError
 from headrace.streams.learn.learner_state import pack_learner, restore
 from headrace.streams.versions.publication import pack_model
 
@@ -165,5 +165,5 @@ def test_checkpoint_of_as_many_clusters_goes_on_and_of_others_is_refused() -> No
     same = PlainLearner(small(clusters=3))
     restore(same, *blobs)
     assert_equal(parameters(same.outer_loop), parameters(learner.outer_loop))
-    with pytest.raises(CheckpointError, match="clusters is 3, the settings ask for 2"):
+    with pytest.raises(SettingsError, match="clusters is 3, the settings ask for 2"):
         restore(PlainLearner(small(clusters=2)), *blobs)

@@ -19,7 +19,7 @@ from headrace.model.features import features_of
 from headrace.model.networks.scorer import ADAPTED, INPUTS
 from headrace.streams import schema
 from headrace.streams.actions import ACTIONS
-from headrace.streams.errors import CheckpointError, MalformedRecordError
+from headrace.streams.errors import CheckpointError, MalformedRecordError, SettingsError
 from headrace.streams.learn.learner import Learner
 from headrace.streams.learn.learner_state import restore
 from headrace.streams.learn.transfer import start_from
@@ -228,7 +228,7 @@ def test_a_worker_serves_a_model_of_other_settings_than_its_own() -> None:
 
 def test_a_learner_of_other_settings_is_refused_by_what_differs() -> None:
     learner = Learner(samples.settings().model_copy(update={"encoder_width": 8}))
-    with pytest.raises(CheckpointError, match="width is 4, the settings ask for 8"):
+    with pytest.raises(SettingsError, match="width is 4, the settings ask for 8"):
         restore(learner, kept("model", 1), kept("learner", 1))
 
 
