@@ -1,7 +1,7 @@
 """What a learn role that starts again goes on from, and what it tells where it cannot."""
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from headrace.streams.learn.learner import Learner
 from headrace.streams.learn.learner_state import Positions
 from headrace.streams.learn.publisher import Publisher
 from headrace.streams.learn.transfer import write_model
+from headrace.streams.settings import Settings
 from headrace.streams.versions.publication import Announcement, Fragment
 from headrace.streams.versions.store import ModelStore, StoredFile
 
@@ -30,6 +31,12 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
     made = Sent()
     monkeypatch.setattr(publisher_module, "announcements", lambda _: made.announced[::-1])
     return made
+
+
+def publish_one(settings: Settings, thread: Executor, sent: Sent) -> None:
+    """Let a role that has learned 60 events publish a version."""
+    publisher = Publisher(settings, learned(drawn(60)), thread, {0: 60})
+    asyncio.run(publisher.publish_version(sent.send, GUARD))
 
 
 def test_with_new_topics_a_version_has_a_higher_number_than_those_of_an_old_store(
@@ -121,8 +128,7 @@ def test_a_role_that_goes_on_lets_new_items_start_from_the_other_shop_as_before(
     write_model(learned(drawn(60)), other)
     settings = small(model_store=str(tmp_path / "models"), start_from=str(other))
     with ThreadPoolExecutor(1) as thread:
-        publisher = Publisher(settings, learned(drawn(60)), thread, {0: 60})
-        asyncio.run(publisher.publish_version(sent.send, GUARD))
+        publish_one(settings, thread, sent)
         again, without = Learner(settings), Learner(settings)
         Publisher(settings, again, thread, {}).restore()
         other.unlink()
@@ -138,8 +144,7 @@ def test_versions_of_another_group_are_refused_until_it_is_told_to_begin_anew(
 ) -> None:
     settings = small(model_store=str(tmp_path))
     with ThreadPoolExecutor(1) as thread:
-        publisher = Publisher(settings, learned(drawn(60)), thread, {0: 60})
-        asyncio.run(publisher.publish_version(sent.send, GUARD))
+        publish_one(settings, thread, sent)
         test = settings.model_copy(update={"group": "b"})
         again = Publisher(test, Learner(test), thread, {})
         with pytest.raises(TopicMismatchError, match="by the group headrace, not b"):
@@ -173,8 +178,7 @@ def test_a_role_whose_files_are_lost_begins_anew_where_it_is_told_to(
 ) -> None:
     settings = small(model_store=str(tmp_path))
     with ThreadPoolExecutor(1) as thread:
-        publisher = Publisher(settings, learned(drawn(60)), thread, {0: 60})
-        asyncio.run(publisher.publish_version(sent.send, GUARD))
+        publish_one(settings, thread, sent)
         for file in tmp_path.iterdir():
             file.unlink()
         positions: Positions = {}
