@@ -153,9 +153,8 @@ def decode_event(value: bytes | None, *, key: bytes | None, record_time_ms: int)
         raise MalformedRecordError("wrong_type", "context must be a map")
     if len(context) > MAX_CONTEXT:
         raise MalformedRecordError("too_large", f"context has over {MAX_CONTEXT} entries")
-    named = fields.get("event")
-    is_action = isinstance(named, str) and 0 < len(named) <= MAX_ACTION_LETTERS
-    action = _action_of(_given(fields, "action", named if is_action else "click"))
+    told = fields.get("action")
+    action = _action_in_files(fields) if told is None else _action_of(told)
     return Event(
         user=_id_of(fields, "user"),
         item="" if action in WITHOUT_ITEM else _id_of(fields, "item"),
@@ -306,6 +305,13 @@ def _time_of(value: object, latest_ms: int) -> int:
         days = (value - latest_ms) / MAX_AHEAD_MS
         raise MalformedRecordError("out_of_range", f"time_ms is {days:.0f} days after its record")
     return min(value, latest_ms)
+
+
+def _action_in_files(fields: Mapping[str, Any]) -> str:
+    """Return what ``event`` says, unless it is of another meaning; a click by default."""
+    named = fields.get("event")
+    is_action = isinstance(named, str) and 0 < len(named) <= MAX_ACTION_LETTERS
+    return str(named) if is_action else "click"
 
 
 def _action_of(value: object) -> str:

@@ -126,8 +126,6 @@ def produce(settings: Settings, file: str, is_catalogue: bool, context: tuple[st
               echo '{"user": "u1", "item": "i1"}' | headrace produce -
     Next:     headrace consume --user u1
     """
-    import time
-
     from headrace.streams.cli.progress import tracked
     from headrace.streams.tools.files import events_of, load_events, refuse_future
     from headrace.streams.tools.files_items import load_items
@@ -140,7 +138,7 @@ def produce(settings: Settings, file: str, is_catalogue: bool, context: tuple[st
     else:
         with _before_any_is_published():
             events = load_events(file, context=context, is_named=True)
-            refuse_future(events, file, now_ms=int(time.time() * 1000))
+            refuse_future(events, file)
         _note_misspelt(events)
         steps = tracked(events_of(events), total=len(events), label="events")
         _publish(settings, publish_events, steps, "event")
@@ -204,8 +202,6 @@ def replay(
               headrace replay completejourney --rate 200 --limit 10000
     Next:     headrace consume --follow
     """
-    import time
-
     from headrace.streams.cli.progress import tracked
     from headrace.streams.tools.files import events_of, load_events, refuse_future
     from headrace.streams.tools.produce import publish_events
@@ -216,7 +212,7 @@ def replay(
     with _before_any_is_published():
         table = load_events(file, context=context, is_named=True)
         if not restamp:
-            refuse_future(table, file, now_ms=int(time.time() * 1000))
+            refuse_future(table, file)
     table = table.head(limit) if limit else table
     _note_misspelt(table)
     events = events_of(table)

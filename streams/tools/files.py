@@ -151,13 +151,13 @@ def events_of(table: pl.DataFrame) -> Iterator[Event]:
         yield Event(**row, context=told)
 
 
-def refuse_future(events: pl.DataFrame, name: str, *, now_ms: int) -> None:
+def refuse_future(events: pl.DataFrame, name: str) -> None:
     """Refuse events, in the order of their times, that every role would set aside for these.
 
     Raises:
         InputFileError: some are of more than a day ahead, as dates read as milliseconds are.
     """
-    n_ahead = int((events["time_ms"] > now_ms + MAX_AHEAD_MS).sum())
+    n_ahead = int((events["time_ms"] > int(time.time() * 1000) + MAX_AHEAD_MS).sum())
     if n_ahead:
         latest = pl.Series([events["time_ms"][-1]]).cast(pl.Datetime("ms", "UTC"))[0]
         raise InputFileError(

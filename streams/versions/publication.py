@@ -89,8 +89,7 @@ class Announcement:
                 f"version {self.version} was announced by the group {self.group}, not {group}: two"
                 " groups with one topic_prefix write over each other's versions and lists. An A/B"
                 " test takes a topic_prefix and a model_store of its own, with events published to"
-                " both; a group"
-                " that follows one for good begins with `headrace learn --anew`, once"
+                " both; a group that follows one for good begins with `headrace learn --anew`, once"
             )
 
 
