@@ -1,11 +1,14 @@
 """Plots of what `headrace bench` found, each with its command."""
 
+import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.streams.evaluation.plots import COLOURS
+from headrace.streams.settings import Settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,8 +50,15 @@ def latency(told: Mapping[str, Any], path: str | Path) -> None:
 
 def command_of(told: Mapping[str, Any]) -> str:
     """Return the command that finds this again."""
-    flags = (f"--{name.replace('_', '-')} {value}" for name, value in told["asked"].items())
+    flags = (_flag(name, value) for name, value in told["asked"].items() if value is not None)
     return " ".join(["headrace bench", told["bench"], *flags])
+
+
+def _flag(name: str, value: Any) -> str:
+    if name in Settings.model_fields:  # not each has a flag of its own
+        text = json.dumps(value) if isinstance(value, dict) else value
+        return f"-s {shlex.quote(f'{name}={text}')}"
+    return f"--{name.replace('_', '-')} {value}"
 
 
 @contextmanager

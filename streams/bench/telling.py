@@ -10,6 +10,15 @@ from headrace.streams.bench.measuring import Row, as_json, machine, show
 from headrace.streams.model_settings import pick_device
 from headrace.streams.settings import Settings
 
+# Where things are and what they are called: figures do not depend on it, or ``asked`` has it.
+_PLACES = frozenset(
+    name
+    for name in Settings.model_fields
+    if name.startswith(("group", "http_", "sasl_", "ssl_"))
+    or name.endswith("_port")
+    or name in {"bootstrap", "topic_prefix", "data_dir", "model_store", "start_from"}
+)
+
 
 def tell(
     settings: Settings,
@@ -36,8 +45,16 @@ def tell_tables(
 def tell_programs(
     settings: Settings, name: str, asked: dict[str, Any], **found: Any
 ) -> dict[str, Any]:
-    """Print what was found as JSON, with what was asked and the machine; return it."""
+    """Print what was found as JSON, with what was asked and the machine; return it.
+
+    What was asked includes the settings that are not as they come.
+    """
     on = machine(device=pick_device(settings), threads=settings.threads)
-    told = {"bench": name, "asked": asked, "machine": on} | found
+    told = {"bench": name, "asked": changed(settings) | asked, "machine": on} | found
     click.echo(json.dumps(told))
     return told
+
+
+def changed(settings: Settings) -> dict[str, Any]:
+    """Return the settings that are not as they come, but for where things are."""
+    return settings.model_dump(mode="json", exclude_defaults=True, exclude=set(_PLACES))

@@ -62,7 +62,7 @@ def pipeline(settings: Settings, events: int, users: int, items: int, repeats: i
             on_progress=advance,
         )
     title = f"{users:,} users, {items:,} items"
-    asked = {"events": events, "users": users, "items": items, "repeats": repeats}
+    asked = _asked(settings, events=events, users=users, items=items, repeats=repeats)
     tell(settings, "pipeline", title, rows, **asked)
 
 
@@ -107,7 +107,7 @@ def latency(
             on_progress=advance,
         )
     title = f"{workers} workers, {users:,} users, {items:,} items"
-    asked = {"seconds": seconds, "users": users, "items": items, "workers": workers}
+    asked = _asked(settings, seconds=seconds, users=users, items=items, workers=workers)
     told = tell(settings, "latency", title, rows, **asked)
     if plot:
         bench_plots.latency(told, plot)
@@ -152,7 +152,7 @@ def soak(settings: Settings, minutes: float, events_per_s: float) -> None:
             on_progress=advance,
         )
     show(f"soak: {minutes:g} minutes, bounds at work after {found.bounded_s:.0f} s", found.rows)
-    asked = {"minutes": minutes, "events_per_s": events_per_s}
+    asked = _asked(settings, minutes=minutes, events_per_s=events_per_s)
     tell_programs(settings, "soak", asked, rows=as_json(found.rows), samples=found.samples)
 
 
@@ -193,7 +193,7 @@ def overload(settings: Settings, seconds: float, users: int, items: int) -> None
         )
     show(f"overload: twice {found.capacity:,.0f} events/s", found.rows)
     counts = {name: value for name, value in found._asdict().items() if name.startswith("n_")}
-    asked = {"seconds": seconds, "users": users, "items": items}
+    asked = _asked(settings, seconds=seconds, users=users, items=items)
     series = job.as_series(found)
     tell_programs(settings, "overload", asked, **counts, rows=as_json(found.rows), samples=series)
 
@@ -229,9 +229,8 @@ def recover(settings: Settings, up_to: int, repeats: int) -> None:
                 settings, sizes=sizes, failovers=failovers, repeats=repeats, on_progress=advance
             )
     session_s = settings.session_timeout_s
-    tell_tables(
-        settings, "recover", tables, up_to=up_to, repeats=repeats, session_timeout_s=session_s
-    )
+    asked = _asked(settings, up_to=up_to, repeats=repeats, session_timeout_s=session_s)
+    tell_tables(settings, "recover", tables, **asked)
 
 
 @click.command()
@@ -278,8 +277,10 @@ def scale(
             on_progress=advance,
         )
     title = f"{users:,} users, {items:,} items"
-    asked = {"events": events, "users": users, "items": items, "repeats": repeats}
-    tell(settings, "scale", title, rows, workers=sizes[-1], **asked)
+    asked = _asked(
+        settings, workers=sizes[-1], events=events, users=users, items=items, repeats=repeats
+    )
+    tell(settings, "scale", title, rows, **asked)
 
 
 def _fitting(items: int, users: int) -> tuple[int, int]:
@@ -306,3 +307,8 @@ def _broker(settings: Settings) -> Iterator[tuple[Settings, "Child | None"]]:
         return
     with EmbeddedBroker() as broker:
         yield broker.settings(settings), broker.child
+
+
+def _asked(settings: Settings, **asked: object) -> dict[str, object]:
+    """Return what was asked, with the broker: none is the embedded one."""
+    return asked | {"bootstrap": settings.bootstrap if is_given("bootstrap") else None}

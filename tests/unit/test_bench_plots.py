@@ -56,6 +56,17 @@ def test_a_plot_is_titled_with_its_command(drawn: list[Figure]) -> None:
     assert title.endswith("some CPU, 2026-11-23")
 
 
+def test_a_plot_is_titled_with_its_broker_and_changed_settings() -> None:
+    asked = {"threads": 2, "leave_out": {"purchase": -1}, "users": 5}
+    told = {"bench": "latency", "asked": asked | {"bootstrap": "127.0.0.1:9092"}}
+    assert plots.command_of(told) == (
+        """headrace bench latency -s threads=2 -s 'leave_out={"purchase": -1}' --users 5"""
+        " -s bootstrap=127.0.0.1:9092"
+    )
+    embedded = {"bench": "latency", "asked": {"users": 5, "bootstrap": None}}
+    assert plots.command_of(embedded) == "headrace bench latency --users 5"
+
+
 def test_latency_is_drawn_against_throughput(drawn: list[Figure]) -> None:
     rows = [
         {"load": f"{n:.0%}", "events/s": 100.0 * n, "p50 ms": n, "p95 ms": 2 * n, "p99 ms": 3 * n}
