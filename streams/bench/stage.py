@@ -185,14 +185,16 @@ class Workers(NamedTuple):
 
         return wait_until(probe, *self.children, limit_s=limit_s, poll_s=poll_s)
 
-    def per_second(self, first: int, last: int, *names: str) -> list[float]:
+    def per_second(
+        self, first: int, last: int, *names: str, limit_s: float = LIMIT_S
+    ) -> list[float]:
         """Return how fast metrics grow while events are applied, from the first on to the last.
 
         Raises:
             StreamsError: as ``wait_until``; or there are too few events to be timed.
         """
-        before, before_s = self.wait_for(first)
-        after, after_s = self.wait_for(last, poll_s=RATE_POLL_S)
+        before, before_s = self.wait_for(first, limit_s=limit_s)
+        after, after_s = self.wait_for(last, limit_s=limit_s, poll_s=RATE_POLL_S)
         if after.get("events_total") == before.get("events_total"):
             raise StreamsError(f"{last:,} events are too few to be timed here: ask for more")
         return [(after.get(name) - before.get(name)) / (after_s - before_s) for name in names]

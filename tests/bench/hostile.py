@@ -12,7 +12,6 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -84,18 +83,17 @@ def _run(
             events.send(key=key, value=value)
     total = n_others + n_beside
     with stage.worker(own, shop) as worker:
-        wait = partial(worker.wait_for, limit_s=600.0)
-        before, before_s = wait(total // 10)
-        after, after_s = wait(total, poll_s=stage.RATE_POLL_S)
+        names = ("events_total", "lists_total")
+        rate, lists_per_s = worker.per_second(total // 10, total, *names, limit_s=600.0)
+        after, _ = worker.wait_for(total)
         held = resident_bytes(worker.children[0].pid)
-    done = after.get("events_total") - before.get("events_total")
-    rate, part = done / (after_s - before_s), n_others / total
+    part = n_others / total
     return {
         "beside the others": name,
         "part of the events": part,
         "all events/s": rate,
         "others' events/s": rate * part,
-        "lists/s": (after.get("lists_total") - before.get("lists_total")) / (after_s - before_s),
+        "lists/s": lists_per_s,
         "dead letters": after.total("dead_letters_total"),
         "MB": held / 1e6,
     }
