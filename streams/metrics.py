@@ -115,6 +115,7 @@ DELTAS_REFUSED = _counter(
 )
 DELTA_AGE = _gauge("delta_age_seconds", "Age of the newest delta when it was applied.")
 STATES_REFUSED = _counter("states_refused_total", "Damaged states whose users start over.")
+EVICTED = _counter("users_evicted_total", "Users whose states made room for others (max_users).")
 HIT_RATIO = _gauge(
     "prequential_hit_ratio",
     "Share of recent events whose item stood among the first 10 beforehand.",
@@ -132,7 +133,7 @@ ATTRIBUTED = _counter(
 OF_ADAPT = (
     LISTS, REPLAYED, DUPLICATES, DEAD_LETTERS, MICRO_BATCH_EVENTS, MICRO_BATCH_USERS, STAGE_SECONDS,
     EVENT_TO_LIST_SECONDS, ADAPT_SECONDS, CPU_SECONDS, DELTAS_APPLIED, DELTAS_REFUSED, DELTA_AGE,
-    STATES_REFUSED, HIT_RATIO, NDCG, CANDIDATE_RECALL, JUDGED_SHOWN, ATTRIBUTED,
+    STATES_REFUSED, EVICTED, HIT_RATIO, NDCG, CANDIDATE_RECALL, JUDGED_SHOWN, ATTRIBUTED,
 )  # fmt: skip
 
 # ----------------------------------------------------------------------------------------- learn

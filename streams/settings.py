@@ -125,7 +125,10 @@ class Settings(BaseSettings):
         description="Recent interactions kept of each user; the model sees the latest 1,000.",
     )
     max_users: int = Field(
-        1_000_000, ge=1, description="Users a worker holds; the least recent go first."
+        1_000_000,
+        ge=1,
+        description="Users a worker holds, also those of a worker that is away for over ten minutes;"
+        " the least recent go first.",
     )
     max_items: int = Field(
         200_000, ge=16, description="Items in the vocabulary; the least used go first."

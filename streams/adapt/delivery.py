@@ -16,6 +16,7 @@ from functools import partial
 from aiokafka.errors import InvalidTimestampError
 from faust.types.tuples import TP
 
+from headrace.streams import metrics
 from headrace.streams.adapt.compute import Computed, compute
 from headrace.streams.adapt.engine import Engine
 from headrace.streams.adapt.micro_batch import MicroBatch
@@ -119,6 +120,7 @@ class Delivery:
         self._empty()
         await self._jobs.join()  # 1
         await self._app.serving.wait()  # 2
+        self._states.partitions_moved()
         self._epoch = epoch
 
     def _empty(self) -> MicroBatch | None:
@@ -183,6 +185,7 @@ class Delivery:
             evicted = self._states.overflow(computed.states)
             if await self._write(micro_batch, computed, evicted):  # 1
                 self._states.write(computed.states, evicted)  # 2
+                metrics.EVICTED.inc(len(evicted))
                 for batch in micro_batch.batches:  # 3
                     self._app.intake.acknowledge(batch.receipt)
                 observe(micro_batch, computed, now_s=time.monotonic(), now_ms=time.time() * 1000)

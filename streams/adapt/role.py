@@ -45,7 +45,7 @@ def make_role(
     )
     app = make_app(settings, "adapt", options)
     table = app.state_table(TABLE)
-    states = UserStates(table.data.data, max_users=settings.max_users)
+    states = UserStates(table.data.data, max_users=settings.max_users, clock=clock)
     writer = Writer(
         app.batch_producer,
         lists=settings.topic("recommendations"),

@@ -2,8 +2,9 @@
 
 import logging
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain, islice
 
 from headrace.streams import metrics
@@ -12,6 +13,8 @@ from headrace.streams.state import Recovered, StateKey, StateVersionError, UserS
 logger = logging.getLogger(__name__)
 
 EVICTED_AT_ONCE = 1_000  # bounds one micro-batch's tombstones after partitions moved here
+# Partitions that moved here may be back with another worker by then, and a tombstone is for good.
+MOVED_FOR_S = 600.0  # longer than a worker is away that is rolled, or whose node is
 
 
 class UserStates:
@@ -22,9 +25,17 @@ class UserStates:
     who shares the work among them overlays, the event loop writes and releases.
     """
 
-    def __init__(self, table: OrderedDict[StateKey, bytes], *, max_users: int) -> None:
+    def __init__(
+        self,
+        table: OrderedDict[StateKey, bytes],
+        *,
+        max_users: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._table = table
         self._max_users = max_users
+        self._clock = clock
+        self._settled_at_s = clock()
         self._overlay: dict[StateKey, tuple[object, UserState]] = {}
         self._lock = threading.Lock()
 
@@ -67,13 +78,21 @@ class UserStates:
                 if entry is not None and entry[0] is owner:
                     del self._overlay[key]
 
+    def partitions_moved(self) -> None:
+        """Evict no more than come, for a while: what is too many may be here for that long only."""
+        self._settled_at_s = self._clock() + MOVED_FOR_S
+
     def overflow(self, incoming: Mapping[StateKey, bytes | None]) -> list[StateKey]:
-        """Return the least recently written users to evict so that ``incoming`` fit."""
+        """Return the least recently written users to evict so that ``incoming`` fit.
+
+        While partitions may be here for a while only, what was too many before stays.
+        """
         if len(self._table) + len(incoming) <= self._max_users:
             return []  # even if all of them are new
         n_new = sum(value is not None and key not in self._table for key, value in incoming.items())
         excess = len(self._table) + n_new - self._max_users
-        at_most = max(min(excess, n_new + EVICTED_AT_ONCE), 0)
+        more = EVICTED_AT_ONCE if self._clock() >= self._settled_at_s else 0
+        at_most = max(min(excess, n_new + more), 0)
         return list(islice((key for key in self._table if key not in incoming), at_most))
 
     def write(self, encoded: Mapping[StateKey, bytes | None], evicted: Iterable[StateKey]) -> None:

@@ -46,6 +46,16 @@ def test_a_new_epoch_waits_for_recovery_and_then_starts_from_the_table() -> None
     run(check)
 
 
+def test_users_who_came_with_a_new_epoch_stay_for_a_while_though_they_are_too_many() -> None:
+    async def check(rig: Rig) -> None:
+        rig.table |= {(1, b"%d" % n): UserState().encode() for n in range(5)}
+        await rig.delivery.take(rig.batch(0))
+        await rig.until(lambda: len(rig.intake.acknowledged) == 1)
+        assert rig.writer.evicted == [(1, b"0")]  # for ann, who is new
+
+    run(check, max_users=2)
+
+
 def test_what_was_filled_before_a_barrier_is_left_to_the_replay() -> None:
     async def check(rig: Rig) -> None:
         await rig.delivery.take(rig.batch(0))

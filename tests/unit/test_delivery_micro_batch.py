@@ -16,7 +16,7 @@ from headrace.streams import metrics, wire
 from headrace.streams.adapt.compute import Computed, compute, in_parts
 from headrace.streams.adapt.engine import UserResult, UserWork
 from headrace.streams.adapt.micro_batch import MicroBatch, in_rounds
-from headrace.streams.adapt.user_states import UserStates
+from headrace.streams.adapt.user_states import MOVED_FOR_S, UserStates
 from headrace.streams.decoding import decoded
 from headrace.streams.kafka.batches import HEADER_OVERHEAD_BYTES, RecordBatch, Watermarks
 from headrace.streams.kafka.record_batches import Unreadable
@@ -268,6 +268,20 @@ def test_the_least_recently_written_users_make_room() -> None:
     states.write({key("dan"): b"1"}, evicted=[key("bob")])
     assert len(states) == 3
     assert states.read(key("bob")).last_offset == -1
+
+
+def test_users_of_partitions_that_moved_here_for_a_while_are_not_evicted() -> None:
+    clock = [0.0]
+    states = UserStates(OrderedDict(), max_users=3, clock=lambda: clock[0])
+    states.write(dict.fromkeys(map(key, ("ann", "bob", "cem")), b"1"), evicted=[])
+    moved = dict.fromkeys(((1, b"dan"), (1, b"eve")), b"1")  # another worker's, which is rolled
+    states.write(moved, evicted=[])
+    states.partitions_moved()
+    clock[0] = MOVED_FOR_S - 1
+    assert states.overflow({key("bob"): b"2"}) == []
+    assert states.overflow({key("fay"): b"1"}) == [key("ann")]  # ever new users stay bounded
+    clock[0] = MOVED_FOR_S
+    assert states.overflow({key("bob"): b"2"}) == [key("ann"), key("cem")]
 
 
 def test_a_user_whose_state_is_damaged_starts_over() -> None:

@@ -5,6 +5,7 @@ from itertools import chain
 
 from delivery_rig import LIMIT_S, LONG_WAIT_S, P0, P1, Rig, run
 
+from headrace.streams import metrics
 from headrace.streams.adapt.delivery import IN_FLIGHT, MICRO_BATCH_BYTES
 
 
@@ -100,11 +101,14 @@ def test_what_comes_while_another_is_computed_is_one_micro_batch() -> None:
 
 
 def test_users_beyond_the_limit_are_evicted_with_a_tombstone() -> None:
+    before = metrics.EVICTED._value.get()
+
     async def check(rig: Rig) -> None:
         for offset, user in enumerate(("ann", "bob", "cem")):
             await rig.delivery.take(rig.batch(offset, user=user))
             await rig.until(lambda n=offset: len(rig.intake.acknowledged) == n + 1)
         assert rig.writer.evicted == [(0, b"ann")]
         assert set(rig.table) == {(0, b"bob"), (0, b"cem")}
+        assert metrics.EVICTED._value.get() == before + 1
 
     run(check, max_users=2)
