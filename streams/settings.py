@@ -208,6 +208,7 @@ class Settings(BaseSettings):
     version_interval_s: float = Field(
         30.0,
         gt=0,
+        le=3_600,  # who starts needs the deltas since a version, which are kept for six hours
         description="... or after this long, if there was anything to read."
         " Checkpoints are written with versions, in a twentieth of the time at most.",
     )

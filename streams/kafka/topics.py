@@ -4,6 +4,7 @@ Topics by user have PARTITIONS partitions, and so has the changelog of the adapt
 user's state lives in the partition its events come from. What everyone reads has one.
 """
 
+import logging
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from headrace.streams.kafka.broker import is_embedded
 from headrace.streams.kafka.clients import admin
 from headrace.streams.kafka.lease import CLOCKS_DIFFER_S, STALE_AFTER_S
 from headrace.streams.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 KEPT = {"cleanup.policy": "delete"}
 COMPACTED = {"cleanup.policy": "compact"}
@@ -81,7 +84,9 @@ def create_topics(settings: Settings) -> list[str]:
     wanted = topics_of(settings)
     with admin(settings) as client:
         existing = set(client.list_topics())
-        _check(client, [topic for topic in wanted if topic.name in existing])
+        there = [topic for topic in wanted if topic.name in existing]
+        _check(client, there)
+        _tell_copies(client, there, settings.replication)
         _check_group(client, settings, existing)
         created = _create(client, [t for t in wanted if t.name not in existing], settings)
         client.wait_for_topics([topic.name for topic in wanted])
@@ -227,6 +232,19 @@ def _check(client: Any, topics: list[Topic]) -> None:
             misfits.append(_to_set(topic, f"has {told}", wrong))
     if misfits:
         raise TopicMismatchError("; ".join(misfits))
+
+
+def _tell_copies(client: Any, topics: Collection[Topic], expected: int) -> None:
+    """Warn of topics with fewer copies than are asked for: nothing is wrong, until a broker ends."""
+    described = client.describe_topics([topic.name for topic in topics]) if topics else []
+    copies = {t["name"]: min(len(p["replica_nodes"]) for p in t["partitions"]) for t in described}
+    if fewer := [f"{name} has {n}" for name, n in copies.items() if n < expected]:
+        logger.warning(
+            "replication=%d is for topics that are made, and these exist: copies, %s."
+            " kafka-reassign-partitions.sh adds some",
+            expected,
+            ", ".join(fewer),
+        )
 
 
 def _to_set(topic: Topic, why: str, configs: Mapping[str, str]) -> str:

@@ -104,6 +104,18 @@ def test_a_topic_without_what_is_only_advised_fits(settings: Settings) -> None:
     assert lists not in create_topics(settings)
 
 
+def test_fewer_copies_than_asked_for_are_told(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    create_topics(settings)
+    assert create_topics(settings.model_copy(update={"replication": 3})) == []
+    assert "replication=3 is for topics that are made" in caplog.text
+    assert f"{settings.topic('events')} has 1" in caplog.text
+    caplog.clear()
+    create_topics(settings)
+    assert caplog.text == ""
+
+
 def test_another_prefix_with_the_same_group_is_refused(settings: Settings) -> None:
     create_topics(settings)
     other = settings.model_copy(update={"topic_prefix": f"{settings.topic_prefix}-b"})

@@ -72,6 +72,11 @@ def test_settings_made_by_hand_do_not_read_the_environment(monkeypatch: pytest.M
     assert Settings().partitions == 4
 
 
+def test_versions_are_not_further_apart_than_deltas_are_kept() -> None:
+    with pytest.raises(SettingsError, match="version_interval_s.*3600"):
+        load({"version_interval_s": "86400"})
+
+
 def test_unknown_flag_names_the_nearest() -> None:
     with pytest.raises(
         SettingsError, match="unknown setting 'partitons'; did you mean 'partitions'"
