@@ -127,8 +127,8 @@ class Settings(BaseSettings):
     max_users: int = Field(
         1_000_000,
         ge=1,
-        description="Users a worker holds, also those of a worker that is away for over ten minutes;"
-        " the least recent go first.",
+        description="Users a worker holds, also those of a worker that is away for over ten"
+        " minutes; the least recent go first.",
     )
     max_items: int = Field(
         200_000, ge=16, description="Items in the vocabulary; the least used go first."

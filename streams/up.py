@@ -25,7 +25,9 @@ STOP_LIMIT_S = 30.0  # the learn role writes a last version
 POLL_S = 0.2
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # before a failed role is started again
 STEADY_S = 60.0  # a role that ran for longer failed for a new reason: back to the first pause
-NEVER_AGAIN = (EXIT_WRONG, EXIT_REFUSED)  # wrong settings and passwords do not mend by themselves
+# Wrong settings and passwords do not mend by themselves; but brokers that took ours until now may
+# refuse them for a moment, as they do while they start.
+NEVER_AGAIN = (EXIT_WRONG, EXIT_REFUSED)
 
 
 @dataclass(slots=True)
@@ -43,6 +45,7 @@ class Roles:
         self._settings = {"learn": settings} | workers_of(settings, n_workers)
         self._is_quiet = is_quiet
         self._running: dict[str, _Running] = {}
+        self._was_trusted = False  # by the brokers, for long enough to serve
 
     def __enter__(self) -> "Roles":
         """Start both roles; they are ready some seconds later."""
@@ -79,10 +82,12 @@ class Roles:
                 status = running.child.poll()
                 if status is None:
                     continue
-                if status in NEVER_AGAIN:
+                ran_s = now_s - running.started_s
+                self._was_trusted |= ran_s > STEADY_S
+                if status in NEVER_AGAIN and not (status == EXIT_REFUSED and self._was_trusted):
                     why = running.child.log_tail() or "its last line above says why"
                     raise RoleFailedError(f"{name} cannot run: {why}")
-                if now_s - running.started_s > STEADY_S:
+                if ran_s > STEADY_S:
                     running.pause_s = FIRST_PAUSE_S
                 running.due_s = now_s + running.pause_s
                 logger.warning(

@@ -235,7 +235,7 @@ def _check(client: Any, topics: list[Topic]) -> None:
 
 
 def _tell_copies(client: Any, topics: Collection[Topic], expected: int) -> None:
-    """Warn of topics with fewer copies than are asked for: nothing is wrong, until a broker ends."""
+    """Warn of topics with fewer copies than are asked for: all is well, until a broker ends."""
     described = client.describe_topics([topic.name for topic in topics]) if topics else []
     copies = {t["name"]: min(len(p["replica_nodes"]) for p in t["partitions"]) for t in described}
     if fewer := [f"{name} has {n}" for name, n in copies.items() if n < expected]:

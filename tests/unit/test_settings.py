@@ -73,7 +73,7 @@ def test_settings_made_by_hand_do_not_read_the_environment(monkeypatch: pytest.M
 
 
 def test_versions_are_not_further_apart_than_deltas_are_kept() -> None:
-    with pytest.raises(SettingsError, match="version_interval_s.*3600"):
+    with pytest.raises(SettingsError, match=r"version_interval_s.*3600"):
         load({"version_interval_s": "86400"})
 
 

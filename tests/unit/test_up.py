@@ -12,11 +12,13 @@ import pytest
 from headrace.streams import up
 from headrace.streams.child import Child
 from headrace.streams.errors import RoleFailedError, SettingsError
+from headrace.streams.guards import EXIT_WRONG
 from headrace.streams.settings import Settings, load
 from headrace.streams.up import (
     FIRST_PAUSE_S,
     NEVER_AGAIN,
     ROLES,
+    STEADY_S,
     Roles,
     environment_of,
     workers_of,
@@ -121,6 +123,28 @@ def test_a_role_with_wrong_settings_is_not_started_again_and_its_last_words_are_
         with pytest.raises(RoleFailedError, match="learn cannot run: bad setting"):
             roles.tend()
         assert roles.names() == list(ROLES)
+
+
+@pytest.mark.parametrize("status", NEVER_AGAIN)
+def test_brokers_that_took_us_until_now_may_refuse_us_for_a_moment(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    with Programs(f"raise SystemExit({status})") as roles:
+        for _, child in roles.started:
+            child.wait(LIMIT_S)
+        clock.now_s += STEADY_S + 1
+        if status == EXIT_WRONG:
+            with pytest.raises(RoleFailedError):
+                roles.tend()
+            return
+        for n in (2, 3):  # the second time soon after it began
+            roles.tend()
+            clock.now_s += 2 * FIRST_PAUSE_S
+            roles.tend()
+            assert roles.names() == [*ROLES] * n
+            for _, child in roles.started:
+                child.wait(LIMIT_S)
 
 
 def test_a_role_whose_log_is_not_kept_has_said_why_above() -> None:
