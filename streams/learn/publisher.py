@@ -81,6 +81,7 @@ class Publisher:
         self._thread = thread
         self._positions = positions
         self._store = ModelStore(settings.store_url, keep=settings.versions_kept)
+        self._known_version = 0  # the newest announced before this role
         self._epoch = 0
         self._sequence = 0
         self._publishing = asyncio.Lock()  # a version
@@ -111,6 +112,7 @@ class Publisher:
         # A number is never used again, not even with new topics: the store keeps the highest ones.
         self.version = max([self._store.newest(), *(one.version for one in announced)])
         self.is_announced = bool(announced)
+        self._known_version = max([0, *(one.version for one in announced)])
         self._epoch = max([0, *(one.epoch for one in announced)])
         self._open_epoch()  # at once: a role that is stopped before it serves publishes as well
         if anew or not announced:
@@ -167,12 +169,23 @@ class Publisher:
         self, send: Send, guard: PauseGuard, acknowledge: Callable[[Positions], None]
     ) -> None:
         """Publish a version of the new epoch, then deltas, and versions when they are due."""
-        # Another learn role may have gone on since ``restore``.
-        self.version = max(self.version, await asyncio.to_thread(self._store.newest))
+        await asyncio.to_thread(self._take_over)
         acknowledge(await self.publish_version(send, guard))
         await asyncio.gather(
             self._publish_deltas(send, guard), self._publish_versions(send, guard, acknowledge)
         )
+
+    def _take_over(self) -> None:
+        """Count on from what another learn role wrote since ``restore``, and remove what is no use.
+
+        A role that ended as it wrote a version left files that nobody was told of. If it ended for
+        lack of room, each start would add some, and there would never be any.
+        """
+        newest = self._store.newest()
+        self.version = max(self.version, newest)
+        if newest > self._known_version > 0:
+            announced = announcements(self._settings)  # anew: by another role, too
+            self._store.discard_above(max((one.version for one in announced), default=newest))
 
     async def _publish_deltas(self, send: Send, guard: PauseGuard) -> None:
         while True:

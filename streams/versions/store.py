@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -97,6 +98,8 @@ class ModelStore:
                     file.write(blob[start : start + _PIECE_BYTES])
             self._files.mv(f"{self._root}/{name}{_PART}", f"{self._root}/{name}")
         except Exception as exc:  # each kind of store has errors of its own
+            with suppress(Exception):  # what is full would stay so
+                self._files.rm_file(f"{self._root}/{name}{_PART}")
             raise StoreError(
                 f"{name} of {len(blob):,} bytes cannot be written to the model store {self._root}:"
                 f" {exc}"
@@ -165,6 +168,23 @@ class ModelStore:
             whole = name.removesuffix(_PART)
             if whole != name and _OF_VERSION.fullmatch(whole):
                 self._files.rm_file(f"{self._root}/{name}")
+
+    def discard_above(self, version: int) -> None:
+        """Remove the files of later versions: nobody was told of them.
+
+        Only while nobody writes.
+
+        Raises:
+            StoreError: they cannot be listed, or removed.
+        """
+        for name, (_, written) in _versions(self._names()).items():
+            if written > version:
+                try:
+                    self._files.rm_file(f"{self._root}/{name}")
+                except Exception as exc:  # each kind of store has errors of its own
+                    raise StoreError(
+                        f"{name} cannot be removed from the model store {self._root}: {exc}"
+                    ) from exc
 
     def _names(self) -> list[str]:
         try:

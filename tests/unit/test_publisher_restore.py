@@ -267,16 +267,40 @@ def test_a_version_that_is_cut_off_leaves_its_number_to_the_next(
         assert again.version == 0
 
 
+async def publish_first(publisher: Publisher, sent: Sent) -> None:
+    """Let a publisher publish its first version of an epoch."""
+    published = asyncio.Event()
+    async with publishing(publisher, sent.send, lambda _: published.set()):
+        await published.wait()
+
+
+def test_files_of_a_version_that_was_never_announced_make_room(tmp_path: Path, sent: Sent) -> None:
+    settings = small(model_store=str(tmp_path))
+    with ThreadPoolExecutor(1) as thread:
+        publish_one(settings, thread, sent)
+        left = ModelStore(str(tmp_path), keep=5).write(2, "model", b"the role ended after this")
+        publisher = Publisher(settings, learned(drawn(60)), thread, {})
+        publisher.restore()
+        asyncio.run(publish_first(publisher, sent))
+    assert [one.version for one in sent.announced] == [1, 3]  # no number is used again
+    assert not (tmp_path / left.name).exists()
+    assert (tmp_path / sent.announced[0].model.name).exists()
+
+
+def test_files_in_a_store_whose_topics_are_lost_stay(tmp_path: Path, sent: Sent) -> None:
+    left = ModelStore(str(tmp_path), keep=5).write(2, "model", b"of topics that are gone")
+    with ThreadPoolExecutor(1) as thread:
+        publisher = Publisher(small(model_store=str(tmp_path)), learned(drawn(60)), thread, {})
+        publisher.restore(anew=True)
+        asyncio.run(publish_first(publisher, sent))
+    assert (tmp_path / left.name).exists()
+
+
 def test_a_role_goes_on_from_what_another_wrote_since_it_restored(
     tmp_path: Path, sent: Sent
 ) -> None:
     settings = small(model_store=str(tmp_path))
     announced = sent.announced
-
-    async def publish_first(publisher: Publisher) -> None:
-        published = asyncio.Event()
-        async with publishing(publisher, sent.send, lambda _: published.set()):
-            await published.wait()
 
     with ThreadPoolExecutor(1) as thread:
         first, second = (Publisher(settings, learned(drawn(60)), thread, {}) for _ in range(2))
@@ -284,7 +308,7 @@ def test_a_role_goes_on_from_what_another_wrote_since_it_restored(
             publisher.restore()
         for _ in range(3):
             asyncio.run(first.publish_version(sent.send, GUARD))
-        asyncio.run(publish_first(second))
+        asyncio.run(publish_first(second, sent))
     assert [one.version for one in announced] == [1, 2, 3, 4]
 
 
