@@ -1,5 +1,5 @@
 """``python -m headrace.streams``: the command line where the script is not on the path."""
 
-from headrace.streams.cli.main import main
+from headrace.streams.cli.start import main
 
-main(prog_name="headrace")
+main()
