@@ -66,7 +66,7 @@ def test_every_alert_has_a_test(alert: dict[str, Any]) -> None:
     expected_to_fire = [
         check["expr"]
         for test in tests
-        for check in test["promql_expr_test"]
+        for check in test.get("promql_expr_test", [])
         if check["exp_samples"]
     ]
     assert any(f'"{alert["alert"]}"' in expr for expr in expected_to_fire)
