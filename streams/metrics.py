@@ -113,7 +113,7 @@ DELTAS_APPLIED = _counter("deltas_applied_total", "Deltas of item signals applie
 DELTAS_REFUSED = _counter(
     "deltas_refused_total", "Deltas that did not fit, or came after one that is missing."
 )
-DELTA_AGE = _gauge("delta_age_seconds", "Age of the newest delta when it was applied.")
+DELTA_AGE = _gauge("delta_age_seconds", "Time since the newest delta applied was published.")
 STATES_REFUSED = _counter("states_refused_total", "Damaged states whose users start over.")
 EVICTED = _counter("users_evicted_total", "Users whose states made room for others (max_users).")
 HIT_RATIO = _gauge(
@@ -139,6 +139,7 @@ OF_ADAPT = (
 # ----------------------------------------------------------------------------------------- learn
 TASKS = _counter("tasks_total", "Tasks the outer loop has learned from.")
 LEARNED_SHARE = _gauge("learned_share", "Share of users learned from; below 1 while behind.")
+LEARNED_SHARE.set(1)
 REPLAY_TASKS = _gauge("replay_tasks", "Tasks kept for rehearsal.")
 OUTER_LOOP_SECONDS = _histogram("outer_loop_duration_seconds", "Wall time of one outer-loop step.")
 QUERY_LOSS = _gauge("query_loss", "Mean query loss of recent outer-loop steps, in nats.")

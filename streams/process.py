@@ -99,9 +99,13 @@ def collect_rarely() -> None:
 def observe_intake(consumer: IntakeConsumer, *, n_users: int) -> None:
     """Set the gauges of what this worker holds and how far behind it is."""
     metrics.USERS.set(n_users)
-    metrics.LAG.clear()  # partitions that went to other workers report there
-    for partition, n_events in consumer.lag().items():
-        metrics.LAG.labels(str(partition)).set(n_events)
+    lag = {str(partition): n_events for partition, n_events in consumer.lag().items()}
+    # A scrape may come between any two lines; without a series it starts alerts' waits anew.
+    shown = {sample.labels["partition"] for one in metrics.LAG.collect() for sample in one.samples}
+    for partition in shown - lag.keys():  # they went to other workers, who report them
+        metrics.LAG.remove(partition)
+    for partition, n_events in lag.items():
+        metrics.LAG.labels(partition).set(n_events)
 
 
 async def _tick_forever(role: Role) -> None:

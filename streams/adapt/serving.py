@@ -172,7 +172,7 @@ class Serving:
             if has_replaced:
                 self._refresher.shown.clear()  # they name indexes
         metrics.DELTAS_APPLIED.inc()
-        metrics.DELTA_AGE.set(max(0, self._now_ms() - last.published_ms) / 1000)
+        metrics.DELTA_AGE.set_function(lambda: max(0, self._now_ms() - last.published_ms) / 1000)
 
     def note_item(self, item: Item) -> None:
         """Take over a catalogue record."""

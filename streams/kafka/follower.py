@@ -7,7 +7,7 @@ one. Faust's own way of broadcasting, the GlobalTable, is documented to recover 
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[Any], None]  # takes a kafka-python ConsumerRecord
 LATEST_HELD = 100  # to go back to: many versions may name one checkpoint
 RETRY_S = 30.0  # until the newest that was of no use is handed over again: the store may be back
+TOLD, TOLD_OF = 10, 1_000  # the first refused of a topic, then one of so many: all may be
 STOP_LIMIT_S = 2.0  # for what is being loaded; nothing of it has to be finished
 
 
@@ -58,6 +59,7 @@ class Follower(threading.Thread):
         self._retry_at_s: dict[str, float] = {}
         self._stopping = threading.Event()
         self._seeks: dict[str, int] = {}
+        self._n_refused = Counter[str]()
 
     def seek(self, topic: str, offset: int) -> None:
         """Read the topic from an offset on. Only from within a handler."""
@@ -113,10 +115,13 @@ class Follower(threading.Thread):
         try:
             self._handlers[record.topic](record)
         except (MalformedRecordError, CheckpointError) as exc:
-            logger.error(
-                "passed over %s offset=%d key=%.300r: %s",
-                *(record.topic, record.offset, record.key, exc),
-            )
+            self._n_refused[record.topic] += 1
+            n = self._n_refused[record.topic]
+            if record.topic in self._latest_only or n <= TOLD or n % TOLD_OF == 0:
+                logger.error(
+                    "passed over %s offset=%d key=%.300r: %s (%d so far)",
+                    *(record.topic, record.offset, record.key, exc, n),
+                )
             return False
         return True
 

@@ -200,8 +200,10 @@ class Learning:
             logger.warning("stopped without a last version: not every partition is this role's")
 
     def update_gauges(self) -> None:
-        """Set the gauges of the intake; end the process if it is not the only learn role."""
+        """Set the gauges, come events or not; end the process if there are two learn roles."""
         observe_intake(self._app.intake, n_users=len(self._learner.users))
+        metrics.ITEMS.set(self._learner.vocabulary.n_items)
+        metrics.REPLAY_TASKS.set(self._learner.outer_loop.n_rehearsed)
         if self._is_writer:
             self._end_unless_alone(JOINED, EXIT_PAUSED)
 
@@ -238,8 +240,6 @@ class Learning:
         metrics.EVENTS.inc(learned.n_events)
         metrics.TASKS.inc(learned.n_tasks)
         metrics.FORGOTTEN.inc(learned.n_forgotten)
-        metrics.REPLAY_TASKS.set(self._learner.outer_loop.n_rehearsed)
-        metrics.ITEMS.set(self._learner.vocabulary.n_items)
         if learned.n_tasks and learned.query_loss == learned.query_loss:  # not NaN
             metrics.QUERY_LOSS.set(learned.query_loss)
 

@@ -41,7 +41,8 @@ def run_demo(
 ) -> None:
     """Run until the replay is over, or Ctrl-C; then take everything down, unless ``keep``."""
     console = Console()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill also takes everything down
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a kill, a terminal that is closed
+        signal.signal(number, signal.default_int_handler)  # take everything down as well
     try:
         _run(console, settings, broker_port, seconds, events_per_s, keep)
     except KeyboardInterrupt:

@@ -49,6 +49,19 @@ def test_a_written_micro_batch_is_counted_once_and_by_stage() -> None:
     assert [b - a for a, b in zip(before, after, strict=True)] == pytest.approx(expected)
 
 
+def test_a_scrape_while_lag_is_asked_for_finds_that_of_before() -> None:
+    labels, found = {"partition": "3"}, list[float | None]()
+
+    def lag() -> dict[int, int]:
+        found.append(REGISTRY.get_sample_value("headrace_consumer_lag_events", labels))
+        return {3: 7}
+
+    consumer: Any = SimpleNamespace(lag=lag)
+    for _ in range(2):
+        observe_intake(consumer, n_users=42)
+    assert found[1] == 7
+
+
 def test_lag_is_reported_for_the_partitions_held_now() -> None:
     consumer: Any = SimpleNamespace(lag=lambda: {0: 5, 3: 7})
     observe_intake(consumer, n_users=42)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from faust.types.tuples import TP
+from serving_samples import metric
 
 from headrace.streams.errors import TopicMismatchError
 from headrace.streams.guards import EXIT_FAILED, EXIT_PAUSED, EXIT_WRONG, PauseGuard
@@ -34,18 +35,11 @@ END = 1_000  # of the partition
 
 @dataclass
 class FakeLearner:
-    """Remembers what it was given, and how often it was looked at afterwards."""
+    """Remembers what it was given."""
 
     offsets: list[int] = field(default_factory=list)
     behind: list[bool] = field(default_factory=list)
     may_learn: threading.Event = field(default_factory=threading.Event)
-    n_observed: int = 0
-    outer_loop: Any = field(default_factory=lambda: SimpleNamespace(n_rehearsed=0))
-
-    @property
-    def vocabulary(self) -> Any:
-        self.n_observed += 1
-        return SimpleNamespace(n_items=0)
 
     def learn(self, events: list[tuple[str, int, Event]], *, is_behind: bool) -> Learned:
         assert self.may_learn.wait(LIMIT_S)
@@ -63,13 +57,14 @@ class Rig:
     positions: Positions
     acknowledged: list[tuple[int, int]]  # epoch, next offset
     sequences: Counter[int] = field(default_factory=Counter)  # batches so far of each epoch
+    observed: list[Learned] = field(default_factory=list)  # what has been through
 
     async def take(self, *offsets: int, epoch: int = 1) -> None:
         """Hand over a batch and wait until it has been through."""
-        n_before = self.learner.n_observed
+        n_before = len(self.observed)
         await self.hand_over(*offsets, epoch=epoch)
         async with asyncio.timeout(LIMIT_S):
-            while self.learner.n_observed == n_before:
+            while len(self.observed) == n_before:
                 await asyncio.sleep(0.001)
 
     async def hand_over(self, *offsets: int, epoch: int = 1) -> None:
@@ -113,8 +108,10 @@ def run(
         positions = Positions(saved or {})
         with ThreadPoolExecutor(1) as thread:
             learning = Learning(Settings(**settings), app, anything, thread, positions)
+            rig = Rig(learning, learner, positions, acknowledged)
+            learning._observe = rig.observed.append
             work = asyncio.ensure_future(learning.learn_forever())
-            await check(Rig(learning, learner, positions, acknowledged))
+            await check(rig)
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
 
@@ -270,7 +267,9 @@ def published(
         app: Any = SimpleNamespace(serving=asyncio.Event(), intake=intake)
         if is_serving:
             app.serving.set()
-        nobody: Any = SimpleNamespace(users=())
+        held = {"vocabulary": {"n_items": 7}, "outer_loop": {"n_rehearsed": 9}}
+        parts = {name: SimpleNamespace(**numbers) for name, numbers in held.items()}
+        nobody: Any = SimpleNamespace(users=(), **parts)
         with ThreadPoolExecutor(1) as thread:
             learning = Learning(Settings(partitions=4), app, nobody, thread, Positions())
             await how(learning, publisher, PauseGuard(60))
@@ -313,6 +312,7 @@ def test_a_learn_role_that_another_joins_ends_to_be_started_again(
             learning.update_gauges()
 
     assert published(go_on, owned=2) == ["from here on"]
+    assert (metric("items"), metric("replay_tasks")) == (7, 9)  # no event has come
     assert "another learn role has joined group headrace-learn" in caplog.text
 
 

@@ -24,7 +24,7 @@ FORBIDDEN_UNITS = ("_ms", "_milliseconds", "_kb", "_mb", "_percent", "_minutes")
 LABELS = {  # every label and why its values are few
     "DEAD_LETTERS": ("reason",),  # a fixed set, see Malformation
     "CONTENT_REFUSED": ("reason",),  # width or kind
-    "LAG": ("partition",),  # cleared when partitions move
+    "LAG": ("partition",),  # those held now
     "STAGE_SECONDS": ("stage",),
     "CPU_SECONDS": ("part",),  # three of them
     "HIT_RATIO": ("contender",),
