@@ -126,7 +126,7 @@ def _synchronised(model: Recommender, job: Callable[[], object]) -> Callable[[],
 
     def call() -> None:
         job()
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(model.device)
 
     return call
 
@@ -214,7 +214,7 @@ def mapped(model: Recommender, batch: Batch) -> Tensor:
     with torch.no_grad():
         scores: Tensor = torch.func.vmap(of_one)(
             prepared.items,
-            torch.from_numpy(prepared.candidates.items < 0),
+            torch.from_numpy(prepared.candidates.items < 0).to(model.device),
             prepared.signals,
             prepared.context,
             prepared.shares,

@@ -90,6 +90,8 @@ def restore(learner: Learner, model_blob: Blob, learner_blob: Blob) -> Positions
         if not (has_vectors and learner.assortment.catalogue.restore(*fields.content)):
             learner.signals.content = Content()
         return {int(partition): offset for partition, offset in fields.positions.items()}
+    except torch.OutOfMemoryError:  # of a GPU, which may have room at the next start
+        raise
     except MISFIT as exc:
         raise CheckpointError(f"the learner's state does not fit: {exc}") from exc
 

@@ -155,6 +155,19 @@ def test_a_state_that_lacks_a_part_is_refused(lost: str) -> None:
         restored((model, pack(arrays, fields)))
 
 
+def test_a_gpu_that_is_full_is_not_taken_for_a_damaged_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stored = checkpoint(learned(STREAM[:HALF]))
+
+    def fill(*_: object) -> None:
+        raise torch.OutOfMemoryError("no room for moments")
+
+    monkeypatch.setattr(torch.optim.Adam, "load_state_dict", fill)
+    with pytest.raises(torch.OutOfMemoryError):
+        restore(PlainLearner(small()), *stored)
+
+
 def test_a_cut_state_is_refused() -> None:
     model, state = checkpoint(learned(STREAM[:HALF]))
     with pytest.raises(CheckpointError, match="not a checkpoint"):
