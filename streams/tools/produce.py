@@ -44,6 +44,8 @@ def _publish(settings: Settings, topic: str, keyed: Iterable[tuple[str, Event | 
                 with between:
                     box.send(key=key, value=encode(record))
         except KeyboardInterrupt:
+            if between.is_urgent:  # the broker may hang
+                raise
             box.drain()
             raise Stopped(box.n_sent) from None
     return box.n_sent
@@ -53,7 +55,7 @@ class _Between:
     """Puts Ctrl-C off while a record is sent: else it may be sent and not counted."""
 
     def __init__(self) -> None:
-        self._is_sending = self._is_asked = False
+        self._is_sending = self._is_asked = self.is_urgent = False
 
     def __enter__(self) -> None:
         self._is_sending = True
@@ -66,6 +68,7 @@ class _Between:
     def on_signal(self, _: int, __: FrameType | None) -> None:
         """Interrupt now, or when the record is sent; who asks again does not wait for that."""
         if not self._is_sending or self._is_asked:
+            self.is_urgent = self._is_asked
             raise KeyboardInterrupt
         self._is_asked = True
 

@@ -95,6 +95,25 @@ def test_what_is_being_sent_as_ctrl_c_comes_is_counted(
     assert signal.getsignal(signal.SIGINT) is before
 
 
+class HungProducer(InterruptedProducer):
+    """Takes no record; Ctrl-C comes, and comes again."""
+
+    def send(self, *_: object, **__: object) -> "InterruptedProducer":
+        """Wait for the broker."""
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        return self
+
+    def flush(self, _: float) -> None:
+        """Wait for the broker, which nobody wants to."""
+        raise AssertionError
+
+
+def test_who_asks_again_waits_for_no_broker(monkeypatch: pytest.MonkeyPatch, events: str) -> None:
+    told = run(monkeypatch, 3, "produce", events, kind=HungProducer)
+    assert told == (1, [NOTE, "", "Aborted!"])
+
+
 def test_events_of_days_to_come_are_refused_before_any_is_published(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
