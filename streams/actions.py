@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 # Positions are part of every checkpoint: append, never reorder.
 ACTIONS = ("other", "view", "click", "add_to_cart", "purchase", "rating", "favorite", "search")
 _INDEX = {action: i for i, action in enumerate(ACTIONS)} | {"cart": 3, "review": 5}
+KNOWN_ACTIONS = frozenset(_INDEX)
 _CLOSE = 0.8  # a letter or two are wrong; at 0.6, an order would be meant as other
 
 

@@ -28,11 +28,12 @@ class Schema:
         if type(found) is not int or found < 1:
             # What else it may be can be nested deeper than Python can show it.
             shown = repr(found) if isinstance(found, str | int | float) else type(found).__name__
-            return f"v={shown} is no schema version"
+            return f"v={shown} is no schema version of ours, which v is for: leave it out"
         if found > self.version:
             return (
                 f"{self.name} of schema version {found}, newer than {self.version}, the newest that"
-                " this release reads: upgrade what reads it, then try again"
+                " this release reads: upgrade what reads it, then try again; or leave v out, which"
+                " is for ours"
             )
         if found < self.oldest:
             return (

@@ -16,7 +16,7 @@ from headrace.model.arrays import Floats
 from headrace.model.features import MAX_FEATURES, N_FEATURES, features_of
 from headrace.streams import schema
 from headrace.streams.column import Column
-from headrace.streams.wire import FORGET, MAX_TIME_MS, REFRESH, WITHOUT_ITEM, Event
+from headrace.streams.wire import FORGET, MAX_TIME_MS, NOT_ENGAGED, REFRESH, Event
 
 N_FIELDS_1 = 9  # of version 1
 _HEADER = msgpack.Packer().pack_array_header(N_FIELDS_1 + 2)  # 2 added features, and events named
@@ -26,7 +26,6 @@ NAMED_EVENTS = 32  # whose names are remembered: a publisher that tries again do
 NAME_BYTES = 8
 
 # Shown, undone or asked for, not engaged with: the event is applied, but it is no interaction.
-NOT_ENGAGED = frozenset({"impression", "return", *WITHOUT_ITEM})
 
 
 StateKey = tuple[int, bytes]

@@ -12,12 +12,14 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from dataclasses import fields as fields_of
 from functools import wraps
 from typing import Any, ParamSpec, TypedDict, TypeVar
 
 import msgpack
 
 from headrace.streams import schema
+from headrace.streams.actions import KNOWN_ACTIONS
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.kafka.record_batches import VALUE_LIMIT_BYTES, Unreadable
 
@@ -27,6 +29,8 @@ T = TypeVar("T")
 # Actions that need no item: an event asks to forget its user, or to make their list anew.
 FORGET, REFRESH = "forget", "refresh"
 WITHOUT_ITEM = (FORGET, REFRESH)
+NOT_ENGAGED = frozenset({"impression", "return", *WITHOUT_ITEM})
+KNOWN = KNOWN_ACTIONS | NOT_ENGAGED
 MAX_ID_BYTES = 256  # longer ids are almost always a whole payload in the wrong field
 MAX_REC_ID_BYTES = MAX_ID_BYTES + 32  # a user's id, a partition and an offset: see ``rec_id_of``
 SHORT_ID = MAX_ID_BYTES // 4  # so many characters always fit: in UTF-8 one takes at most 4 bytes
@@ -65,6 +69,9 @@ class Item:
     text: str = ""
     vectors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     active: bool = True
+
+
+_NAMES_OF_ITEM = tuple(each.name for each in fields_of(Item))
 
 
 @dataclass(slots=True, kw_only=True, unsafe_hash=True)
@@ -146,7 +153,7 @@ def decode_event(value: bytes | None, *, key: bytes | None, record_time_ms: int)
         MalformedRecordError: the record can never be applied.
     """
     fields = _decode_map(value, schema.EVENT, at_most=MAX_EVENT_BYTES)
-    if fields.get("user") is None and key:
+    if _is_nothing(fields.get("user")) and key:
         fields["user"] = _text_of_key(key)
     context = fields.get("context") or {}
     if not isinstance(context, dict):
@@ -154,7 +161,7 @@ def decode_event(value: bytes | None, *, key: bytes | None, record_time_ms: int)
     if len(context) > MAX_CONTEXT:
         raise MalformedRecordError("too_large", f"context has over {MAX_CONTEXT} entries")
     told = fields.get("action")
-    action = _action_in_files(fields) if told is None else _action_of(told)
+    action = spelt(_action_in_files(fields) if _is_nothing(told) else _action_of(told))
     return Event(
         user=_id_of(fields, "user"),
         item="" if action in WITHOUT_ITEM else _id_of(fields, "item"),
@@ -179,11 +186,14 @@ def decode_item(value: bytes | None, *, key: bytes | None) -> Item:
     if value is None and key:
         return Item(item=_id_of({"item": _text_of_key(key)}, "item"), active=False)
     fields = _decode_map(value, schema.ITEM)
-    if fields.get("item") is None and key:
+    if _is_nothing(fields.get("item")) and key:
+        if fields and fields.keys().isdisjoint(_NAMES_OF_ITEM):  # wrapped, as change logs are
+            raise MalformedRecordError("missing_field", f"none of {', '.join(_NAMES_OF_ITEM)}")
         fields["item"] = _text_of_key(key)
     active = _given(fields, "active", True)
-    if not isinstance(active, bool):
+    if not isinstance(active, bool | int) or active not in (0, 1):  # databases say 0 and 1
         raise MalformedRecordError("wrong_type", "active must be true or false")
+    active = bool(active)
     item = _id_of(fields, "item")
     try:
         return Item(
@@ -192,7 +202,7 @@ def decode_item(value: bytes | None, *, key: bytes | None) -> Item:
             categories=_categories_of(fields.get("categories")),
             price=_price_of(fields.get("price")),
             text=_text_of(fields, "text"),
-            vectors=vectors_of(fields.get("vectors")),
+            vectors=vectors_of(fields.get("vectors") or None),  # PHP's empty map is a list
             active=active,
         )
     except MalformedRecordError:
@@ -266,6 +276,17 @@ def _given(fields: Mapping[str, Any], name: str, default: Any) -> Any:
     return default if value is None else value
 
 
+def _is_nothing(value: object) -> bool:
+    """Return whether a field is as good as absent: null, or empty, as protobuf and Go have it."""
+    return value is None or value == ""
+
+
+def spelt(action: str) -> str:
+    """Return a known action in our letters, whatever its case; any other word as it is."""
+    folded = action.lower()
+    return folded if folded in KNOWN else action
+
+
 def _text_of_key(key: bytes) -> str:
     try:
         return key.decode()
@@ -325,7 +346,8 @@ def _action_of(value: object) -> str:
 def _optional_text(
     fields: Mapping[str, Any], name: str, *, at_most: int = MAX_ID_BYTES
 ) -> str | None:
-    return None if fields.get(name) is None else _id_of(fields, name, at_most=at_most)
+    is_there = not _is_nothing(fields.get(name))
+    return _id_of(fields, name, at_most=at_most) if is_there else None
 
 
 def _text_of(fields: Mapping[str, Any], name: str) -> str:

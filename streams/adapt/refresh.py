@@ -34,8 +34,9 @@ from headrace.streams.prequential import (
     ranks_shown,
 )
 from headrace.streams.settings import Settings
-from headrace.streams.state import NOT_ENGAGED, UserState
+from headrace.streams.state import UserState
 from headrace.streams.versions.publication import Announcement
+from headrace.streams.wire import NOT_ENGAGED
 
 N_POPULAR = 12  # the first ten, less the item the user had last, and one to spare
 # Of one user's events in a micro-batch, the latest are judged. It shares one list however many they

@@ -24,7 +24,6 @@ from headrace.streams.adapt.refresh import Live, Refresher
 from headrace.streams.compiling import told_of_compiling
 from headrace.streams.errors import CheckpointError, TopicMismatchError
 from headrace.streams.settings import Settings
-from headrace.streams.state import NOT_ENGAGED
 from headrace.streams.versions.publication import (
     Announcement,
     Fragment,
@@ -33,7 +32,7 @@ from headrace.streams.versions.publication import (
     unpack_weights,
 )
 from headrace.streams.versions.store import ModelStore
-from headrace.streams.wire import Item
+from headrace.streams.wire import NOT_ENGAGED, Item
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,7 @@ from headrace.streams.learn.catalogue import Catalogue
 from headrace.streams.learn.categories import Categories
 from headrace.streams.learn.content import HashedWords, pick_embedder
 from headrace.streams.learn.inheritance import Inheritance
-from headrace.streams.state import NOT_ENGAGED
-from headrace.streams.wire import Event, Item
+from headrace.streams.wire import NOT_ENGAGED, Event, Item
 
 if TYPE_CHECKING:
     from headrace.streams.learn.learner import Learner

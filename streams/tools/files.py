@@ -14,7 +14,6 @@ import polars as pl
 
 from headrace.streams.actions import meant_by
 from headrace.streams.errors import InputFileError
-from headrace.streams.state import NOT_ENGAGED
 from headrace.streams.tools.purchases import SAMPLE, completejourney
 from headrace.streams.tools.tables import (
     SHOWN_LETTERS,
@@ -29,12 +28,14 @@ from headrace.streams.tools.tables import (
     whole_numbers,
 )
 from headrace.streams.wire import (
+    KNOWN,
     MAX_ACTION_LETTERS,
     MAX_AHEAD_MS,
     MAX_ID_BYTES,
     MAX_REC_ID_BYTES,
     MAX_TIME_MS,
     MS_FROM,
+    NOT_ENGAGED,
     WITHOUT_ITEM,
     Event,
 )
@@ -95,10 +96,14 @@ def read_events(
         path,
     )
     given = {name: pl.col(columns[name]) for name in expected if name in columns}
+    schema = frame.collect_schema()
+    if {"action", "event"} <= set(names) and schema["event"] == pl.String:  # as on the wire
+        empty = pl.when(pl.col("action").cast(pl.String) != "").then(pl.col("action"))
+        given["action"] = empty.fill_null(pl.col("event")).alias("action")
     given |= {name: pl.col(name) for name in also}
     if context:
         given["context"] = pl.struct(context)
-    elif isinstance(frame.collect_schema().get("context"), pl.Struct):
+    elif isinstance(schema.get("context"), pl.Struct):
         given["context"] = pl.col("context")
     ids = [name for name in NAMES if is_named and name in names]
     given |= {name: pl.col(name) for name in ids}
@@ -121,13 +126,19 @@ def read_events(
         table = table.with_columns(
             *(ids_of(table[name]) for name in ("user", "item")),
             *(_given_ids(table[name]) for name in ids),
-            pl.col("action").cast(pl.String),
+            _spelt(table["action"].cast(pl.String)),
             times.alias("time_ms"),
         )
         needs_item = ~pl.col("action").is_in(WITHOUT_ITEM).fill_null(value=False)
         table = table.with_columns(pl.when(needs_item).then("item").otherwise(pl.lit("")))
     _refuse_bad_rows(table, as_written, path)
     return table.sort("time_ms", maintain_order=True)
+
+
+def _spelt(actions: pl.Series) -> pl.Series:
+    """Return them as the wire does: known ones in our letters."""
+    folded = actions.str.to_lowercase()
+    return folded.zip_with(folded.is_in(list(KNOWN)).fill_null(value=False), actions)
 
 
 def interactions(events: pl.DataFrame) -> pl.DataFrame:

@@ -444,8 +444,23 @@ def test_a_bad_row_is_shown_in_part_when_it_is_long(tmp_path: Path) -> None:
 
 def test_actions_close_to_known_ones_are_named_once(tmp_path: Path) -> None:
     path = tmp_path / "e.csv"
-    words = ["PURCHASE", "view", "PURCHASE", "wish", "add to cart", "impression", "Forget"]
+    words = ["purchased", "view", "purchased", "wish", "add to cart", "impression", "forgt"]
     rows = [f"u,i,{word},{at}" for at, word in enumerate(words)]
     path.write_text("\n".join(["user,item,event,time_ms", *rows]))
-    meant = {"PURCHASE": "purchase", "add to cart": "add_to_cart", "Forget": "forget"}
+    meant = {"purchased": "purchase", "add to cart": "add_to_cart", "forgt": "forget"}
     assert misspelt(read_events(path)) == meant
+
+
+def test_known_actions_are_known_in_any_case(tmp_path: Path) -> None:
+    path = tmp_path / "e.csv"
+    path.write_text("user,item,event,time_ms\nu,i,PURCHASE,1\nu,,Refresh,2\nu,i,WISH,3\n")
+    assert read_events(path)["action"].to_list() == ["purchase", "refresh", "WISH"]
+
+
+def test_an_action_is_what_event_says_in_rows_without_one(tmp_path: Path) -> None:
+    path = tmp_path / "e.jsonl"
+    rows = [{"action": "view"}, {"event": "purchase"}, {"action": "", "event": "cart"}, {}]
+    lines = [json.dumps({"user": "u", "item": "i"} | row) for row in rows]
+    path.write_text("\n".join(lines))
+    told = read_events(path, now_ms=1)["action"].to_list()
+    assert told == ["view", "purchase", "cart", "click"]

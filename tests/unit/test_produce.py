@@ -40,7 +40,7 @@ class InterruptedProducer:
 def events(tmp_path: Path) -> str:
     """Return a file of three events."""
     path = tmp_path / "e.csv"
-    path.write_text("user,item,event,time_ms\nu,a,view,1\nu,b,view,2\nu,c,PURCHASE,3\n")
+    path.write_text("user,item,event,time_ms\nu,a,view,1\nu,b,view,2\nu,c,PURCHASED,3\n")
     return str(path)
 
 
@@ -74,7 +74,7 @@ def run(
     return ran.exit_code, [line for line in ran.stderr.splitlines() if "/3" not in line]
 
 
-NOTE = "note: 'PURCHASE' is no action that the model knows: did you mean 'purchase'?"
+NOTE = "note: 'PURCHASED' is no action that the model knows: did you mean 'purchase'?"
 
 
 @pytest.mark.parametrize("command", [["produce"], ["replay", "--rate", "1000"]])

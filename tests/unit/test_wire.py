@@ -300,7 +300,6 @@ def test_what_is_no_map_is_refused(value: bytes | None, reason: str) -> None:
         ({"item": ["i"]}, "wrong_type"),
         ({"user": "u" * (MAX_ID_BYTES + 1)}, "too_large"),
         ({"item": "é" * (MAX_ID_BYTES // 2 + 1)}, "too_large"),  # two bytes each
-        ({"event_id": ""}, "missing_field"),
         ({"event_id": "e" * (MAX_ID_BYTES + 1)}, "too_large"),
         ({"rec_id": "r" * (MAX_REC_ID_BYTES + 1)}, "too_large"),
         ({"rec_id": {}}, "wrong_type"),
@@ -314,7 +313,6 @@ def test_what_is_no_map_is_refused(value: bytes | None, reason: str) -> None:
         ({"time_ms": RECORD_TIME_MS + MAX_AHEAD_MS + 1}, "out_of_range"),
         ({"time_ms": RECORD_TIME_MS // 1000}, "out_of_range"),  # seconds
         ({"time_ms": RECORD_TIME_MS / 1000 - 86_399}, "out_of_range"),
-        ({"action": ""}, "wrong_type"),
         ({"action": 1}, "wrong_type"),
         ({"action": "a" * 65}, "wrong_type"),
         ({"context": [1]}, "wrong_type"),
@@ -325,6 +323,32 @@ def test_what_is_no_map_is_refused(value: bytes | None, reason: str) -> None:
 @pytest.mark.parametrize("write", [as_json, msgpack.packb])
 def test_wrong_field_of_an_event_is_refused(write: Any, fields: Any, reason: str) -> None:
     assert reason_of(write(VALID | fields)) == reason
+
+
+@pytest.mark.parametrize("write", [as_json, msgpack.packb])
+def test_empty_is_as_good_as_nothing_where_a_field_may_be_absent(write: Any) -> None:
+    empty = dict.fromkeys(("event_id", "rec_id", "action"), "")
+    assert decode(write(VALID | empty)) == decode(write(VALID | dict.fromkeys(empty)))
+    assert decode(write(VALID | {"user": ""}), key=b"u9").user == "u9"
+    assert decode(write(VALID | {"action": "", "event": "purchase"})).action == "purchase"
+
+
+@pytest.mark.parametrize(
+    ("told", "action"),
+    [
+        ("PURCHASE", "purchase"),
+        ("Add_To_Cart", "add_to_cart"),
+        ("IMPRESSION", "impression"),
+        ("WISH", "WISH"),  # a shop's own stays as it is
+    ],
+)
+def test_a_known_action_is_known_in_any_case(told: str, action: str) -> None:
+    assert decode(as_json(VALID | {"action": told})).action == action
+    assert decode(as_json({"user": "u", "item": "i", "event": told})).action == action
+
+
+def test_who_asks_to_be_forgotten_in_capitals_needs_no_item_either() -> None:
+    assert decode(as_json({"user": "u", "action": "FORGET"})).item == ""
 
 
 @pytest.mark.parametrize("write", [as_json, msgpack.packb])
@@ -349,7 +373,8 @@ def test_key_that_is_no_text_is_refused() -> None:
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"active": 1}, "wrong_type"),
+        ({"active": 2}, "wrong_type"),
+        ({"active": "no"}, "wrong_type"),
         ({"title": ["a"]}, "wrong_type"),
         ({"text": {}}, "wrong_type"),
         ({"price": "1"}, "wrong_type"),
@@ -370,6 +395,26 @@ def test_wrong_field_of_an_item_is_refused(fields: Any, reason: str) -> None:
     with pytest.raises(MalformedRecordError) as refusal:
         decode_item(msgpack.packb({"item": "i"} | fields), key=None)
     assert refusal.value.reason == reason
+
+
+@pytest.mark.parametrize("active", [0, 1])
+def test_active_may_be_a_number_as_databases_have_it(active: int) -> None:
+    item = decode_item(as_json({"item": "i", "active": active, "vectors": []}), key=None)
+    assert item == Item(item="i", active=bool(active))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"before": None, "after": {"item": "i", "active": False}, "op": "u"},
+        {"Item": "i", "Active": False},
+        {b"active": False},
+    ],
+)
+def test_an_item_of_which_nothing_is_understood_is_refused(fields: Any) -> None:
+    with pytest.raises(MalformedRecordError, match=r"none of item, title, .*, active"):
+        decode_item(msgpack.packb(fields), key=b"i")
+    assert decode_item(msgpack.packb({}), key=b"i") == Item(item="i")
 
 
 def test_an_item_is_withdrawn_whatever_else_is_wrong_with_its_record() -> None:
