@@ -308,7 +308,7 @@ def _touch(a: ItemArrays, item: int, clock: float, time_s: int) -> None:
         fade = np.exp((a.touched[item] - clock) / POPULARITY_LIVES[p])
         a.popularity[item, p] = a.popularity[item, p] * fade + 1
     a.touched[item] = clock
-    a.last_time_s[item] = time_s
+    a.last_time_s[item] = max(a.last_time_s[item], time_s)
     a.dirty_items[item] = True
 
 
@@ -351,7 +351,7 @@ def _count_neighbours(
         y = had[k]
         if y < 0:
             continue
-        in_session &= later_s - had_times_s[k] <= SESSION_GAP_S
+        in_session &= abs(later_s - had_times_s[k]) <= SESSION_GAP_S
         later_s = had_times_s[k]
         if y == x:
             continue

@@ -75,7 +75,8 @@ def session_length(times_s: Longs, had: Ints) -> int:
     """Return how many of the newest interactions belong to the newest session."""
     n = 0
     for k in range(len(had)):
-        if had[k] < 0 or (k > 0 and times_s[k - 1] - times_s[k] > SESSION_GAP_S):
+        # What comes late may be of long before, or from a device that was not connected.
+        if had[k] < 0 or (k > 0 and abs(times_s[k - 1] - times_s[k]) > SESSION_GAP_S):
             break
         n = k + 1
     return n

@@ -16,9 +16,10 @@ from headrace.model.counts.signals import (
     NEXT,
     RECENT,
     SESSION,
+    SESSION_GAP_S,
     ItemSignals,
 )
-from headrace.model.counts.walk import HISTORY
+from headrace.model.counts.walk import HISTORY, session_length
 from headrace.model.histories import Histories
 
 A, B, C, D = range(4)
@@ -215,3 +216,11 @@ def test_all_signals_are_finite_where_nothing_was_counted() -> None:
     assert np.isfinite(found.signals).all()
     assert np.isfinite(found.context).all()
     assert items.min() == -1
+
+
+def test_the_newest_session_ends_at_a_long_gap_either_way() -> None:
+    had = np.array([3, 2, 1, -1], np.int32)
+    for gap_s in (SESSION_GAP_S + 1, -SESSION_GAP_S - 1):  # late: of long before, or after
+        assert session_length(np.array([gap_s, 0, 0, 0]), had) == 1
+        assert session_length(np.array([gap_s, gap_s, 0, 0]), had) == 2
+    assert session_length(np.array([0, SESSION_GAP_S, 0, 0]), had) == 3

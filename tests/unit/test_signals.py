@@ -67,6 +67,8 @@ def test_clock_ticks_once_an_event_and_now_is_the_latest_event_time() -> None:
     assert (signals.clock, signals.now_s) == (3, 30)
     assert signals.arrays.first[:3].tolist() == [0, 1, 2]
     assert signals.arrays.last_time_s[:3].tolist() == [10, 30, 20]
+    count_user(signals, [B], times_s=[5])  # late: it was taken since
+    assert signals.arrays.last_time_s[:3].tolist() == [10, 30, 20]
 
 
 def test_no_events_change_nothing() -> None:
@@ -85,8 +87,16 @@ def test_unknown_items_are_no_events_and_no_neighbours() -> None:
     assert relation_of(signals, NEAR, 2)[A, B] == np.float32(0.8)
 
 
-@pytest.mark.parametrize(("gap_s", "counted"), [(SESSION_GAP_S, 1), (SESSION_GAP_S + 1, 0)])
-def test_longer_gap_ends_the_session(gap_s: int, counted: int) -> None:
+@pytest.mark.parametrize(
+    ("gap_s", "counted"),
+    [
+        (SESSION_GAP_S, 1),
+        (SESSION_GAP_S + 1, 0),
+        (-SESSION_GAP_S, 1),  # late
+        (-SESSION_GAP_S - 1, 0),
+    ],
+)
+def test_longer_gap_either_way_ends_the_session(gap_s: int, counted: int) -> None:
     signals = new_signals()
     count_user(signals, [A, B], times_s=[0, gap_s])
     assert relation_of(signals, SESSION, 2).tolist() == [[0, counted], [counted, 0]]
