@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from headrace.streams.wire import Recommendation
 
 T = TypeVar("T")
+DAY_MS = 86_400_000
 
 
 @click.command()
@@ -139,7 +140,7 @@ def produce(settings: Settings, file: str, is_catalogue: bool, context: tuple[st
         with _before_any_is_published():
             events = load_events(file, context=context, is_named=True)
             refuse_future(events, file)
-        _note_misspelt(events)
+        _note_oddities(events)
         steps = tracked(events_of(events), total=len(events), label="events")
         _publish(settings, publish_events, steps, "event")
 
@@ -166,9 +167,12 @@ def _number(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
-def _note_misspelt(events: "pl.DataFrame") -> None:
-    from headrace.streams.tools.files import misspelt
+def _note_oddities(events: "pl.DataFrame") -> None:
+    from headrace.streams.tools.files import days_before_1973, misspelt
 
+    if days := days_before_1973(events):
+        told = "note: the times begin on {} and end on {}: are they in another unit?".format(*days)
+        click.echo(told, err=True)
     for action, meant in misspelt(events).items():
         told = f"note: {action!r} is no action that the model knows: did you mean {meant!r}?"
         click.echo(told, err=True)
@@ -214,7 +218,10 @@ def replay(
         if not restamp:
             refuse_future(table, file)
     table = table.head(limit) if limit else table
-    _note_misspelt(table)
+    _note_oddities(table)
+    span_ms = 0 if rate or table.is_empty() else table["time_ms"][-1] - table["time_ms"][0]
+    if (days := span_ms / DAY_MS / (speed or 1)) > 1:
+        click.echo(f"note: at this speed it takes {days:,.1f} days", err=True)
     events = events_of(table)
     schedule = at_rate(events, events_per_s=rate) if rate else at_speed(events, speed=speed or 1)
     steps = tracked(paced(schedule, restamp=restamp), total=len(table), label="replay")

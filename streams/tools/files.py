@@ -7,7 +7,7 @@ published than after.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import polars as pl
@@ -151,6 +151,14 @@ def misspelt(events: pl.DataFrame) -> dict[str, str]:
     actions = events["action"].unique(maintain_order=True).head(MOST_ACTIONS)
     meant = {action: meant_by(action, NOT_ENGAGED) for action in actions}
     return {action: known for action, known in meant.items() if known}
+
+
+def days_before_1973(events: pl.DataFrame) -> tuple[date, date] | None:
+    """Return the first day and the last where some are too early for a shop, as in another unit."""
+    if events.is_empty() or events["time_ms"][0] >= MS_FROM:  # in order of time
+        return None
+    first, last = events["time_ms"].gather([0, -1]).cast(pl.Datetime("ms")).dt.date()
+    return first, last
 
 
 def events_of(table: pl.DataFrame) -> Iterator[Event]:

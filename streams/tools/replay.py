@@ -11,13 +11,16 @@ from dataclasses import dataclass
 
 from headrace.streams.wire import Event
 
+LONGEST_WAIT_S = 86_400.0  # at once; a system takes no more than some centuries
+
 
 @dataclass(frozen=True, slots=True)
 class Clock:
     """Time as an argument: tests set it."""
 
-    now_s: Callable[[], float] = time.time
+    now_s: Callable[[], float] = time.monotonic  # no step of the wall clock is waited for
     wait_s: Callable[[float], None] = time.sleep
+    wall_s: Callable[[], float] = time.time
 
 
 def at_rate(events: Iterable[Event], *, events_per_s: float) -> Iterator[tuple[float, Event]]:
@@ -40,7 +43,6 @@ def paced(
     """Yield each event when it is due; ``restamp`` makes that moment its event time."""
     start_s = clock.now_s()
     for due_s, event in scheduled:
-        early_s = start_s + due_s - clock.now_s()
-        if early_s > 0:
-            clock.wait_s(early_s)
-        yield (dataclasses.replace(event, time_ms=int(clock.now_s() * 1000)) if restamp else event)
+        while (early_s := start_s + due_s - clock.now_s()) > 0:
+            clock.wait_s(min(early_s, LONGEST_WAIT_S))
+        yield (dataclasses.replace(event, time_ms=int(clock.wall_s() * 1000)) if restamp else event)

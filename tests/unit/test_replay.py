@@ -18,7 +18,7 @@ class FakeClock:
 
     def clock(self) -> Clock:
         """Return it as replay takes it."""
-        return Clock(now_s=lambda: self.now_s, wait_s=self.wait)
+        return Clock(now_s=lambda: self.now_s, wait_s=self.wait, wall_s=lambda: self.now_s)
 
 
 def events_at(*times_ms: int) -> list[Event]:
@@ -56,6 +56,13 @@ def test_restamped_events_carry_the_time_they_are_sent() -> None:
     fake = FakeClock()
     replayed = paced(at_rate(events_at(5, 6), events_per_s=2), restamp=True, clock=fake.clock())
     assert [event.time_ms for event in replayed] == [1_000_000, 1_000_500]
+
+
+def test_a_wait_of_centuries_is_waited_in_days() -> None:
+    fake = FakeClock()
+    events = events_at(0, 3 * 86_400_000)
+    assert list(paced(at_speed(events, speed=1), clock=fake.clock())) == events
+    assert fake.waits == [86_400] * 3
 
 
 def test_no_events_are_no_wait() -> None:
