@@ -68,6 +68,8 @@ class Assortment:
     def note(self, item: Item, *, time_ms: int | None = None) -> None:
         """Take a catalogue record over: its category now, its content when it is placed."""
         self.categories.note(item.item, item.categories)
+        if not item.active:
+            self.categories.forget(item.item)
         index = self._vocabulary.index(item.item)
         if index >= 0:
             self._place_in_category(index, item.item)
@@ -130,7 +132,7 @@ class Assortment:
         if self._vocabulary.n_items < self._vocabulary.max_items:
             return self._signals.rebase() or has_evicted
         n = max(1, int(EVICT_SHARE * self._vocabulary.max_items))
-        slow = self._signals.popularity_now(len(self._vocabulary))[:, 1]
+        slow = self._signals.log_popularity(len(self._vocabulary))
         slow[self._untaken()[-self._most_untaken :]] = np.inf
         gone = np.argsort(slow, kind="stable")[:n]
         for loop in self._learner.loops:

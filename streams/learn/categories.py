@@ -14,14 +14,19 @@ class Categories:
         self._of_item: dict[str, int] = {}
 
     def note(self, item: str, categories: Sequence[str]) -> None:
-        """Keep the last, finest of an item's categories, if it has any and there is room."""
+        """Keep the last, finest of an item's categories, if it has any and its number has room."""
         if not categories:
             return
         finest, numbers = categories[-1], self._numbers
-        has_number = finest in numbers or len(numbers) < MAX_CATEGORIES
-        has_room = item in self._of_item or len(self._of_item) < MAX_ITEMS
-        if has_number and has_room:
+        if finest in numbers or len(numbers) < MAX_CATEGORIES:
+            self.forget(item)  # to be the newest
             self._of_item[item] = numbers.setdefault(finest, len(numbers))
+            if len(self._of_item) > MAX_ITEMS:
+                del self._of_item[next(iter(self._of_item))]
+
+    def forget(self, item: str) -> None:
+        """Let go of an item's category; one that it was placed in stays with its signals."""
+        self._of_item.pop(item, None)
 
     def of(self, item: str) -> int | None:
         """Return the number of the item's category."""

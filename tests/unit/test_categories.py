@@ -15,7 +15,7 @@ def test_the_finest_category_counts_and_keeps_its_number() -> None:
     assert known.names() == ["hot", "cold"]
 
 
-def test_beyond_the_bounds_nothing_new_is_kept_and_the_old_can_change(
+def test_beyond_the_bounds_the_oldest_items_go_and_no_category_is_new(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(categories, "MAX_CATEGORIES", 2)
@@ -23,8 +23,8 @@ def test_beyond_the_bounds_nothing_new_is_kept_and_the_old_can_change(
     known = Categories()
     known.note("tea", ("hot",))
     known.note("milk", ("cold",))
-    known.note("soap", ("cold",))  # one item too many
     known.note("milk", ("soft",))  # one category too many
     known.note("tea", ("cold",))
-    assert [known.of(item) for item in ("tea", "milk", "soap")] == [1, 1, None]
+    known.note("soap", ("cold",))  # one item too many: milk was noted before tea was again
+    assert [known.of(item) for item in ("tea", "milk", "soap")] == [1, None, 1]
     assert known.names() == ["hot", "cold"]

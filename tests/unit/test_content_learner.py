@@ -84,6 +84,25 @@ def test_a_full_vocabulary_evicts_an_item_that_was_taken_and_none_that_nobody_to
     assert set(learner.vocabulary.ids) == {"", *left}
 
 
+def test_of_items_that_nobody_took_for_long_those_taken_least_go_first() -> None:
+    learner = Learner(small(max_items=20))
+    taken = [f"item-{i}" for i in range(20)]
+    take(learner, *taken, *taken[:12])
+    learner.signals.clock += 3_000_000  # by then the popularity of each is zero, as a float32
+    assert learner.assortment.make_room()
+    gone = set(taken) - set(learner.vocabulary.ids)
+    assert gone <= set(taken[12:])
+    assert gone
+
+
+def test_a_withdrawn_item_leaves_its_place_among_the_categories_kept() -> None:
+    learner = Learner(small())
+    note(learner, Item(item="tea", categories=("hot",)))
+    assert learner.assortment.categories.of("tea") == 0
+    note(learner, Item(item="tea", categories=("hot",), active=False))
+    assert learner.assortment.categories.of("tea") is None
+
+
 def test_a_vocabulary_full_of_items_that_nobody_took_holds_the_newer_half() -> None:
     learner = Learner(small(max_items=32))
     note(learner, *shop(16))
