@@ -98,8 +98,8 @@ def read_events(
     given = {name: pl.col(columns[name]) for name in expected if name in columns}
     schema = frame.collect_schema()
     if {"action", "event"} <= set(names) and schema["event"] == pl.String:  # as on the wire
-        empty = pl.when(pl.col("action").cast(pl.String) != "").then(pl.col("action"))
-        given["action"] = empty.fill_null(pl.col("event")).alias("action")
+        action = pl.when(pl.col("action").cast(pl.String) != "").then(pl.col("action"))
+        given["action"] = action.fill_null(pl.col("event"))
     given |= {name: pl.col(name) for name in also}
     if context:
         given["context"] = pl.struct(context)
