@@ -47,14 +47,10 @@ def tell_programs(
 ) -> dict[str, Any]:
     """Print what was found as JSON, with what was asked and the machine; return it.
 
-    What was asked includes the settings that are not as they come.
+    What was asked includes the settings that are not as they come, but for where things are.
     """
     on = machine(device=pick_device(settings), threads=settings.threads)
-    told = {"bench": name, "asked": changed(settings) | asked, "machine": on} | found
+    set_otherwise = settings.model_dump(mode="json", exclude_defaults=True, exclude=set(_PLACES))
+    told = {"bench": name, "asked": set_otherwise | asked, "machine": on} | found
     click.echo(json.dumps(told))
     return told
-
-
-def changed(settings: Settings) -> dict[str, Any]:
-    """Return the settings that are not as they come, but for where things are."""
-    return settings.model_dump(mode="json", exclude_defaults=True, exclude=set(_PLACES))

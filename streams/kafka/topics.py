@@ -84,9 +84,8 @@ def create_topics(settings: Settings) -> list[str]:
     wanted = topics_of(settings)
     with admin(settings) as client:
         existing = set(client.list_topics())
-        there = [topic for topic in wanted if topic.name in existing]
-        _check(client, there)
-        _tell_copies(client, there, settings.replication)
+        described = _check(client, [topic for topic in wanted if topic.name in existing])
+        _tell_copies(described, settings.replication)
         _check_group(client, settings, existing)
         created = _create(client, [t for t in wanted if t.name not in existing], settings)
         client.wait_for_topics([topic.name for topic in wanted])
@@ -184,11 +183,13 @@ def _has_read(client: Any, settings: Settings) -> bool:
     return any(offset > begins[tp].offset for tp, offset in read.items())
 
 
-def _check(client: Any, topics: list[Topic]) -> None:
+def _check(client: Any, topics: list[Topic]) -> list[dict[str, Any]]:
+    """Check that topics fit; return what the broker says of them."""
     if not topics:
-        return
+        return []
     names = [topic.name for topic in topics]
-    partitions = {t["name"]: len(t["partitions"]) for t in client.describe_topics(names)}
+    described: list[dict[str, Any]] = client.describe_topics(names)
+    partitions = {t["name"]: len(t["partitions"]) for t in described}
     resources = [ConfigResource("TOPIC", name) for name in names]
     configs = client.describe_configs(resources, config_filter="all")["topic"]
     misfits = []
@@ -232,11 +233,11 @@ def _check(client: Any, topics: list[Topic]) -> None:
             misfits.append(_to_set(topic, f"has {told}", wrong))
     if misfits:
         raise TopicMismatchError("; ".join(misfits))
+    return described
 
 
-def _tell_copies(client: Any, topics: Collection[Topic], expected: int) -> None:
+def _tell_copies(described: list[dict[str, Any]], expected: int) -> None:
     """Warn of topics with fewer copies than are asked for: all is well, until a broker ends."""
-    described = client.describe_topics([topic.name for topic in topics]) if topics else []
     copies = {t["name"]: min(len(p["replica_nodes"]) for p in t["partitions"]) for t in described}
     if fewer := [f"{name} has {n}" for name, n in copies.items() if n < expected]:
         logger.warning(
