@@ -7,7 +7,11 @@ from collections.abc import Iterable, Mapping
 # Positions are part of every checkpoint: append, never reorder.
 ACTIONS = ("other", "view", "click", "add_to_cart", "purchase", "rating", "favorite", "search")
 _INDEX = {action: i for i, action in enumerate(ACTIONS)} | {"cart": 3, "review": 5}
-KNOWN_ACTIONS = frozenset(_INDEX)
+# Actions that need no item: an event asks to forget its user, or to make their list anew.
+FORGET, REFRESH = "forget", "refresh"
+WITHOUT_ITEM = (FORGET, REFRESH)
+NOT_ENGAGED = frozenset({"impression", "return", *WITHOUT_ITEM})
+KNOWN = frozenset(_INDEX) | NOT_ENGAGED
 _CLOSE = 0.8  # a letter or two are wrong; at 0.6, an order would be meant as other
 
 
@@ -20,6 +24,12 @@ def indexes_of(actions: Iterable[str]) -> list[int]:
     """Return the number of each action."""
     get = _INDEX.get
     return [get(action, 0) for action in actions]
+
+
+def spelt(action: str) -> str:
+    """Return a known action in our letters, whatever its case; any other word as it is."""
+    folded = action.lower()
+    return folded if folded in KNOWN else action
 
 
 def name_of(action: str) -> str:

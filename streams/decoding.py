@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from headrace.streams.errors import MalformedRecordError
-from headrace.streams.wire import Event, decode_event, record_time_ms
+from headrace.streams.records import Event
+from headrace.streams.wire import decode_event, record_time_ms
 
 Decoded = tuple[Any, int, Event | MalformedRecordError]  # a record, and when it was written
 

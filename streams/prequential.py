@@ -32,8 +32,8 @@ from headrace.model.recommender import (
 )
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams.actions import index_of, indexes_of, target_of
+from headrace.streams.records import Event
 from headrace.streams.state import UserState
-from headrace.streams.wire import Event
 
 _DECAYS = np.array(GRADIENT_DECAYS, np.float32)
 

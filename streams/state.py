@@ -15,8 +15,10 @@ import numpy as np
 from headrace.model.arrays import Floats
 from headrace.model.features import MAX_FEATURES, N_FEATURES, features_of
 from headrace.streams import schema
+from headrace.streams.actions import FORGET, NOT_ENGAGED, REFRESH
 from headrace.streams.column import Column
-from headrace.streams.wire import FORGET, MAX_TIME_MS, NOT_ENGAGED, REFRESH, Event
+from headrace.streams.fields import MAX_TIME_MS
+from headrace.streams.records import Event
 
 N_FIELDS_1 = 9  # of version 1
 _HEADER = msgpack.Packer().pack_array_header(N_FIELDS_1 + 2)  # 2 added features, and events named

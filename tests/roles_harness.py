@@ -13,11 +13,11 @@ from contextlib import ExitStack, contextmanager
 from headrace.streams.child import Child
 from headrace.streams.kafka.broker import free_ports
 from headrace.streams.kafka.topics import create_topics
+from headrace.streams.records import Event
 from headrace.streams.settings import PREFIX, Settings
 from headrace.streams.tools.produce import publish_events
 from headrace.streams.tools.scrape import Scrape, scrape
 from headrace.streams.up import environment_of
-from headrace.streams.wire import Event
 
 START_LIMIT_S = 120.0  # importing the tensor library and compiling the loops, on a busy machine
 STOP_LIMIT_S = 40.0

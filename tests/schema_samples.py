@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from headrace.streams import schema
+from headrace.streams.actions import FORGET
 from headrace.streams.learn.learner import Learner
 from headrace.streams.learn.learner_state import pack_learner
+from headrace.streams.records import Event, Item, Reason, Recommendation, Source
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
 from headrace.streams.versions.publication import (
@@ -23,7 +25,7 @@ from headrace.streams.versions.publication import (
     split,
 )
 from headrace.streams.versions.store import StoredFile
-from headrace.streams.wire import FORGET, Event, Item, Reason, Recommendation, Source, encode
+from headrace.streams.wire import encode
 
 FIXTURES = Path(__file__).parent / "fixtures"
 START_MS = 1_700_000_000_000

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from headrace.streams.records import Event, Recommendation, Source
 from headrace.streams.state import UserState
-from headrace.streams.wire import Event, Recommendation, Source
 
 
 @dataclass(slots=True)

@@ -17,9 +17,9 @@ from headrace.model.recommender import Adapted, Prepared, Recommender
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams.actions import meant_by, name_of, target_of
 from headrace.streams.adapt.engine import UserWork
+from headrace.streams.records import Item, Reason, Recommendation, rec_id_of
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
-from headrace.streams.wire import Item, Reason, Recommendation, rec_id_of
 
 logger = logging.getLogger(__name__)
 

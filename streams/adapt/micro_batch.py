@@ -8,8 +8,8 @@ from headrace.streams.decoding import Decoded
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.kafka.batches import RecordBatch
 from headrace.streams.kafka.dead_letters import DeadLetter, dead_letter_of
+from headrace.streams.records import Event, Source
 from headrace.streams.state import StateKey
-from headrace.streams.wire import Event, Source
 
 
 @dataclass(slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from headrace.model.recommender import Adapted, Prepared, Recommender
 from headrace.model.shown import Shown, stack
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams import metrics
+from headrace.streams.actions import NOT_ENGAGED
 from headrace.streams.adapt.engine import UserResult, UserWork
 from headrace.streams.adapt.lists import ListMaker, MadeLists, recommendation
 from headrace.streams.adapt.shown_lists import ShownLists, UserKey
@@ -36,7 +37,6 @@ from headrace.streams.prequential import (
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
 from headrace.streams.versions.publication import Announcement
-from headrace.streams.wire import NOT_ENGAGED
 
 N_POPULAR = 12  # the first ten, less the item the user had last, and one to spare
 # Of one user's events in a micro-batch, the latest are judged. It shares one list however many they

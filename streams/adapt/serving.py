@@ -18,11 +18,13 @@ import torch
 
 from headrace.model.recommender import Recommender
 from headrace.streams import metrics
+from headrace.streams.actions import NOT_ENGAGED
 from headrace.streams.adapt.engine import UserResult, UserWork
 from headrace.streams.adapt.quality import Window
 from headrace.streams.adapt.refresh import Live, Refresher
 from headrace.streams.compiling import told_of_compiling
 from headrace.streams.errors import CheckpointError, TopicMismatchError
+from headrace.streams.records import Item
 from headrace.streams.settings import Settings
 from headrace.streams.versions.publication import (
     Announcement,
@@ -32,7 +34,6 @@ from headrace.streams.versions.publication import (
     unpack_weights,
 )
 from headrace.streams.versions.store import ModelStore
-from headrace.streams.wire import NOT_ENGAGED, Item
 
 logger = logging.getLogger(__name__)
 

@@ -28,9 +28,10 @@ from headrace.streams.kafka.security import client_options
 from headrace.streams.learn.publisher import announcements
 from headrace.streams.model_settings import pick_device
 from headrace.streams.process import Readiness
+from headrace.streams.records import Recommendation, Source, rec_id_of
 from headrace.streams.settings import Settings, load
 from headrace.streams.state import UserState
-from headrace.streams.wire import Recommendation, Source, decode_event, encode, rec_id_of
+from headrace.streams.wire import decode_event, encode
 
 TAKEN_AT_ONCE = 512  # records, by stock Faust and by the bare consumer
 TIMES_READ = 25  # by the bare consumer

@@ -23,10 +23,11 @@ from headrace.streams.bench.shop import EVENTS_EACH, open_shop
 from headrace.streams.errors import StreamsError
 from headrace.streams.kafka.clients import reader
 from headrace.streams.kafka.security import client_options
+from headrace.streams.records import Event, Recommendation
 from headrace.streams.settings import Settings
 from headrace.streams.tools.produce import publish_events
 from headrace.streams.tools.scrape import Scrape
-from headrace.streams.wire import Event, Recommendation, decode_recommendation, encode
+from headrace.streams.wire import decode_recommendation, encode
 
 LOADS = (0.25, 0.5, 0.75, 0.9)  # of what the workers carry when events wait
 WARM_EVENTS = 2_000  # a worker's first micro-batches take several times as long

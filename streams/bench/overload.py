@@ -18,11 +18,12 @@ from headrace.streams.bench.shop import EVENTS_EACH, open_shop
 from headrace.streams.bench.soak import held, sampled
 from headrace.streams.errors import StreamsError
 from headrace.streams.kafka.clients import reader
+from headrace.streams.records import Event
 from headrace.streams.settings import Settings
 from headrace.streams.tools.produce import publish_events
 from headrace.streams.tools.replay import at_rate, paced
 from headrace.streams.tools.scrape import Scrape, scrape
-from headrace.streams.wire import Event, decode_recommendation
+from headrace.streams.wire import decode_recommendation
 
 CAPACITY_EVENTS = 3_000  # that wait, while what a worker carries is measured
 SAMPLES = 60  # while too much comes, and as often afterwards

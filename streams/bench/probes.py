@@ -37,10 +37,10 @@ from headrace.streams.learn.learner import Learner
 from headrace.streams.learn.publisher import Publisher
 from headrace.streams.model_settings import pick_device
 from headrace.streams.process import collect_rarely
+from headrace.streams.records import Event, Source
 from headrace.streams.settings import Settings, load
 from headrace.streams.state import StateKey, UserState
 from headrace.streams.versions.publication import Announcement
-from headrace.streams.wire import Event, Source
 
 N_ITEMS = 10_000
 N_USERS = 256  # of the shop, and of a micro-batch

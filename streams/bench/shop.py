@@ -11,9 +11,9 @@ import numpy as np
 from headrace.model.counts.item_regression import N_REGRESSORS
 from headrace.model.counts.signals import N_RELATIONS
 from headrace.streams.learn.learner import Learner
+from headrace.streams.records import Event
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
-from headrace.streams.wire import Event
 
 COUNTED = 60  # events of each user before the measurement; the model sees the latest 50
 EVENTS_EACH = 8  # to go through again and again: one that repeats the one before it is not judged

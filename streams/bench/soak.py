@@ -22,12 +22,12 @@ from headrace.streams.child import Child
 from headrace.streams.errors import StreamsError
 from headrace.streams.kafka.broker import free_port
 from headrace.streams.kafka.topics import create_topics
+from headrace.streams.records import Event
 from headrace.streams.settings import Settings
 from headrace.streams.tools.produce import publish_events
 from headrace.streams.tools.replay import at_rate, paced
 from headrace.streams.tools.scrape import scrape
 from headrace.streams.up import ROLES
-from headrace.streams.wire import Event
 
 SAMPLES = 360  # every 5 s of half an hour
 NEW = 0.1  # users and items for each event

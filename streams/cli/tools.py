@@ -12,7 +12,7 @@ from headrace.streams.settings import Settings
 if TYPE_CHECKING:
     import polars as pl
 
-    from headrace.streams.wire import Recommendation
+    from headrace.streams.records import Recommendation
 
 T = TypeVar("T")
 DAY_MS = 86_400_000

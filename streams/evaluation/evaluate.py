@@ -31,9 +31,9 @@ from headrace.streams.evaluation.twin import Twin, frozen, placebo
 from headrace.streams.learn.learner import Learner
 from headrace.streams.learn.transfer import start_from
 from headrace.streams.prequential import Folded, Judged, TaskLists, judge, lists_for
+from headrace.streams.records import Event, Item
 from headrace.streams.settings import Settings
 from headrace.streams.tools.files import events_of, interactions
-from headrace.streams.wire import Event, Item
 
 Progress = Callable[[int], None]
 Block = list[tuple[str, int, Event]]  # (user, position in the stream, event)

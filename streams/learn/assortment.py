@@ -14,11 +14,12 @@ from headrace.model.arrays import Ints, Longs
 from headrace.model.counts.content import MAX_COLD
 from headrace.model.counts.signals import ALL_TIME, ItemSignals
 from headrace.model.vocabulary import ItemIndex, Vocabulary
+from headrace.streams.actions import NOT_ENGAGED
 from headrace.streams.learn.catalogue import Catalogue
 from headrace.streams.learn.categories import Categories
 from headrace.streams.learn.content import HashedWords, pick_embedder
 from headrace.streams.learn.inheritance import Inheritance
-from headrace.streams.wire import NOT_ENGAGED, Event, Item
+from headrace.streams.records import Event, Item
 
 if TYPE_CHECKING:
     from headrace.streams.learn.learner import Learner

@@ -15,7 +15,7 @@ import numpy as np
 from headrace.model.arrays import Floats, Halves
 from headrace.streams import metrics
 from headrace.streams.learn.content import Embedder, given_vector, text_of, unit
-from headrace.streams.wire import Item
+from headrace.streams.records import Item
 
 logger = logging.getLogger(__name__)
 

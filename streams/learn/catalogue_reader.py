@@ -10,7 +10,8 @@ from headrace.streams import metrics
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.guards import end_process, tell_failure
 from headrace.streams.learn.learner import Learner
-from headrace.streams.wire import Item, decode_item, record_time_ms
+from headrace.streams.records import Item
+from headrace.streams.wire import decode_item, record_time_ms
 
 WAITING_ITEMS = 256  # catalogue records of up to 1 MB; then the follower waits
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from headrace.model.arrays import Floats, Halves
-from headrace.streams.wire import Item
+from headrace.streams.records import Item
 
 MAX_WIDTH = 512  # wider vectors are projected: their cosines stay within some 0.04
 MAX_TEXT = 1000  # characters; the sentence model reads no more than 256 tokens

@@ -14,8 +14,9 @@ import numpy as np
 
 from headrace.model.arrays import Longs
 from headrace.model.counts.signals import ALL_TIME
+from headrace.streams.actions import FORGET
+from headrace.streams.records import Event
 from headrace.streams.state import UserState
-from headrace.streams.wire import FORGET, Event
 
 if TYPE_CHECKING:
     from headrace.streams.learn.learner import Learner

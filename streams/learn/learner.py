@@ -25,9 +25,9 @@ from headrace.streams.learn.assortment import Assortment
 from headrace.streams.learn.forgetting import Forgetting, owner_of
 from headrace.streams.model_settings import model_config, pick_device
 from headrace.streams.prequential import Folded, fold, judge
+from headrace.streams.records import Event
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
-from headrace.streams.wire import Event
 
 SAMPLE_OF = 1_000  # parts that the users are in, for a share of them
 

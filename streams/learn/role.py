@@ -41,8 +41,8 @@ from headrace.streams.learn.learner_state import Positions
 from headrace.streams.learn.processes import processes_of
 from headrace.streams.learn.publisher import Publisher, Send
 from headrace.streams.process import Readiness, Role, observe_intake, run_role
+from headrace.streams.records import Event
 from headrace.streams.settings import Settings
-from headrace.streams.wire import Event
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,11 @@ from rich.text import Text
 
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.kafka.clients import Reader, reader
+from headrace.streams.records import Recommendation
 from headrace.streams.settings import Settings
 from headrace.streams.tools.reasons import phrase
 from headrace.streams.tools.set_aside import coordinates, printable
-from headrace.streams.wire import Recommendation, decode_item, decode_recommendation
+from headrace.streams.wire import decode_item, decode_recommendation
 
 logger = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from rich.live import Live
 from headrace.streams.errors import RoleFailedError, SettingsError
 from headrace.streams.kafka.broker import EmbeddedBroker, free_port
 from headrace.streams.kafka.topics import create_topics
+from headrace.streams.records import Event, Item, Recommendation
 from headrace.streams.settings import Settings
 from headrace.streams.tools import consume
 from headrace.streams.tools.demo_screen import MEANINGS, Moment, Shopper, render, summary
@@ -25,7 +26,6 @@ from headrace.streams.tools.purchases import completejourney
 from headrace.streams.tools.replay import at_rate, paced
 from headrace.streams.tools.scrape import FOR_THIS_MACHINE, Scrape, scrape
 from headrace.streams.up import Roles
-from headrace.streams.wire import Event, Item, Recommendation
 
 READY_LIMIT_S = 300.0  # compiling the counting loops takes the first start up to a minute or two
 DRAIN_LIMIT_S = 30.0

@@ -9,8 +9,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from headrace.streams.records import Recommendation
 from headrace.streams.tools.reasons import phrase
-from headrace.streams.wire import Recommendation
 
 LIST_SHOWN = 6
 MEANINGS = {

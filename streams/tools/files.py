@@ -12,8 +12,17 @@ from pathlib import Path
 
 import polars as pl
 
-from headrace.streams.actions import meant_by
+from headrace.streams.actions import KNOWN, NOT_ENGAGED, WITHOUT_ITEM, meant_by
 from headrace.streams.errors import InputFileError
+from headrace.streams.fields import (
+    MAX_ACTION_LETTERS,
+    MAX_AHEAD_MS,
+    MAX_ID_BYTES,
+    MAX_REC_ID_BYTES,
+    MAX_TIME_MS,
+    MS_FROM,
+)
+from headrace.streams.records import Event
 from headrace.streams.tools.purchases import SAMPLE, completejourney
 from headrace.streams.tools.tables import (
     SHOWN_LETTERS,
@@ -26,18 +35,6 @@ from headrace.streams.tools.tables import (
     require,
     scan,
     whole_numbers,
-)
-from headrace.streams.wire import (
-    KNOWN,
-    MAX_ACTION_LETTERS,
-    MAX_AHEAD_MS,
-    MAX_ID_BYTES,
-    MAX_REC_ID_BYTES,
-    MAX_TIME_MS,
-    MS_FROM,
-    NOT_ENGAGED,
-    WITHOUT_ITEM,
-    Event,
 )
 
 FIELDS = ("user", "item", "action", "time_ms")

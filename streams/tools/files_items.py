@@ -9,6 +9,8 @@ from typing import Any
 import polars as pl
 
 from headrace.streams.errors import InputFileError, MalformedRecordError
+from headrace.streams.fields import MAX_ID_BYTES, vectors_of
+from headrace.streams.records import Item
 from headrace.streams.tools.purchases import SAMPLE, completejourney
 from headrace.streams.tools.tables import (
     SHOWN_LETTERS,
@@ -20,7 +22,7 @@ from headrace.streams.tools.tables import (
     require,
     scan,
 )
-from headrace.streams.wire import MAX_ID_BYTES, Item, decode_item, encode, vectors_of
+from headrace.streams.wire import decode_item, encode
 
 CATEGORY_COLUMNS = ("department", "category", "type")  # from the widest to the finest
 ITEM_COLUMNS = ("item", "title", "price", "text", "active", "vectors", "categories")

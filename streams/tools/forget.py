@@ -5,11 +5,13 @@ from collections.abc import Sequence
 
 from kafka.admin import ConfigResource
 
+from headrace.streams.actions import FORGET
 from headrace.streams.errors import MalformedRecordError
 from headrace.streams.kafka.clients import admin, outbox
 from headrace.streams.kafka.topics import users_changelog
+from headrace.streams.records import Event
 from headrace.streams.settings import Settings
-from headrace.streams.wire import FORGET, Event, decode_event, encode
+from headrace.streams.wire import decode_event, encode
 
 _UNITS = (("days", 86_400_000), ("hours", 3_600_000), ("minutes", 60_000), ("seconds", 1_000))
 _LONGEST_MS = 2**63 - 1  # the brokers' way of saying never

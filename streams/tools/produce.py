@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 from headrace.streams.kafka.clients import outbox
+from headrace.streams.records import Event, Item
 from headrace.streams.settings import Settings
-from headrace.streams.wire import Event, Item, encode
+from headrace.streams.wire import encode
 
 
 class Stopped(KeyboardInterrupt):

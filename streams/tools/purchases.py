@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from headrace.streams.errors import InputFileError
-from headrace.streams.wire import Item
+from headrace.streams.records import Item
 
 SAMPLE = "completejourney"  # stands for a file
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from headrace.streams.wire import Reason
+from headrace.streams.records import Reason
 
 WORDS = {  # one for each of model.scorer.INPUTS; not imported, for it takes seconds to load
     "tenure": "taken by users as new or as loyal",

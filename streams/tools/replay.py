@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from headrace.streams.wire import Event
+from headrace.streams.records import Event
 
 LONGEST_WAIT_S = 86_400.0  # at once; a system takes no more than some centuries
 

@@ -18,6 +18,7 @@ from headrace.model.counts.content import Content
 from headrace.model.counts.item_regression import MAX_PLACES
 from headrace.model.counts.signals import ItemSignals
 from headrace.model.networks.meta_parameters import MetaParameters
+from headrace.streams.fields import MAX_TIME_MS
 from headrace.streams.settings import Settings
 from headrace.streams.state import MOST_EVENTS
 from headrace.streams.versions.blobs import Arrays, under
@@ -27,7 +28,6 @@ from headrace.streams.versions.delta_check import (
     check_signals,
     check_values,
 )
-from headrace.streams.wire import MAX_TIME_MS
 
 _MAX_HIDDEN = _MAX_NEGATIVES = 65_536  # no setting; far above what pays
 _INTS = TypeAdapter(dict[str, int], config=ConfigDict(strict=True))

@@ -28,8 +28,9 @@ from headrace.streams.kafka.batches import Receipt, RecordBatch
 from headrace.streams.kafka.broker import EmbeddedBroker
 from headrace.streams.kafka.clients import outbox
 from headrace.streams.learn.learner import Learner
+from headrace.streams.records import Event
 from headrace.streams.settings import Settings, load
-from headrace.streams.wire import MAX_EVENT_BYTES, Event, encode
+from headrace.streams.wire import MAX_EVENT_BYTES, encode
 
 N_USERS, N_ITEMS = 200, 1_000  # of the shop that a worker serves
 SHARE = 0.9  # of the events, from one user

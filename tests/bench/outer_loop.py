@@ -13,9 +13,9 @@ from headrace.streams.bench.measuring import Figure, Row, as_json, machine, seco
 from headrace.streams.learn.learner import Learner
 from headrace.streams.learn.processes import processes_of
 from headrace.streams.model_settings import pick_device
+from headrace.streams.records import Event
 from headrace.streams.settings import Settings, load
 from headrace.streams.tools.files import events_of, load_events
-from headrace.streams.wire import Event
 
 
 def events_per_s(settings: Settings, events: list[Event], *, is_behind: bool) -> float:

@@ -19,6 +19,7 @@ import numpy as np
 
 from headrace.model.ranking_metrics import MISS, UNSCORED, gains_at
 from headrace.model.significance import paired_difference
+from headrace.streams.actions import REFRESH
 from headrace.streams.adapt.engine import UserWork
 from headrace.streams.adapt.refresh import Live, Refresher
 from headrace.streams.evaluation.evaluate import (
@@ -29,10 +30,10 @@ from headrace.streams.evaluation.evaluate import (
 )
 from headrace.streams.evaluation.report import K
 from headrace.streams.learn.learner import Learner
+from headrace.streams.records import Event, Source
 from headrace.streams.settings import Settings, load
 from headrace.streams.state import UserState
 from headrace.streams.tools.files import interactions, load_events
-from headrace.streams.wire import REFRESH, Event, Source
 
 NEVER = float("inf")
 MANY = 100_000  # users: of whom no list is kept is judged by a new one

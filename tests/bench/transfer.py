@@ -23,12 +23,12 @@ from headrace.model.ranking_metrics import UNSCORED, ndcg_at
 from headrace.streams.evaluation.evaluate import EVENTS_PER_DELTA, EVENTS_PER_VERSION, Evaluation
 from headrace.streams.evaluation.report import K
 from headrace.streams.learn.learner import Learner
+from headrace.streams.records import Item
 from headrace.streams.settings import Settings
 from headrace.streams.tools.files import events_of, interactions, load_events
 from headrace.streams.tools.files_items import load_items
 from headrace.streams.tools.purchases import completejourney
 from headrace.streams.versions.publication import pack_model
-from headrace.streams.wire import Item
 
 FIRST = (500, 1_000, 2_000, 5_000, 10_000)  # events
 Shop = tuple[pl.DataFrame, list[Item]]

@@ -24,10 +24,10 @@ from headrace.model.ranking_metrics import UNSCORED, gains_at
 from headrace.model.significance import paired_difference
 from headrace.streams.evaluation.evaluate import Evaluation
 from headrace.streams.evaluation.report import K
+from headrace.streams.records import Item
 from headrace.streams.settings import load
 from headrace.streams.tools.files import interactions, load_events
 from headrace.streams.tools.files_items import load_items
-from headrace.streams.wire import Item
 
 WARM_UP = 1_000  # events
 SETS = {

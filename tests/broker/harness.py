@@ -20,17 +20,12 @@ from typing import Any, Self
 from confluent_kafka import Consumer, Producer, TopicPartition
 from kafka import KafkaProducer
 
+from headrace.streams.actions import FORGET
 from headrace.streams.kafka.topics import create_topics, users_changelog
+from headrace.streams.records import Event, Recommendation
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
-from headrace.streams.wire import (
-    FORGET,
-    Event,
-    Recommendation,
-    decode_event,
-    decode_recommendation,
-    encode,
-)
+from headrace.streams.wire import decode_event, decode_recommendation, encode
 
 WORKER = Path(__file__).parent / "worker.py"
 WAIT_LIMIT_S = 60.0  # two session time-outs, two joins and a busy machine

@@ -12,8 +12,9 @@ from harness import Fleet, Watcher, Worker, deploy
 from kafka import KafkaProducer
 
 from headrace.streams.kafka.record_batches import MAX_HEADERS
+from headrace.streams.records import Event
 from headrace.streams.settings import Settings
-from headrace.streams.wire import Event, encode
+from headrace.streams.wire import encode
 
 # 11 ms to read, and five bytes to send of so many that follow each other.
 SLOW = b"\x82\xa4item\xa1i\xa1x\xdc\x54\xa2" + 21_666 * b"\xd4\x05\x01"

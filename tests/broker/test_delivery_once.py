@@ -5,8 +5,9 @@ from pathlib import Path
 from confluent_kafka import Producer
 from harness import Fleet, Watcher, deploy, java_publisher
 
+from headrace.streams.records import Event
 from headrace.streams.settings import Settings
-from headrace.streams.wire import Event, encode
+from headrace.streams.wire import encode
 
 POISON = {
     "undecodable": b"\xc1 is never used in msgpack",

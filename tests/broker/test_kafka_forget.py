@@ -17,9 +17,9 @@ from harness import Fleet, Watcher, deploy, java_publisher
 from test_tools_forget import forget
 
 from headrace.streams.kafka.topics import users_changelog
+from headrace.streams.records import Event
 from headrace.streams.settings import Settings
 from headrace.streams.tools.produce import publish_events
-from headrace.streams.wire import Event
 
 USER = "user-who-asks-7f3a91"
 ITEM = "item-only-theirs-c04b2d"

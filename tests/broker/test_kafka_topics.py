@@ -12,9 +12,9 @@ from headrace.streams.errors import TopicMismatchError
 from headrace.streams.guards import EXIT_WRONG
 from headrace.streams.kafka.clients import admin
 from headrace.streams.kafka.topics import create_topics, users_changelog
+from headrace.streams.records import Event
 from headrace.streams.settings import Settings
 from headrace.streams.tools.produce import publish_events
-from headrace.streams.wire import Event
 
 N_EVENTS = 40
 

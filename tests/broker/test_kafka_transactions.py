@@ -6,8 +6,9 @@ from confluent_kafka import Producer
 from harness import Fleet, Watcher, committed_offsets, deploy
 from test_roles_follower import following, take
 
+from headrace.streams.records import Event, Item
 from headrace.streams.settings import Settings
-from headrace.streams.wire import Event, Item, encode
+from headrace.streams.wire import encode
 
 WHOLE_FETCH = 2_000  # records of an aborted transaction that fill polls of their own
 

@@ -7,8 +7,8 @@ from roles_harness import publish, roles, shoppers, small_deployment
 from test_roles_versions import restored
 from test_tools_forget import forget
 
+from headrace.streams.records import Event
 from headrace.streams.settings import Settings
-from headrace.streams.wire import Event
 
 USER = "user-who-asks-7f3a91"
 ITEM = "item-only-theirs-c04b2d"

@@ -6,9 +6,10 @@ from roles_harness import publish, roles, shoppers, small_deployment
 from test_delivery_hostile import BOMB, ROOM_BYTES, Mangled, producer, resident_bytes
 from test_roles_lists import act_until
 
+from headrace.streams.records import Item
 from headrace.streams.settings import Settings
 from headrace.streams.tools.produce import publish_items
-from headrace.streams.wire import Item, encode
+from headrace.streams.wire import encode
 
 N_EVENTS = 200
 WITHDRAWN = {f"item-{number}" for number in range(20)}  # half of the ring

@@ -14,9 +14,10 @@ from roles_harness import (
     small_deployment,
 )
 
+from headrace.streams.actions import REFRESH
+from headrace.streams.records import Event, Item, Recommendation, rec_id_of
 from headrace.streams.settings import Settings
 from headrace.streams.tools.produce import publish_items
-from headrace.streams.wire import REFRESH, Event, Item, Recommendation, rec_id_of
 
 LATER_MS = 1_700_009_000_000
 N_ITEMS = 40  # of the ring that shoppers go round

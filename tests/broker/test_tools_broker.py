@@ -35,7 +35,7 @@ from headrace.streams.errors import BrokerUnreachableError
 from headrace.streams.tools.produce import publish_events
 from headrace.streams.settings import Settings
 from headrace.streams.kafka.topics import create_topics
-from headrace.streams.wire import Event
+from headrace.streams.records import Event
 
 def events(broker):
     for number in range(100_000):

@@ -12,17 +12,10 @@ from headrace.streams.errors import StreamsError
 from headrace.streams.kafka.clients import admin, outbox, reader
 from headrace.streams.kafka.dead_letters import dead_letter_headers
 from headrace.streams.kafka.topics import create_topics
+from headrace.streams.records import Event, Item, Recommendation, Source
 from headrace.streams.settings import Settings
 from headrace.streams.tools.consume import all_lists, current_lists, follow_lists
-from headrace.streams.wire import (
-    Event,
-    Item,
-    Recommendation,
-    Source,
-    decode_event,
-    decode_item,
-    encode,
-)
+from headrace.streams.wire import decode_event, decode_item, encode
 
 LIMIT_S = 30
 

@@ -6,9 +6,9 @@ import previous_release
 from harness import Fleet, Watcher, Worker, deploy, java_publisher
 from test_tools_forget import forget
 
+from headrace.streams.records import Event
 from headrace.streams.settings import Settings
 from headrace.streams.tools.produce import publish_events
-from headrace.streams.wire import Event
 
 LEAVER = "leaver"
 

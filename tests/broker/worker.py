@@ -10,8 +10,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from headrace.streams.records import Recommendation, rec_id_of
 from headrace.streams.settings import load
-from headrace.streams.wire import Recommendation, rec_id_of
 
 try:
     from headrace.streams.adapt import role as adapt

@@ -7,8 +7,9 @@ from typing import Any
 import msgpack
 from confluent_kafka import Producer
 
+from headrace.streams.records import Event
 from headrace.streams.settings import Settings
-from headrace.streams.wire import Event, encode
+from headrace.streams.wire import encode
 
 N_USERS = 80
 N_ITEMS = 40

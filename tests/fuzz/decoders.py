@@ -21,7 +21,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record import MemoryRecords as KafkaRecords
 
 from headrace.model.features import N_FEATURES, features_of
-from headrace.streams import schema, settings, wire
+from headrace.streams import records, schema, settings, wire
 from headrace.streams.errors import (
     CheckpointError,
     InputFileError,
@@ -36,16 +36,16 @@ from headrace.streams.versions.publication import Announcement, Fragment
 from headrace.streams.versions.store import StoredFile
 
 NOW_MS = 1_700_000_000_000
-EVENT = wire.Event(user="u", item="i", time_ms=5, action="view", context={"device": "phone"})
-ITEM = wire.Item(item="i", title="tea", categories=("a", "b"), price=1.5, vectors={"v": (0.5,)})
-LIST = wire.Recommendation(
+EVENT = records.Event(user="u", item="i", time_ms=5, action="view", context={"device": "phone"})
+ITEM = records.Item(item="i", title="tea", categories=("a", "b"), price=1.5, vectors={"v": (0.5,)})
+LIST = records.Recommendation(
     user="u",
     rec_id="u-1-7",
     items=("a",),
     scores=(0.75,),
-    reasons=(wire.Reason(signal="next", share=0.5, because="b"),),
+    reasons=(records.Reason(signal="next", share=0.5, because="b"),),
     model_version=3,
-    source=wire.Source(topic="t", partition=1, offset=7, time_ms=5),
+    source=records.Source(topic="t", partition=1, offset=7, time_ms=5),
     generated_ms=6,
 )
 ROWS = "user\titem\tevent\ttimestamp\nu\ti\tview\t1\nv\tj\tclick\t2026-01-01\n"

@@ -10,7 +10,8 @@ from faust.types.tuples import TP
 from headrace.streams import decoding
 from headrace.streams.adapt import compute, delivery
 from headrace.streams.adapt.engine import UserResult, UserWork
-from headrace.streams.wire import Event, decode_event, encode
+from headrace.streams.records import Event
+from headrace.streams.wire import decode_event, encode
 
 EVENTS = TP("headrace.events", 0)
 N_RECORDS = 12

@@ -15,8 +15,8 @@ from headrace.streams.adapt.engine import UserResult, UserWork
 from headrace.streams.adapt.role import make_role
 from headrace.streams.guards import EXIT_FAILED
 from headrace.streams.process import Readiness, _stop, _tick_forever
+from headrace.streams.records import Recommendation, rec_id_of
 from headrace.streams.state import StateKey, UserState
-from headrace.streams.wire import Recommendation, rec_id_of
 
 HISTORY_LENGTH = 100
 WIRE = frozenset({"produce", "commit"})  # a killed process has sent these; they may still arrive

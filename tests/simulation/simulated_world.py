@@ -11,8 +11,9 @@ from simulated_worker import Operation, Worker
 from headrace.streams.adapt.delivery import ATTEMPTS
 from headrace.streams.guards import EXIT_FAILED, EXIT_PAUSED, EXIT_STUCK
 from headrace.streams.kafka.topics import topics_of, users_changelog
+from headrace.streams.records import Event
 from headrace.streams.settings import Settings
-from headrace.streams.wire import Event, encode
+from headrace.streams.wire import encode
 
 START_S = 1_000_000.0
 MAX_WORKERS = 2

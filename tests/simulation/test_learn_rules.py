@@ -20,8 +20,9 @@ from headrace.streams.kafka.batches import RecordBatch, Watermarks
 from headrace.streams.learn.learner import Learned
 from headrace.streams.learn.learner_state import Positions
 from headrace.streams.learn.role import Learning
+from headrace.streams.records import Event
 from headrace.streams.settings import Settings
-from headrace.streams.wire import Event, encode
+from headrace.streams.wire import encode
 
 N_RECORDS = 10  # of each partition
 N_MOVES = 40

@@ -3,7 +3,7 @@
 from stream_samples import event
 
 from headrace.streams.learn.learner import Learner
-from headrace.streams.wire import Item
+from headrace.streams.records import Item
 
 
 def note(learner: Learner, *items: Item) -> None:

@@ -20,9 +20,10 @@ from headrace.streams.errors import TopicMismatchError
 from headrace.streams.guards import PauseGuard
 from headrace.streams.kafka.batches import Receipt, RecordBatch
 from headrace.streams.kafka.lease import Lease
+from headrace.streams.records import Event
 from headrace.streams.settings import Settings
 from headrace.streams.state import StateKey, UserState
-from headrace.streams.wire import Event, encode
+from headrace.streams.wire import encode
 
 P0, P1 = TP("headrace.events", 0), TP("headrace.events", 1)
 LIMIT_S = 60.0

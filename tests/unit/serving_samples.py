@@ -11,6 +11,7 @@ from headrace.streams.adapt.engine import UserResult, UserWork
 from headrace.streams.adapt.serving import Serving
 from headrace.streams.learn.learner import Learner
 from headrace.streams.learn.learner_state import pack_learner
+from headrace.streams.records import Event, Recommendation, Source
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
 from headrace.streams.versions.publication import (
@@ -21,7 +22,7 @@ from headrace.streams.versions.publication import (
     split,
 )
 from headrace.streams.versions.store import ModelStore
-from headrace.streams.wire import Event, Recommendation, Source, decode_recommendation, encode
+from headrace.streams.wire import decode_recommendation, encode
 
 NOW_MS = START_MS + 1_000_000_000
 

@@ -10,9 +10,9 @@ from headrace.model.config import OuterLoopConfig
 from headrace.model.learning.outer_loop import OuterLoop
 from headrace.streams.learn.learner import Learner
 from headrace.streams.prequential import Folded, fold
+from headrace.streams.records import Event
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
-from headrace.streams.wire import Event
 
 START_MS = 1_700_000_000_000
 MINUTE_MS = 60_000

@@ -4,7 +4,7 @@ import pytest
 
 from headrace.streams.bench.latency import Due, latencies_ms
 from headrace.streams.errors import StreamsError
-from headrace.streams.wire import Recommendation, Source
+from headrace.streams.records import Recommendation, Source
 
 
 def written(at_ms: int, user: str, offset: int, partition: int = 0) -> tuple[int, Recommendation]:

@@ -21,12 +21,12 @@ from headrace.streams.cli.options import is_given, with_settings
 from headrace.streams.errors import SettingsError
 from headrace.streams.kafka.broker import free_port
 from headrace.streams.kafka.record_batches import StandIn, Unreadable
+from headrace.streams.records import Reason, Recommendation, Source
 from headrace.streams.settings import Settings
 from headrace.streams.tools.consume import as_json, as_text
 from headrace.streams.tools.set_aside import SetAside, set_aside
 from headrace.streams.tools.set_aside import as_json as letter_json
 from headrace.streams.tools.set_aside import as_text as letter_text
-from headrace.streams.wire import Reason, Recommendation, Source
 
 COMMANDS = sorted(main.commands)
 BENCHES = sorted(bench.commands)

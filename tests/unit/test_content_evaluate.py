@@ -6,7 +6,7 @@ import polars as pl
 from stream_samples import small
 
 from headrace.streams.evaluation.evaluate import evaluate
-from headrace.streams.wire import Item
+from headrace.streams.records import Item
 
 KINDS = ("green", "black", "white", "herbal")
 # Each user stays with one kind, and every pot is taken once: nothing counted leads to it.

@@ -11,9 +11,9 @@ from headrace.streams.learn.assortment import Assortment
 from headrace.streams.learn.content import MAX_WIDTH
 from headrace.streams.learn.learner import Learner
 from headrace.streams.learn.learner_state import pack_learner, restore
+from headrace.streams.records import Item
 from headrace.streams.state import UserState
 from headrace.streams.versions.publication import pack_model
-from headrace.streams.wire import Item
 
 
 def test_an_item_has_an_index_once_its_record_comes_and_is_cold_until_its_third_event() -> None:

@@ -19,7 +19,7 @@ from headrace.streams.learn.content import (
     text_of,
     unit,
 )
-from headrace.streams.wire import Item
+from headrace.streams.records import Item
 
 
 def embedded(*texts: str) -> Floats:

@@ -9,7 +9,9 @@ import pytest
 from headrace.streams import decoding
 from headrace.streams.decoding import decode_in_turns, decoded
 from headrace.streams.errors import MalformedRecordError
-from headrace.streams.wire import MAX_AHEAD_MS, Event, encode
+from headrace.streams.fields import MAX_AHEAD_MS
+from headrace.streams.records import Event
+from headrace.streams.wire import encode
 
 NOW_MS = 1_700_000_000_000
 

@@ -20,9 +20,10 @@ from headrace.streams.adapt.user_states import MOVED_FOR_S, UserStates
 from headrace.streams.decoding import decoded
 from headrace.streams.kafka.batches import HEADER_OVERHEAD_BYTES, RecordBatch, Watermarks
 from headrace.streams.kafka.record_batches import Unreadable
+from headrace.streams.records import Event
 from headrace.streams.schema import STATE, Schema
 from headrace.streams.state import StateKey, StateVersionError, UserState
-from headrace.streams.wire import Event, encode
+from headrace.streams.wire import encode
 
 EVENTS = "headrace.events"
 NOW_MS = 5_000
@@ -144,7 +145,7 @@ def test_whatever_decoding_raises_is_the_records_fault(monkeypatch: pytest.Monke
     def fail(_: object) -> str:
         raise ZeroDivisionError("a defect of the decoder")
 
-    monkeypatch.setattr(wire, "_action_of", fail)
+    monkeypatch.setattr(wire, "action_of", fail)
     (letter,) = micro_batch_of(click(3, "ann")).dead_letters
     assert letter.reason == "undecodable"
     assert b"ZeroDivisionError" in (dict(letter.coordinates)["headrace.detail"] or b"")

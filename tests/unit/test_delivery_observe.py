@@ -11,7 +11,7 @@ from headrace.streams.adapt.micro_batch import Arrivals, MicroBatch
 from headrace.streams.adapt.observe import observe
 from headrace.streams.kafka.dead_letters import DeadLetter
 from headrace.streams.process import observe_intake
-from headrace.streams.wire import Source
+from headrace.streams.records import Source
 
 
 def value(name: str, **labels: str) -> float:

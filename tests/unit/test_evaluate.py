@@ -13,7 +13,7 @@ from headrace.model.ranking_metrics import MISS, UNSCORED
 from headrace.streams.cli.main import main
 from headrace.streams.errors import InputFileError
 from headrace.streams.evaluation.evaluate import Evaluation, evaluate
-from headrace.streams.wire import Item
+from headrace.streams.records import Item
 
 NAMES = ("adapted", "frozen", "twin", "placebo")
 STREAM = pl.DataFrame(

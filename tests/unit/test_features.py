@@ -7,9 +7,9 @@ from stream_samples import event, folded, learned, small, state_of
 
 from headrace.model.features import MAX_FEATURES, N_FEATURES, features_of
 from headrace.model.ranking_metrics import ndcg_at
+from headrace.streams.actions import REFRESH
 from headrace.streams.evaluation.evaluate import Evaluation
 from headrace.streams.state import UserState
-from headrace.streams.wire import REFRESH
 
 
 def test_names_and_values_make_numbers_that_do_not_change() -> None:

@@ -13,10 +13,10 @@ import pytest
 from file_samples import EVENTS, PACKERS, write
 
 from headrace.streams.errors import InputFileError
+from headrace.streams.records import Item
 from headrace.streams.tools.files import events_of, load_events, misspelt, read_events
 from headrace.streams.tools.files_items import read_items
 from headrace.streams.tools.purchases import completejourney
-from headrace.streams.wire import Item
 
 EXPECTED = [
     ("u2", "b", "purchase", 1_400_000_000_000),

@@ -8,8 +8,8 @@ import pytest
 from file_samples import EVENTS, write
 
 from headrace.streams.errors import InputFileError
+from headrace.streams.records import Item
 from headrace.streams.tools.files_items import read_items
-from headrace.streams.wire import Item
 
 
 @pytest.mark.parametrize(

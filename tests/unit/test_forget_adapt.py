@@ -9,20 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_delivery_micro_batch import Record, micro_batch_of
 
+from headrace.streams.actions import FORGET
 from headrace.streams.adapt.compute import Computed, compute
 from headrace.streams.adapt.engine import UserResult, UserWork
 from headrace.streams.adapt.micro_batch import MicroBatch
 from headrace.streams.adapt.user_states import UserStates
 from headrace.streams.kafka.faust_app import StateStore
+from headrace.streams.records import Event, Recommendation, rec_id_of
 from headrace.streams.state import StateKey, UserState, since_forgotten
-from headrace.streams.wire import (
-    FORGET,
-    Event,
-    Recommendation,
-    decode_recommendation,
-    encode,
-    rec_id_of,
-)
+from headrace.streams.wire import decode_recommendation, encode
 
 HISTORY = 4
 Did = tuple[str, str]  # user, action

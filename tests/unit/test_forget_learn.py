@@ -8,11 +8,12 @@ from stream_samples import PlainLearner, Triple, batches, drawn, event, learned,
 
 from headrace.model.counts.signals import ALL_TIME
 from headrace.model.learning.outer_loop import OuterLoop
+from headrace.streams.actions import FORGET
 from headrace.streams.learn.forgetting import owner_of
 from headrace.streams.learn.learner import Learner
 from headrace.streams.learn.learner_state import pack_learner, restore
+from headrace.streams.records import Event, Item
 from headrace.streams.versions.publication import pack_model
-from headrace.streams.wire import FORGET, Event, Item
 
 STREAM = drawn(200)
 ONLY = "only-anns-item"

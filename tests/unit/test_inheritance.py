@@ -16,8 +16,8 @@ from headrace.streams.learn.inheritance import Inheritance
 from headrace.streams.learn.learner import Learner
 from headrace.streams.learn.transfer import start_from
 from headrace.streams.model_settings import model_config
+from headrace.streams.records import Item
 from headrace.streams.versions.publication import pack_model
-from headrace.streams.wire import Item
 
 TEAS = ("green", "black", "white")
 WIDTH = 8

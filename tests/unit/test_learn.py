@@ -25,8 +25,9 @@ from headrace.streams.learn.role import (
     Backlog,
     Learning,
 )
+from headrace.streams.records import Event
 from headrace.streams.settings import Settings
-from headrace.streams.wire import Event, encode
+from headrace.streams.wire import encode
 
 P0 = TP("headrace.events", 0)
 LIMIT_S = 60.0

@@ -11,7 +11,7 @@ from headrace.model.counts.signals import ALL_TIME, RECENT_LIFE
 from headrace.streams.errors import SettingsError
 from headrace.streams.learn.learner import Learner
 from headrace.streams.model_settings import model_config, pick_device
-from headrace.streams.wire import Item
+from headrace.streams.records import Item
 
 
 def counts_of(learner: Learner) -> dict[str, bytes]:

@@ -12,9 +12,9 @@ from headrace.streams import schema
 from headrace.streams.errors import CheckpointError, SettingsError
 from headrace.streams.learn.learner import Learner
 from headrace.streams.learn.learner_state import pack_learner, restore
+from headrace.streams.records import Item
 from headrace.streams.versions.blobs import pack, unpack
 from headrace.streams.versions.publication import pack_model
-from headrace.streams.wire import Item
 
 STREAM = drawn(240)
 HALF = 128

@@ -13,8 +13,8 @@ from headrace.streams.adapt.engine import UserWork
 from headrace.streams.adapt.lists import ListMaker, Ranked, left_out, recommendation
 from headrace.streams.learn.learner import Learner
 from headrace.streams.prequential import gradient_sums
+from headrace.streams.records import Item, Source
 from headrace.streams.state import UserState
-from headrace.streams.wire import Item, Source
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from headrace.streams.prequential import (
     lists_for,
     prepare,
 )
+from headrace.streams.records import Event
 from headrace.streams.state import UserState
-from headrace.streams.wire import Event
 
 A, B, C = range(3)
 VOCABULARY = Vocabulary(16, ["a", "b", "c"])

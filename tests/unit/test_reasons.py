@@ -3,8 +3,8 @@
 import pytest
 
 from headrace.model.networks.scorer import INPUTS
+from headrace.streams.records import Reason
 from headrace.streams.tools.reasons import WORDS, phrase
-from headrace.streams.wire import Reason
 
 
 def test_every_input_of_the_scorer_has_words_and_no_other() -> None:

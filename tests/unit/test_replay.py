@@ -1,7 +1,7 @@
 """Replay: when each event is due, and what is done when the world is late."""
 
+from headrace.streams.records import Event
 from headrace.streams.tools.replay import Clock, at_rate, at_speed, paced
-from headrace.streams.wire import Event
 
 
 class FakeClock:

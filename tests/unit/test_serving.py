@@ -15,10 +15,11 @@ from serving_samples import CLICKS, NOW_MS, Shop, list_of, metric, work
 from stream_samples import event
 
 from headrace.streams import metrics, prequential
+from headrace.streams.actions import REFRESH
 from headrace.streams.adapt import refresh
 from headrace.streams.adapt.engine import UserResult
 from headrace.streams.prequential import Judged
-from headrace.streams.wire import REFRESH, Item
+from headrace.streams.records import Item
 
 
 def test_an_event_gives_a_state_and_a_list_that_answers_it(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from headrace.streams.adapt import refresh
 from headrace.streams.adapt.engine import UserWork
 from headrace.streams.adapt.serving import Serving
 from headrace.streams.errors import CheckpointError
+from headrace.streams.records import Recommendation
 from headrace.streams.state import UserState
 from headrace.streams.versions.publication import Announcement
 from headrace.streams.versions.store import ModelStore, StoredFile
-from headrace.streams.wire import Recommendation
 
 LIMIT_S = 60.0
 

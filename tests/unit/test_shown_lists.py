@@ -10,8 +10,8 @@ from stream_samples import event
 from headrace.model.shown import Shown, stack
 from headrace.streams.adapt.engine import UserResult
 from headrace.streams.adapt.shown_lists import ShownLists
+from headrace.streams.records import Recommendation
 from headrace.streams.state import UserState
-from headrace.streams.wire import Recommendation
 
 ANN, BOB, CARL = (0, "ann"), (0, "bob"), (1, "ann")
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.model.features import MAX_FEATURES, N_FEATURES
+from headrace.streams.records import Event
 from headrace.streams.schema import STATE
 from headrace.streams.state import (
     LARGEST_STATE_BYTES,
@@ -19,7 +20,6 @@ from headrace.streams.state import (
     UserState,
     offset_of,
 )
-from headrace.streams.wire import Event
 
 HISTORY = 5
 ONES = np.ones(4, np.float32).tobytes()

@@ -14,7 +14,7 @@ from headrace.streams.evaluation.evaluate import Evaluation
 from headrace.streams.evaluation.twin import Twin, another, placebo
 from headrace.streams.learn.learner import Learner
 from headrace.streams.prequential import judge, lists_for
-from headrace.streams.wire import Item
+from headrace.streams.records import Item
 
 
 @pytest.mark.parametrize("rules", [{}, {"diversity": 1.0}, {"target_action": "purchase"}])

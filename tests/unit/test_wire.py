@@ -11,32 +11,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.streams import wire
+from headrace.streams.actions import FORGET, REFRESH
 from headrace.streams.errors import MalformedRecordError
-from headrace.streams.kafka.dead_letters import dead_letter_headers
-from headrace.streams.kafka.record_batches import VALUE_LIMIT_BYTES
-from headrace.streams.wire import (
-    FORGET,
+from headrace.streams.fields import (
     MAX_ACTION_LETTERS,
     MAX_AHEAD_MS,
     MAX_CATEGORIES,
-    MAX_CONTEXT,
-    MAX_EVENT_BYTES,
     MAX_ID_BYTES,
     MAX_REC_ID_BYTES,
     MAX_TIME_MS,
     MAX_VECTOR_WIDTH,
     MS_FROM,
-    REFRESH,
-    Event,
-    Item,
-    Reason,
-    Recommendation,
-    Source,
+)
+from headrace.streams.kafka.dead_letters import dead_letter_headers
+from headrace.streams.kafka.record_batches import VALUE_LIMIT_BYTES
+from headrace.streams.records import Event, Item, Reason, Recommendation, Source, rec_id_of
+from headrace.streams.wire import (
+    MAX_CONTEXT,
+    MAX_EVENT_BYTES,
     decode_event,
     decode_item,
     decode_recommendation,
     encode,
-    rec_id_of,
     record_time_ms,
 )
 
