@@ -32,7 +32,9 @@ def is_nothing(value: object) -> bool:
 
 
 def text_of_key(key: bytes) -> str:
-    """Return a record's key as text."""
+    """Return a record's key as text. Of a number's bytes, small ones would pass for UTF-8."""
+    if b"\0" in key:
+        raise MalformedRecordError("undecodable", "the key is binary: write it as text")
     try:
         return key.decode()
     except UnicodeDecodeError as exc:

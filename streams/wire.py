@@ -39,7 +39,15 @@ T = TypeVar("T")
 
 MAX_EVENT_BYTES = 65_536  # 64 kB of empty lists are 4 MB when read, and a micro-batch has hundreds
 MAX_CONTEXT = 256  # entries
-_FIRST_MAP_BYTE = 0x80  # of msgpack; text starts below
+_FIRST_MAP_BYTE = b"\x80"  # of msgpack; text starts below
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some writers of text begin with it
+_STARTS = {  # of what clients publish instead
+    b"\0": "a schema registry's serializer, perhaps: publish with one of plain JSON",
+    b"\x1f\x8b": "a gzip file: set the producer's compression.type instead",
+    b"\xac\xed": "an object as Java serializes it: publish JSON",
+    b"\xff\xfe": "text in UTF-16: publish it in UTF-8",
+    b"\xfe\xff": "text in UTF-16: publish it in UTF-8",
+}
 
 _NAMES_OF_ITEM = tuple(each.name for each in fields_of(Item))
 
@@ -179,8 +187,9 @@ def _decode_map(
     if len(value) > at_most:
         raise MalformedRecordError("too_large", f"{len(value)} bytes, at most {at_most}")
     try:
-        if value[0] < _FIRST_MAP_BYTE and value.lstrip()[:1] in (b"{", b"["):
-            fields = json.loads(value)
+        text = value.removeprefix(_BYTE_ORDER_MARK) if value[0] == _BYTE_ORDER_MARK[0] else value
+        if text[:1] < _FIRST_MAP_BYTE and text.lstrip()[:1] in (b"{", b"["):
+            fields = json.loads(text)
             # JSON can say what no writer of ours can pass on: numbers beyond 64 bits, half
             # characters, endless nesting. Refused here, it cannot fail a worker later.
             msgpack.packb(fields)
@@ -189,12 +198,21 @@ def _decode_map(
             # hash alike takes half a second to read.
             fields = msgpack.unpackb(value, raw=False, strict_map_key=True)
     except (ValueError, OverflowError, RecursionError, msgpack.UnpackException) as exc:
-        raise MalformedRecordError("undecodable", f"neither msgpack nor JSON: {exc}") from exc
+        told = f"neither msgpack nor JSON{_looks_like(value)}: {exc}"
+        raise MalformedRecordError("undecodable", told) from exc
     if not isinstance(fields, dict):
         raise MalformedRecordError("wrong_type", f"a map is expected, not {type(fields).__name__}")
     if why := kind.refusal(given(fields, "v", kind.version)):
         raise MalformedRecordError("unknown_schema", why)
     return fields
+
+
+def _looks_like(value: bytes) -> str:
+    """Return what a value that is neither may be, and what to do about it; empty if unknown."""
+    for start, hint in _STARTS.items():
+        if value.startswith(start):
+            return f" ({hint})"
+    return ""
 
 
 # ------------------------------------------------------------------------------------- encoding

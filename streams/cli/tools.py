@@ -327,7 +327,7 @@ def dead_letters(settings: Settings, is_json: bool) -> None:
     """Print the records that were set aside, with reasons.
 
     Long ones are cut; --json prints them whole, for a program to mend, less their own headers. A
-    key or value that is no UTF-8, such as msgpack, is in key_base64 or value_base64 there.
+    key or value that is no UTF-8 is in key_base64 or value_base64 there; msgpack is read, too.
 
     \b
     Example:  headrace dead-letters

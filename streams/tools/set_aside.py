@@ -3,8 +3,11 @@
 import base64
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import msgpack
 
 from headrace.streams.kafka.clients import reader
 from headrace.streams.kafka.record_batches import Unreadable
@@ -47,7 +50,8 @@ def as_text(letter: SetAside) -> str:
 def as_json(letter: SetAside) -> str:
     """Return a dead letter for programs, whole: one JSON object on one line.
 
-    A key or value that is no UTF-8 is in ``key_base64`` or ``value_base64`` instead.
+    A key or value that is no UTF-8 is in ``key_base64`` or ``value_base64`` instead. If it is
+    a msgpack map, it is as JSON in ``value`` too, as long as JSON can say all of it.
     """
     told = asdict(letter)
     for name in ("key", "value"):
@@ -91,7 +95,11 @@ def _whole(name: str, data: bytes | None) -> dict[str, str | None]:
     try:
         return {name: data.decode()}
     except UnicodeDecodeError:
-        return {f"{name}_base64": base64.b64encode(data).decode()}
+        told: dict[str, str | None] = {f"{name}_base64": base64.b64encode(data).decode()}
+        with suppress(ValueError, TypeError, RecursionError, msgpack.UnpackException):
+            if isinstance(fields := msgpack.unpackb(data), dict):  # any byte is some number
+                told[name] = json.dumps(fields)
+        return told
 
 
 def _readable(data: bytes | None) -> str:

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import click
+import msgpack
 import pytest
 from click.testing import CliRunner
 from rich.cells import cell_len
@@ -447,3 +448,22 @@ def test_dead_letter_for_programs_is_whole_on_one_line_of_json() -> None:
     told = json.loads(letter_json(SetAside(**place, **why, key=b"", value=b"\xff")))
     assert told.keys() == {*why, *place, "key", "value_base64"}
     assert (told["key"], base64.b64decode(told["value_base64"])) == ("", b"\xff")
+
+
+@pytest.mark.parametrize(
+    ("fields", "as_json_too"),
+    [
+        ({"user": "Ä", "item": ""}, True),
+        ({"user": b"\xff"}, False),
+        ({"t": msgpack.Timestamp(1)}, False),
+    ],
+)
+def test_dead_letter_of_msgpack_is_told_as_json_if_that_can_say_it(
+    fields: dict[str, object], as_json_too: bool
+) -> None:
+    value = msgpack.packb(fields)
+    told = json.loads(letter_json(set_aside(StandIn(offset=3, timestamp=5, value=value))))
+    assert base64.b64decode(told["value_base64"]) == value
+    assert ("value" in told) is as_json_too
+    if as_json_too:
+        assert json.loads(told["value"]) == fields

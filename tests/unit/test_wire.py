@@ -1,6 +1,8 @@
 """Wire forms: what is written is read back, and whatever else arrives is refused with a reason."""
 
+import gzip
 import json
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -362,8 +364,28 @@ def test_binary_is_no_id() -> None:
     assert reason_of(msgpack.packb(VALID | {"user": b"u"})) == "wrong_type"
 
 
-def test_key_that_is_no_text_is_refused() -> None:
-    assert reason_of(b'{"item": "i"}', key=b"\xff") == "undecodable"
+@pytest.mark.parametrize("key", [b"\xff", struct.pack(">q", 7), struct.pack("<i", 7)])
+def test_key_that_is_no_text_is_refused(key: bytes) -> None:
+    assert reason_of(b'{"item": "i"}', key=key) == "undecodable"
+
+
+def test_json_behind_a_byte_order_mark_is_read() -> None:
+    assert decode(as_json(VALID).decode().encode("utf-8-sig")) == decode(as_json(VALID))
+    assert reason_of(b"\xef\xbb\xbf") == "undecodable"
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        (gzip.compress(as_json({"user": "u", "item": "i"})), "compression.type"),
+        (b"\0\0\0\0\x07" + as_json({"user": "u", "item": "i"}), "schema registry"),
+        (b"\xac\xed\x00\x05t\x00\x01u", "Java"),
+        ("{}".encode("utf-16"), "UTF-8"),
+    ],
+)
+def test_what_other_writers_publish_is_told_by_its_first_bytes(value: bytes, hint: str) -> None:
+    with pytest.raises(MalformedRecordError, match=hint):
+        decode(value)
 
 
 @pytest.mark.parametrize(
