@@ -30,6 +30,7 @@ _LATENCY_BUCKETS_S = (
     10.0,
     30.0,
 )  # fmt: skip - around the targets: 50 ms an adaptation, 100 ms an event to its list
+_WAIT_BUCKETS_S = (*_LATENCY_BUCKETS_S, 60.0, 300.0, 1800.0, 7200.0)  # after an outage, too
 _SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
 
@@ -99,7 +100,9 @@ STAGE_SECONDS = _histogram(
     "stage_duration_seconds", "Wall time of a micro-batch in a stage.", "stage"
 )
 EVENT_TO_LIST_SECONDS = _histogram(
-    "event_to_list_seconds", "From the event's record time to its acknowledged list."
+    "event_to_list_seconds",
+    "From the event's record time to its acknowledged list.",
+    buckets=_WAIT_BUCKETS_S,
 )
 ADAPT_SECONDS = _histogram(
     "adapt_duration_seconds", "Wall time of judging, adapting and ranking a part of a micro-batch."

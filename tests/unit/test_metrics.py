@@ -132,3 +132,14 @@ def test_many_values_observed_at_once_are_counted_as_one_by_one(values: list[flo
             histogram.observe(value)
 
     assert samples(lambda h: metrics.observe_all(h, values)) == samples(one_by_one)
+
+
+def test_a_wait_of_minutes_is_told_from_one_of_hours() -> None:
+    def counted() -> dict[str, float]:
+        samples = next(iter(metrics.EVENT_TO_LIST_SECONDS.collect())).samples
+        return {s.labels["le"]: s.value for s in samples if s.name.endswith("_bucket")}
+
+    before = counted()
+    metrics.observe_all(metrics.EVENT_TO_LIST_SECONDS, [45.0, 200.0, 1_000.0, 7_000.0, 9_999.0])
+    gained = {le: n - before[le] for le, n in counted().items()}
+    assert list(gained.values())[-6:] == [0, 1, 2, 3, 4, 5]
