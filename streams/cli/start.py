@@ -15,11 +15,19 @@ ENDED_BY = 128  # and the signal's number: the status of what a signal ended, as
 
 def main() -> None:
     """Run the command line."""
+    _open_what_is_closed()
     _listen(lambda number, _: os._exit(ENDED_BY + number))
     from headrace.streams.cli.main import main as command
 
     _listen(_interrupt)  # what is under way cleans up
     command(prog_name="headrace")
+
+
+def _open_what_is_closed() -> None:
+    """Stand in for standard files that are closed: the next socket would get their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def _listen(handler: Callable[[int, FrameType | None], object]) -> None:

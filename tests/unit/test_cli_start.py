@@ -68,3 +68,22 @@ def test_a_command_that_is_ended_cleans_up() -> None:
 
 def test_in_the_background_of_a_shell_ctrl_c_is_for_others() -> None:
     assert ended_by(signal.SIGINT, SLOW, is_ignored=True) == (-signal.SIGKILL, "")
+
+
+# What is opened next must not get the number of a standard file: prints would go there.
+CLOSED = """
+import os, sys
+from headrace.streams.cli import main, start
+def command(prog_name):
+    assert os.open(os.devnull, os.O_RDONLY) > 2
+    assert sys.stdin.read() == ""
+    print("to nobody")
+    print("to nobody", file=sys.stderr)
+main.main = command
+start.main()
+"""
+
+
+def test_standard_files_that_are_closed_are_as_good_as_empty() -> None:
+    run = ["sh", "-c", '"$0" -c "$1" <&- >&- 2>&-', sys.executable, CLOSED]
+    assert subprocess.run(run, check=False, timeout=LIMIT_S).returncode == 0
