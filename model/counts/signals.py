@@ -41,6 +41,8 @@ POPULAR_QUOTAS = (60, 0, 60, 40)  # how many of each are candidates for everybod
 
 _LANDMARK_LIMIT = 40.0  # e^40 keeps float32 far from overflow between two rebasings
 _EXPONENT_LIMIT = 60.0  # where no version comes for long, RECENT fades no further: e^88 is infinite
+_FADE, _FADED_AT = 0.03, 512  # places a newcomer; newcomers at once, for faded rows travel whole
+_KNUTH = 2_654_435_761  # multiplicative hashing: 2^32 over the golden ratio
 _MOST_COUNTED = 2.0**17  # beyond it float32 rounds away what AROUND adds; from 2^24 on, even ones
 
 
@@ -279,7 +281,7 @@ class ItemSignals:
 
 @njit(cache=True, nogil=True)
 def _add(a: ItemArrays, item: int, other: int, relation: int, amount: float) -> None:
-    """Add to the weight of a neighbour, taking the place of the weakest if the row is full."""
+    """Add to the weight of a neighbour, which takes the weakest one's place if the row is full."""
     ids = a.ids[item]
     place = -1
     for j in range(a.filled[item]):
@@ -291,12 +293,11 @@ def _add(a: ItemArrays, item: int, other: int, relation: int, amount: float) -> 
             place = a.filled[item]
             a.filled[item] += 1
         else:
-            place, weakest = 0, np.inf
-            for j in range(len(ids)):
-                w = a.weights[item, j]
-                strength = w[NEXT] + w[NEAR] + 0.1 * w[ALSO]  # ALSO counts ten times as often
-                if strength < weakest:
-                    place, weakest = j, strength
+            place = _weakest(a, item)
+            # One of so many, as if by chance, and the same one where the same events are counted.
+            mixed = (int(1000 * a.totals[item, AROUND]) ^ other) * _KNUTH
+            if (mixed >> 16) % _FADED_AT == 0:
+                _fade(a, item)
         ids[place] = other
         a.weights[item, place] = 0
     a.weights[item, place, relation] += amount
@@ -308,6 +309,32 @@ def _add(a: ItemArrays, item: int, other: int, relation: int, amount: float) -> 
         a.totals[item, relation] /= 2
         a.weights[item, :, relation] /= 2
         a.dirty[item, : a.filled[item]] = True
+
+
+@njit(cache=True, nogil=True)
+def _weakest(a: ItemArrays, item: int) -> int:
+    """Return the place of an item's weakest neighbour, in a full row."""
+    place, weakest = 0, np.inf
+    for j in range(a.ids.shape[1]):
+        w = a.weights[item, j]
+        strength = w[NEXT] + w[NEAR] + 0.1 * w[ALSO]  # ALSO counts ten times as often
+        if strength < weakest:
+            place, weakest = j, strength
+    return place
+
+
+@njit(cache=True, nogil=True)
+def _fade(a: ItemArrays, item: int) -> None:
+    """Let a full row fade, by a thirtieth of a place for each newcomer.
+
+    Who comes new has nothing, and would be the weakest when the next one comes: what the row held
+    by then it would hold for good. Shares stay as they are.
+    """
+    n = a.ids.shape[1]
+    left = np.float32(n / (n + _FADE * _FADED_AT))
+    a.weights[item] *= left
+    a.totals[item] *= left
+    a.dirty[item] = True
 
 
 @njit(cache=True, nogil=True)

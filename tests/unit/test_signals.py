@@ -189,15 +189,41 @@ def test_popularity_counted_again_adds_one_to_what_is_left() -> None:
     assert signals.arrays.popularity[A, FAST] == pytest.approx(1 / math.e + 1, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("followers", "kept"), [((B, B, C, D), [0, 2, 0, 1]), ((B, C, C, D), [0, 0, 2, 1])]
-)
+@pytest.mark.parametrize(("followers", "kept"), [((B, B, C, D), [B, D]), ((B, C, C, D), [C, D])])
 def test_full_row_lets_its_weakest_neighbour_go(followers: list[int], kept: list[int]) -> None:
     signals = new_signals(2)
     for follower in followers:  # A's row has two places
         count_user(signals, [A, follower])
-    assert relation_of(signals, NEXT, 4)[A].tolist() == kept
-    assert signals.arrays.totals[A, NEXT] == 4  # what went is still part of the whole
+    row = relation_of(signals, NEXT, 4)[A]
+    assert np.flatnonzero(row).tolist() == kept
+    assert signals.arrays.totals[A, NEXT] > row.sum()  # what went is still part of the whole
+
+
+def test_a_full_row_learns_what_follows_now() -> None:
+    signals = new_signals(8)
+    signals.reserve(12)
+    last_season, this_season = range(1, 9), range(9, 12)
+    for follower in [*last_season] * 100 + [*this_season] * 4_000:
+        count_user(signals, [A, follower])
+    row = relation_of(signals, NEXT, 12)[A]
+    assert row[9:].min() > row[1:9].max()
+    # What fades does so as a whole: what is left of it is the row's, and of those who went.
+    assert signals.arrays.totals[A, NEXT] >= row.sum()
+
+
+def test_a_row_that_fades_travels_whole() -> None:
+    signals, replica = new_signals(8), new_signals(8)
+    signals.reserve(12)
+    replica.reserve(12)
+    for follower in [*range(1, 9)] * 10 + [*range(9, 12)] * 500:
+        count_user(signals, [A, follower])
+        if follower == 9:
+            replica.apply_delta(signals.take_delta())
+    replica.apply_delta(signals.take_delta())
+    assert relation_of(signals, NEXT, 12)[A, 1:9].max() < 10  # it has faded
+    for relation in (NEXT, NEAR, ALSO):
+        found, expected = (relation_of(each, relation, 12) for each in (replica, signals))
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_ten_users_of_both_items_weigh_as_one_who_followed_one_to_the_other() -> None:
