@@ -21,13 +21,13 @@ MAX_VECTOR_WIDTH = 8192  # of all vectors of an item together
 
 
 def given(fields: Mapping[str, Any], name: str, default: Any) -> Any:
-    """Return a field; the default where there is none, or null, as many writers say it."""
+    """Return a field; the default where it is as good as absent."""
     value = fields.get(name)
-    return default if value is None else value
+    return default if is_nothing(value) else value
 
 
 def is_nothing(value: object) -> bool:
-    """Return whether a field is as good as absent: null, or empty, as protobuf and Go have it."""
+    """Return whether a field is as good as absent: null, or empty text, as many writers say it."""
     return value is None or value == ""
 
 
@@ -119,7 +119,7 @@ def categories_of(value: object) -> tuple[str, ...]:
         value = [value]
     if not isinstance(value, list | tuple) or not all(isinstance(c, str) for c in value):
         raise MalformedRecordError("wrong_type", "categories must be a list of words")
-    categories = tuple(value[-MAX_CATEGORIES:])  # the finest is the last
+    categories = tuple(filter(None, value))[-MAX_CATEGORIES:]  # the finest is the last
     if any(len(category.encode(errors="replace")) > MAX_ID_BYTES for category in categories):
         raise MalformedRecordError("too_large", f"a category is over {MAX_ID_BYTES} bytes")
     return categories
@@ -127,7 +127,7 @@ def categories_of(value: object) -> tuple[str, ...]:
 
 def price_of(value: object) -> float | None:
     """Return a price, if there is one."""
-    if value is None:
+    if is_nothing(value):
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise MalformedRecordError("wrong_type", "price must be a finite number")

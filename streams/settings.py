@@ -131,7 +131,10 @@ class Settings(BaseSettings):
         " minutes; the least recent go first.",
     )
     max_items: int = Field(
-        200_000, ge=16, description="Items in the vocabulary; the least used go first."
+        200_000,
+        ge=16,
+        description="Items in the vocabulary; the least used go first. May grow, and not shrink"
+        " below what the model holds.",
     )
     neighbours: int = Field(256, ge=8, le=1024, description="Neighbours counted for each item.")
     data_dir: Path = Field(

@@ -117,8 +117,9 @@ def produce(settings: Settings, file: str, is_catalogue: bool, context: tuple[st
     event_id and rec_id. ISO text is in UTC where it names no zone, as 2026-11-29T10:15:00+02:00
     does. A whole number from 19700101 to 99991231 is always a day, never seconds. Typed events are
     JSON lines or TSV; a missing event means click, a missing timestamp now. A catalogue (--items)
-    has the column item, and may have title, categories (or department, category, type), price,
-    text, active (true or false) and, in JSON lines and Parquet, vectors (name to numbers).
+    has the column item, and may have title, categories (as Food|Drinks|Tea or a list, the widest
+    first; or department, category, type), price, text, active (true or false, 1 or 0) and, in
+    JSON lines and Parquet, vectors (name to numbers).
     The name "completejourney" stands for a year of real purchases (pip install 'headrace[demo]').
 
     \b

@@ -31,14 +31,14 @@ USABLE = {
     "price": "a number such as 12.5",
     "active": "true or false",
 }
-FLAGS = {"true": True, "1": True, "false": False, "0": False}  # as text in any case
+FLAGS = {"true": True, "1": True, "false": False, "0": False}  # in any case
 
 
 def read_items(path: str | Path) -> list[Item]:
     """Read a catalogue: column item; optional title, price, text, active, vectors, and categories.
 
     Categories are a list, text separated by ``|``, or the columns department, category and type.
-    ``active`` is true or false, as text also 1 or 0; missing means true. ``vectors`` are a map of
+    ``active`` is true or false, 1 or 0; missing means true. ``vectors`` are a map of
     names to lists of numbers, which JSON lines and Parquet can hold.
 
     Raises:
@@ -122,9 +122,9 @@ def _flags(values: pl.Series) -> pl.Series:
     """Return true or false; null where neither is to be made out."""
     if values.dtype == pl.Boolean:
         return values
-    if values.dtype != pl.String:
+    if not (values.dtype.is_integer() or values.dtype == pl.String):
         return pl.repeat(None, len(values), dtype=pl.Boolean, eager=True).alias(values.name)
-    lower = values.str.to_lowercase()
+    lower = values.cast(pl.String).str.to_lowercase()
     return lower.replace_strict(FLAGS, default=None, return_dtype=pl.Boolean)
 
 
@@ -136,9 +136,8 @@ def _categories(table: pl.DataFrame) -> pl.Expr:
         listed = pl.col("categories").cast(pl.List(pl.String))
     else:
         listed = pl.col("categories").cast(pl.String).str.split("|")
-    return listed.list.eval(
-        pl.element().filter(pl.element().is_not_null() & (pl.element() != ""))
-    ).alias("categories")
+    word = pl.element().str.strip_chars()
+    return listed.list.eval(word.filter(word.is_not_null() & (word != ""))).alias("categories")
 
 
 def _item(row: dict[str, Any], where: str) -> Item:

@@ -21,6 +21,10 @@ from headrace.streams.tools.files_items import read_items
         ),
         ("i.tsv", "item\ttitle\tprice\tcategories\n7\tTea\t1.5\tFood|Drinks|Tea\n8\t\t\tFood\n"),
         (
+            "i.tsv",
+            "item\ttitle\tprice\tcategories\n7\tTea\t1.5\tFood | Drinks|Tea | \n8\t\t\tFood\n",
+        ),
+        (
             "i.jsonl",
             '{"item": 7, "title": "Tea", "price": 1.5, "categories": ["Food", "Drinks", "Tea"]}\n'
             '{"item": 8, "categories": ["Food"]}\n',
@@ -43,6 +47,11 @@ def test_catalogue_takes_categories_in_three_forms(tmp_path: Path, name: str, te
             "i.jsonl",
             '{"item": "a", "active": false}\n{"item": "b", "active": false}\n'
             '{"item": "c", "active": true}\n{"item": "d", "active": true}\n{"item": "e"}\n',
+        ),
+        (
+            "n.jsonl",
+            '{"item": "a", "active": 0}\n{"item": "b", "active": 0}\n'
+            '{"item": "c", "active": 1}\n{"item": "d", "active": 1}\n{"item": "e"}\n',
         ),
     ],
 )
