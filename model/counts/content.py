@@ -15,6 +15,7 @@ from headrace.model.arrays import Bools, Floats, Halves, Ints, Longs
 
 FEW_EVENTS = 3
 MAX_COLD = 4096  # newest first; bounds a micro-batch's product with their vectors
+_RETIRED = -1  # stands for when such an item arrived
 NEAREST = 20  # K
 PROFILE_LENGTH = 20  # interactions; further back one weighs less than an eighth
 PROFILE_FADE = 0.9  # for each step further back
@@ -22,7 +23,10 @@ _STEP_WEIGHTS = (PROFILE_FADE ** np.arange(PROFILE_LENGTH)).astype(np.float32)
 
 
 class Content:
-    """Content vectors by item index, of unit length; zero for an item of unknown content."""
+    """Content vectors by item index, of unit length; zero for an item of unknown content.
+
+    A *retired* item is offered no more, and its vector still says what those who took it like.
+    """
 
     def __init__(self) -> None:
         self.vectors: Halves = np.zeros((0, 0), np.float16)  # (N, V)
@@ -48,7 +52,7 @@ class Content:
         self._changed.update(indexes.tolist())
 
     def forget(self, indexes: Sequence[int] | npt.NDArray[np.integer]) -> None:
-        """Forget the content of items that are withdrawn, or whose index others are to have."""
+        """Forget the content of items that have none now, or whose index others are to have."""
         known = np.asarray(indexes, np.int64)
         known = known[known < len(self.stamps)]
         zeros = np.zeros(len(known), np.int64)
@@ -57,6 +61,21 @@ class Content:
         stays = ~np.isin(self.cold, known)
         if not stays.all():
             self.cold, self._cold_vectors = self.cold[stays], self._cold_vectors[stays]
+
+    def retire(self, index: int) -> None:
+        """Keep an item's vector, and offer the item to nobody by it."""
+        if self.stamp_of(index) and not self.is_retired(index):
+            self.arrived[index] = _RETIRED
+            self._changed.add(index)
+
+    def is_retired(self, index: int) -> bool:
+        """Return whether an item is offered no more."""
+        return index < len(self.arrived) and bool(self.arrived[index] == _RETIRED)
+
+    @property
+    def is_in_use(self) -> bool:
+        """Return whether any item that is not retired has a vector."""
+        return bool(np.any((self.stamps != 0) & (self.arrived != _RETIRED)))
 
     def stamp_of(self, index: int) -> int:
         """Return what the item's vector was made from, 0 if it has none."""
@@ -78,7 +97,8 @@ class Content:
         if not self.width:
             return
         n = min(len(self.stamps), len(popularity))
-        found = np.flatnonzero((self.stamps[:n] != 0) & (popularity[:n] < FEW_EVENTS))
+        is_offered = (self.stamps[:n] != 0) & (self.arrived[:n] != _RETIRED)
+        found = np.flatnonzero(is_offered & (popularity[:n] < FEW_EVENTS))
         newest = np.argsort(-self.arrived[found], kind="stable")[:MAX_COLD]
         self.cold = found[newest].astype(np.int32)
         self._cold_vectors = self.vectors[self.cold].astype(np.float32)

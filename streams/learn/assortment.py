@@ -42,7 +42,7 @@ class Assortment:
         )
         self.inheritance: Inheritance | None = None  # of another shop's items
         # Items whose content is not in the model yet, at most ``max_items``, newest last.
-        self._unplaced: OrderedDict[str, None] = OrderedDict()
+        self._unplaced: OrderedDict[str, bool] = OrderedDict()  # item to whether it is active
 
     @property
     def _vocabulary(self) -> Vocabulary:
@@ -78,14 +78,15 @@ class Assortment:
         has_vector = index >= 0 and self._signals.content.stamp_of(index) != 0
         has_content = has_vector or self.catalogue.source_of(item.item) is not None
         if has_content and (is_another or index < 0):
-            self._place_later(item.item)
+            self._place_later(item)
 
     def place(self, limit: int = PLACED_AT_ONCE) -> bool:
         """Bring content that was noted into the model, newest first; True if some is left.
 
         Items that nobody took get an index too: up to ``MAX_COLD`` while there is room, then in the
         place of the oldest of them. One that finds no room may find it when its record comes again.
-        Of which nothing is known any more, they give it up.
+        Of which nothing is known any more, they give it up. One that is withdrawn, and was taken,
+        keeps its vector: it says what its users like.
         """
         if not self._unplaced:  # a new price is no news
             return False
@@ -95,7 +96,7 @@ class Assortment:
         placed: list[str] = []
         n_given_up = 0
         while self._unplaced and len(placed) + n_given_up < limit:
-            item, _ = self._unplaced.popitem()
+            item, is_active = self._unplaced.popitem()
             source, index = self.catalogue.source_of(item), vocabulary.index(item)
             if source is None and index in untaken:
                 del untaken[index]
@@ -103,10 +104,12 @@ class Assortment:
                 room += 1
                 n_given_up += 1
                 continue
+            if source is None and index >= 0:
+                content.forget([index]) if is_active else content.retire(index)
             if source is None:
-                content.forget([index] if index >= 0 else [])
                 continue
-            if index >= 0 and content.stamp_of(index) == source.stamp:
+            is_there = index >= 0 and content.stamp_of(index) == source.stamp
+            if is_there and not content.is_retired(index):
                 continue
             if index < 0:
                 oldest = next(iter(untaken), -1)
@@ -160,9 +163,9 @@ class Assortment:
             self._signals.arrays.category[index] = number
             self._signals.arrays.dirty_items[index] = True
 
-    def _place_later(self, item: str) -> None:
-        self._unplaced[item] = None
-        self._unplaced.move_to_end(item)
+    def _place_later(self, item: Item) -> None:
+        self._unplaced[item.item] = item.active
+        self._unplaced.move_to_end(item.item)
         if len(self._unplaced) > self._vocabulary.max_items:
             self._unplaced.popitem(last=False)
 

@@ -86,7 +86,7 @@ def restore(learner: Learner, model_blob: Blob, learner_blob: Blob) -> Positions
         learner.forgetting.versions_due = fields.versions_due
         learner.assortment.categories.restore(fields.categories)
         # Where no vector is left, or none of this space, the records that are read again decide.
-        has_vectors = learner.signals.content.width > 0
+        has_vectors = learner.signals.content.is_in_use
         if not (has_vectors and learner.assortment.catalogue.restore(*fields.content)):
             learner.signals.content = Content()
         return {int(partition): offset for partition, offset in fields.positions.items()}

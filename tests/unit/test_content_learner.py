@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from content_rig import cold, contents, note, shop, take
@@ -165,6 +166,39 @@ def test_a_withdrawn_item_is_no_longer_cold() -> None:
     assert cold(learner) == ["new-0"]
 
 
+def test_a_withdrawn_item_still_says_what_those_who_took_it_like() -> None:
+    learner = learned(drawn(100, n_items=10))
+    note(learner, Item(item="item-3", title="green tea"), Item(item="black", title="black tea"))
+    content, index = learner.signals.content, learner.vocabulary.index("item-3")
+    vector = contents(learner)["item-3"]
+    note(learner, Item(item="item-3", active=False), Item(item="white", title="white tea"))
+    assert contents(learner)["item-3"] == vector
+    nearest = content.nearest(content.profiles(np.array([[index]], np.int32)))[0]
+    assert {learner.vocabulary.ids[i] for i in nearest} == {"black", "white"}
+
+
+def test_a_withdrawn_item_that_comes_back_is_cold_again() -> None:
+    learner = Learner(small())
+    note(learner, *shop(2))
+    take(learner, "new-0", "new-1")
+    note(learner, *(replace(item, active=False) for item in shop(2)))
+    assert cold(learner) == []
+    content = learner.signals.content
+    assert content.take_delta()["items"].tolist() == [0, 1]
+    note(learner, *(replace(item, active=False) for item in shop(2)))  # as after a restart
+    assert content.take_delta()["items"].tolist() == []
+    note(learner, *shop(1))
+    assert cold(learner) == ["new-0"]
+
+
+def test_an_item_that_is_not_withdrawn_and_has_nothing_to_say_any_more_has_no_content() -> None:
+    learner = Learner(small())
+    note(learner, *shop(1))
+    take(learner, "new-0")
+    note(learner, Item(item="new-0"))
+    assert contents(learner) == {}
+
+
 def test_a_withdrawn_item_that_nobody_took_gives_its_index_up() -> None:
     learner = Learner(small(max_items=16))
     note(learner, *shop(3))
@@ -213,9 +247,13 @@ def test_vectors_of_another_width_are_taken_from_a_restart_on_once_none_is_left(
         note(learner, *(Item(item=f"v-{i}", vectors={"image": (1.0,) * width}) for i in range(3)))
 
     learner, settings = Learner(small()), small()
+    gone = Item(item="gone", vectors={"image": (1.0,) * 4})
+    note(learner, gone)
+    take(learner, "gone")
+    note(learner, replace(gone, active=False))  # what is left of it decides nothing
     published(learner, 4)
     published(learner, 6)
-    assert not contents(learner)
+    assert contents(learner).keys() == {"gone"}
     model, state = pack_model(learner.recommender, learner.vocabulary), pack_learner(learner, {})
     again = Learner(settings)
     restore(again, model, state)
