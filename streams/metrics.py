@@ -149,6 +149,10 @@ QUERY_LOSS = _gauge("query_loss", "Mean query loss of recent outer-loop steps, i
 DELTAS_PUBLISHED = _counter("deltas_published_total", "Deltas of item signals published.")
 DELTA_BYTES = _counter("delta_bytes_total", "Bytes of deltas published.")
 VERSIONS_PUBLISHED = _counter("versions_published_total", "Model versions published.")
+ITEMS_REFUSED = _counter(
+    "items_refused_total", "Items taken that found no room in the vocabulary, until others go."
+)
+ITEMS_EVICTED = _counter("items_evicted_total", "Items evicted from a full vocabulary.")
 ContentRefusal = Literal["malformed", "width", "kind"]
 CONTENT_REFUSED = _counter_by_reason(
     "content_refused_total",
@@ -159,7 +163,8 @@ CHECKPOINT_SECONDS = _histogram("checkpoint_duration_seconds", "Wall time to wri
 CHECKPOINT_BYTES = _gauge("checkpoint_bytes", "Size of the newest checkpoint.")
 OF_LEARN = (
     TASKS, LEARNED_SHARE, REPLAY_TASKS, OUTER_LOOP_SECONDS, QUERY_LOSS, DELTAS_PUBLISHED,
-    DELTA_BYTES, VERSIONS_PUBLISHED, CONTENT_REFUSED, CHECKPOINT_SECONDS, CHECKPOINT_BYTES,
+    DELTA_BYTES, VERSIONS_PUBLISHED, ITEMS_REFUSED, ITEMS_EVICTED, CONTENT_REFUSED,
+    CHECKPOINT_SECONDS, CHECKPOINT_BYTES,
 )  # fmt: skip
 
 

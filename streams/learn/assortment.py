@@ -14,6 +14,7 @@ from headrace.model.arrays import Ints, Longs
 from headrace.model.counts.content import MAX_COLD
 from headrace.model.counts.signals import ALL_TIME, ItemSignals
 from headrace.model.vocabulary import ItemIndex, Vocabulary
+from headrace.streams import metrics
 from headrace.streams.actions import NOT_ENGAGED
 from headrace.streams.learn.catalogue import Catalogue
 from headrace.streams.learn.categories import Categories
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from headrace.streams.learn.learner import Learner
 
 PLACED_AT_ONCE = 64  # items; a sentence model takes some 0.2 s, and events wait meanwhile
-EVICT_SHARE = 0.05  # of a full vocabulary, at a version: evicting rewrites every neighbour row
+# Of a full vocabulary, at least and at most: evicting rewrites every neighbour row, and the
+# checkpoint that follows is loaded whole by all. Twice what found no room since the last time is
+# evicted, for as much is to come until the next.
+EVICT_SHARE, MOST_EVICTED_SHARE = 0.05, 0.25
 
 
 class Assortment:
@@ -41,6 +45,7 @@ class Assortment:
             pick_embedder() if is_on else HashedWords(), max_items=settings.max_items, is_on=is_on
         )
         self.inheritance: Inheritance | None = None  # of another shop's items
+        self._refused: set[str] = set()  # taken since the last eviction, and found no room
         # Items whose content is not in the model yet, at most ``max_items``, newest last.
         self._unplaced: OrderedDict[str, bool] = OrderedDict()  # item to whether it is active
 
@@ -64,7 +69,12 @@ class Assortment:
             about_to_be_taken = self._vocabulary.indexes([event.item for event in events])
             untaken = self._untaken()
             self._give_up(untaken[~np.isin(untaken, about_to_be_taken)][:missing])
-        self._describe([item for item in new if self._admit(item) >= 0])
+        admitted = [item for item in new if self._admit(item) >= 0]
+        self._describe(admitted)
+        if len(admitted) < len(new) and len(self._refused) < self._vocabulary.max_items:
+            known = len(self._refused)
+            self._refused |= new.keys() - set(admitted)
+            metrics.ITEMS_REFUSED.inc(len(self._refused) - known)
 
     def note(self, item: Item, *, time_ms: int | None = None) -> None:
         """Take a catalogue record over: its category now, its content when it is placed."""
@@ -78,7 +88,7 @@ class Assortment:
         has_vector = index >= 0 and self._signals.content.stamp_of(index) != 0
         has_content = has_vector or self.catalogue.source_of(item.item) is not None
         if has_content and (is_another or index < 0):
-            self._place_later(item)
+            self._place_later(item.item, is_active=item.active)
 
     def place(self, limit: int = PLACED_AT_ONCE) -> bool:
         """Bring content that was noted into the model, newest first; True if some is left.
@@ -127,22 +137,40 @@ class Assortment:
         return bool(self._unplaced)
 
     def make_room(self, *, with_checkpoint: bool = True) -> bool:
-        """Evict items that only forgotten users took, and the least popular of a full vocabulary.
+        """Evict items that only forgotten users took, and the least used of a full vocabulary.
 
-        The former ``with_checkpoint`` only: they are no reason to write one. Of items that nobody
-        took, the newest stay. True if replicas must reload.
+        Only ``with_checkpoint``, for one follows an eviction. True if replicas must reload.
         """
         has_evicted = with_checkpoint and self._evict_given_up()
-        if self._vocabulary.n_items < self._vocabulary.max_items:
+        most = self._vocabulary.max_items
+        if not with_checkpoint or self._vocabulary.n_items < most:
             return self._signals.rebase() or has_evicted
-        n = max(1, int(EVICT_SHARE * self._vocabulary.max_items))
-        slow = self._signals.log_popularity(len(self._vocabulary))
-        slow[self._untaken()[-self._most_untaken :]] = np.inf
-        gone = np.argsort(slow, kind="stable")[:n]
+        share = np.clip(2 * len(self._refused) / most, EVICT_SHARE, MOST_EVICTED_SHARE)
+        gone = self._least_used(max(1, int(share * most)))
+        metrics.ITEMS_EVICTED.inc(len(gone))
+        self._refused.clear()
         for loop in self._learner.loops:
             loop.forget(gone, n_items=len(self._vocabulary))
         self._evict(gone)
         return True
+
+    def _least_used(self, n: int) -> Longs:
+        """Return some ``n`` items: the least popular, of items that nobody took none of the newest.
+
+        What one user took is on trial, and may fill half of the vocabulary beside what others took
+        too: a crawler that takes every item of another shop once would push out all of this one's.
+        """
+        arrays, size = self._signals.arrays, len(self._vocabulary)
+        slow = self._signals.log_popularity(size)
+        slow[self._untaken()[-self._most_untaken :]] = np.inf
+        takers = arrays.popularity[:size, ALL_TIME] - arrays.repeats[:size]
+        order = np.argsort(slow, kind="stable")
+        is_on_trial = ((takers < 2) & (slow < np.inf))[order]
+        too_many = int(is_on_trial.sum()) + n - self._vocabulary.max_items // 2
+        n_on_trial = min(n, max(0, too_many))
+        return np.concatenate(
+            [order[is_on_trial][:n_on_trial], order[~is_on_trial][: n - n_on_trial]]
+        )
 
     def _admit(self, item: str) -> ItemIndex:
         """Give a new item an index, if there is room, and room in the arrays."""
@@ -163,9 +191,9 @@ class Assortment:
             self._signals.arrays.category[index] = number
             self._signals.arrays.dirty_items[index] = True
 
-    def _place_later(self, item: Item) -> None:
-        self._unplaced[item.item] = item.active
-        self._unplaced.move_to_end(item.item)
+    def _place_later(self, item: str, *, is_active: bool) -> None:
+        self._unplaced[item] = is_active
+        self._unplaced.move_to_end(item)
         if len(self._unplaced) > self._vocabulary.max_items:
             self._unplaced.popitem(last=False)
 
@@ -223,7 +251,7 @@ class Assortment:
             loop.start_anew(gone)  # nothing that is rehearsed names them
         self._evict(gone)
         for item in filter(self.catalogue.source_of, items):
-            self._place_later(item)
+            self._place_later(item, is_active=True)
         self.place(limit=len(items))  # no record need come that would have the rest placed
         return True
 

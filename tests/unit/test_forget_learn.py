@@ -129,14 +129,14 @@ def test_an_item_that_only_forgotten_users_took_goes_with_the_last_of_them() -> 
 
 
 @pytest.mark.parametrize("takers", [0, 3])
-def test_what_was_evicted_before_the_checkpoint_is_not_evicted_again(takers: int) -> None:
+def test_what_was_evicted_is_not_evicted_again(takers: int) -> None:
     n_items = 40
-    learner = PlainLearner(small(max_items=n_items))
+    learner = PlainLearner(small(max_items=n_items + 1))
     learner.learn(visits("ann", *[ONLY] * 3))
     learner.learn([asks("ann", 3)])
-    for at in range(4):  # hers is the least popular of a full vocabulary
+    for at in range(4):
         learner.learn(visits(f"user-{at}", *(f"item-{i}" for i in range(n_items - 1))))
-    assert learner.assortment.make_room(with_checkpoint=False)
+    assert learner.assortment.make_room()
     n_left = learner.vocabulary.n_items
     assert learner.vocabulary.index(ONLY) < 0
     for at in range(takers):

@@ -8,6 +8,7 @@ import torch
 from stream_samples import MINUTE_MS, START_MS, Triple, batches, drawn, event, learned, small
 
 from headrace.model.counts.signals import ALL_TIME, RECENT_LIFE
+from headrace.streams import metrics
 from headrace.streams.errors import SettingsError
 from headrace.streams.learn.learner import Learner
 from headrace.streams.model_settings import model_config, pick_device
@@ -172,6 +173,61 @@ def test_a_full_vocabulary_evicts_the_least_popular_and_forgets_all_about_it() -
     learner.learn(visits("new", user="bob"))
     assert learner.vocabulary.index("new") == 0
     assert popularity_of(learner)["new"] == 1
+
+
+def test_a_version_without_a_checkpoint_evicts_nothing() -> None:
+    learner = full_learner()
+    assert not learner.assortment.make_room(with_checkpoint=False)
+    assert learner.vocabulary.n_items == 20
+
+
+def test_twice_what_found_no_room_is_evicted_once_and_a_quarter_at_most() -> None:
+    def evicted(n_refused: int) -> int:
+        learner = full_learner()
+        news = visits(*(f"new-{i}" for i in range(n_refused)), user="bob")
+        learner.learn([*news, *news])  # each is one, however often it is taken
+        before = metrics.ITEMS_EVICTED._value.get()
+        assert learner.assortment.make_room()
+        gone = 20 - learner.vocabulary.n_items
+        assert metrics.ITEMS_EVICTED._value.get() == before + gone
+        learner.learn(visits(*(f"newer-{i}" for i in range(gone)), user="bob"))
+        assert learner.assortment.make_room()  # nothing was refused this time
+        assert learner.vocabulary.n_items == 19
+        return gone
+
+    assert [evicted(n) for n in (0, 1, 2, 3, 9)] == [1, 2, 4, 5, 5]
+
+
+def test_items_that_found_no_room_are_counted() -> None:
+    learner = full_learner()
+    before = metrics.ITEMS_REFUSED._value.get()
+    learner.learn(visits("new-0", "new-1", "new-0", user="bob"))
+    learner.learn(visits("new-1", "new-2", user="cleo"))
+    assert metrics.ITEMS_REFUSED._value.get() == before + 3
+
+
+def test_what_one_user_takes_pushes_out_no_more_than_half() -> None:
+    learner = Learner(small(max_items=20))
+    honest = [f"item-{i}" for i in range(8)]
+    for user in ("ann", "bob"):
+        learner.learn(visits(*honest, user=user))
+    for night in range(20):
+        learner.learn(visits(*(f"page-{night}-{i}" for i in range(20)), user="crawler"))
+        assert learner.assortment.make_room()
+    assert {*honest} < {*learner.vocabulary.ids}
+
+
+def test_what_others_took_goes_too_where_it_leaves_nothing_for_what_is_new() -> None:
+    learner = Learner(small(max_items=20))
+    old = [f"item-{i}" for i in range(20)]
+    for user in ("ann", "bob"):
+        learner.learn(visits(*old, user=user))
+    for night in range(4):
+        learner.learn(visits(*(f"new-{night}-{i}" for i in range(20)), user="cleo"))
+        assert learner.assortment.make_room()
+    left = {*old} & {*learner.vocabulary.ids}
+    assert left == {*old[20 - len(left) :]}  # the oldest went
+    assert 10 <= len(left) < 20
 
 
 def test_a_version_that_evicts_learns_first_what_it_is_about_to_forget() -> None:
