@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -170,11 +171,11 @@ def _ranked(
 
 def left_out(state: UserState, rules: Mapping[str, int]) -> set[str]:
     """Return the user's own items that the rules keep out: the latest so many of each action."""
-    room = {name_of(action): n for action, n in rules.items()}
-    out = set()
+    latest: dict[str, dict[str, None]] = {}
     for item, called in zip(reversed(state.items), reversed(state.actions), strict=True):
-        action = name_of(called)
-        if room.get(action, 0) != 0:
-            out.add(item)
-            room[action] -= 1  # ALL counts down from -1 and never meets 0
+        latest.setdefault(name_of(called), {})[item] = None
+    out: set[str] = set()
+    for action, n in rules.items():
+        items = latest.get(name_of(action), {})
+        out.update(islice(items, None if n == ALL else n))
     return out

@@ -39,7 +39,7 @@ def draw(report: Mapping[str, Any], path: str | Path) -> None:
     over, by = figure.subplots(1, 2)
     contenders = [name for name in report["contenders"] if name not in ("frozen", "placebo")]
     ndcg = {name: report["contenders"][name]["ndcg10"] for name in contenders}
-    contenders.sort(key=lambda name: (name != "adapted", name != "twin", -ndcg[name]))
+    contenders.sort(key=lambda name: (name != "adapted", name != "twin", -(ndcg[name] or 0)))
     lag = "" if report["lag"] else ", without lag"
     figure.suptitle(f"{report['stream']}, {report['events']:,} events, seed {report['seed']}{lag}")
     _draw_over_stream(over, report["over_stream"], contenders)

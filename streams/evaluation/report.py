@@ -99,7 +99,7 @@ def _recall(ranks: Longs) -> float | None:
     return round(float((ranks < MISS).mean()), 4) if len(ranks) else None
 
 
-def _measures(ranks: Longs) -> dict[str, float]:
+def _measures(ranks: Longs) -> dict[str, float | None]:
     """Return the ranking metrics; recall equals the hit ratio, as one item is relevant."""
     measures = {
         f"hr{K}": hr_at,
@@ -108,7 +108,7 @@ def _measures(ranks: Longs) -> dict[str, float]:
         f"precision{K}": precision_at,
         f"f1_{K}": f1_at,
     }
-    return {name: round(measure(ranks, K), 5) for name, measure in measures.items()}
+    return {name: _mean(measure, ranks) for name, measure in measures.items()}
 
 
 def _of_cold_items(judged: ScoredStream) -> dict[str, float | None]:

@@ -113,6 +113,14 @@ def test_rules_keep_out_the_latest_so_many_of_each_action(
     assert left_out(DID, rules) == out
 
 
+def test_an_item_that_was_taken_again_and_again_is_one() -> None:
+    did = history(
+        "a", "b", "c", "b", "b", "b", actions=("purchase",) * 2 + ("click",) * 3 + ("purchase",)
+    )
+    assert left_out(did, {"purchase": 2}) == {"a", "b"}
+    assert left_out(did, {"click": 2}) == {"b", "c"}
+
+
 @pytest.mark.parametrize("rule", ["add_to_cart", "cart"])
 def test_rules_hold_for_an_action_under_both_of_its_names(rule: str) -> None:
     did = history("a", "b", "c", "d", actions=("cart", "wish", "add_to_cart", "other"))

@@ -45,6 +45,8 @@ def test_a_stream_of_which_nothing_can_be_scored_makes_a_report_all_the_same() -
     )
     told = summarise(alone)
     assert (told["scored"], told["candidate_recall"]) == (0, None)
+    assert told["contenders"].keys() == {*names}
+    assert {each for found in told["contenders"].values() for each in found.values()} == {None}
     json.dumps(told, allow_nan=False)
 
 
