@@ -55,7 +55,13 @@ class Settings(BaseSettings):
     partitions: int = Field(
         4, ge=1, le=10_000, description="Partitions of the topics by user; never to change."
     )
-    replication: int = Field(1, ge=1, le=10, description="Copies of each topic; 3 in production.")
+    replication: int = Field(
+        1,
+        ge=1,
+        le=10,
+        description="Copies of each topic; 3 in production, where two then acknowledge what is"
+        " written (min.insync.replicas).",
+    )
     group: str = Field(
         "headrace",
         pattern=r"^[A-Za-z0-9._-]{1,227}$",  # as a topic, less -adapt-users-changelog

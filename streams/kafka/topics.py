@@ -7,7 +7,7 @@ user's state lives in the partition its events come from. What everyone reads ha
 import logging
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kafka.admin import ConfigResource, OffsetSpec
@@ -35,6 +35,9 @@ LEASED = COMPACTED | {
     "message.timestamp.before.max.ms": str(int(STALE_AFTER_S * 1000)),
     "message.timestamp.after.max.ms": str(int(CLOCKS_DIFFER_S * 1000)),
 }
+# By default what one broker alone has is acknowledged while the others lag, and lost with its disk.
+BY_TWO_BROKERS = {"min.insync.replicas": "2"}
+COPIES_FOR_TWO = 3  # of two copies both would have to be there: any restart of a broker halts all
 LEAST_LIMIT_BYTES = 1_000_000  # of a topic that roles write: their batches are no larger
 DEFAULT_LIMIT_BYTES = 1_048_588
 ATTEMPTS = 10  # a second apart
@@ -62,7 +65,7 @@ def users_changelog(settings: Settings) -> str:
 def topics_of(settings: Settings) -> list[Topic]:
     """Return every topic of the deployment."""
     by_user = settings.partitions
-    return [
+    topics = [
         Topic(settings.topic("events"), by_user, KEPT, is_ours=False),
         Topic(settings.topic("items"), 1, COMPACTED, FOR_TEN_YEARS, is_ours=False, is_shared=True),
         Topic(settings.topic("recommendations"), by_user, LEASED, WITHIN_A_DAY),
@@ -71,6 +74,9 @@ def topics_of(settings: Settings) -> list[Topic]:
         Topic(settings.topic("dead-letters"), by_user, KEPT),
         Topic(users_changelog(settings), by_user, LEASED, WITHIN_A_DAY),
     ]
+    if settings.replication < COPIES_FOR_TWO:
+        return topics
+    return [replace(topic, advised=topic.advised | BY_TWO_BROKERS) for topic in topics]
 
 
 def create_topics(settings: Settings) -> list[str]:
@@ -84,8 +90,9 @@ def create_topics(settings: Settings) -> list[str]:
     wanted = topics_of(settings)
     with admin(settings) as client:
         existing = set(client.list_topics())
-        described = _check(client, [topic for topic in wanted if topic.name in existing])
-        _tell_copies(described, settings.replication)
+        found = [topic for topic in wanted if topic.name in existing]
+        _tell_copies(_check(client, found), settings.replication)
+        _tell_acknowledged(client, found)
         _check_group(client, settings, existing)
         created = _create(client, [t for t in wanted if t.name not in existing], settings)
         client.wait_for_topics([topic.name for topic in wanted])
@@ -190,8 +197,7 @@ def _check(client: Any, topics: list[Topic]) -> list[dict[str, Any]]:
     names = [topic.name for topic in topics]
     described: list[dict[str, Any]] = client.describe_topics(names)
     partitions = {t["name"]: len(t["partitions"]) for t in described}
-    resources = [ConfigResource("TOPIC", name) for name in names]
-    configs = client.describe_configs(resources, config_filter="all")["topic"]
+    configs = _configs_of(client, topics)
     misfits = []
     by_user = {t.name: partitions[t.name] for t in topics if not t.is_shared}
     if len({*by_user.values()}) > 1:
@@ -248,10 +254,35 @@ def _tell_copies(described: list[dict[str, Any]], expected: int) -> None:
         )
 
 
+def _tell_acknowledged(client: Any, topics: list[Topic]) -> None:
+    """Warn of topics whose writes are acknowledged by one broker alone, where two are asked for."""
+    asked = [topic for topic in topics if BY_TWO_BROKERS.items() <= topic.advised.items()]
+    if not asked:
+        return
+    ((name, needed),) = BY_TWO_BROKERS.items()
+    for topic_name, found in _configs_of(client, asked).items():
+        if int(found.get(name, {}).get("value") or needed) < int(needed):
+            logger.warning(
+                "topic %s acknowledges what one broker alone has: %s",
+                topic_name,
+                _how_to_set(topic_name, BY_TWO_BROKERS),
+            )
+
+
+def _configs_of(client: Any, topics: list[Topic]) -> dict[str, dict[str, Any]]:
+    resources = [ConfigResource("TOPIC", topic.name) for topic in topics]
+    found: dict[str, dict[str, Any]] = client.describe_configs(resources, config_filter="all")
+    return found.get("topic", {})
+
+
 def _to_set(topic: Topic, why: str, configs: Mapping[str, str]) -> str:
     """Return what a topic is like, and the call that sets what it must be like."""
+    return f"topic {topic.name} {why}: {_how_to_set(topic.name, configs)}"
+
+
+def _how_to_set(topic: str, configs: Mapping[str, str]) -> str:
     config = ",".join(f"{name}={value}" for name, value in configs.items())
     return (
-        f"topic {topic.name} {why}: run `kafka-configs.sh --bootstrap-server HOST:PORT --alter"
-        f" --topic {topic.name} --add-config {config}`"
+        "run `kafka-configs.sh --bootstrap-server HOST:PORT --alter"
+        f" --topic {topic} --add-config {config}`"
     )

@@ -116,6 +116,30 @@ def test_fewer_copies_than_asked_for_are_told(
     assert caplog.text == ""
 
 
+def test_a_topic_that_one_broker_alone_acknowledges_is_told(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    by_one, by_two = settings.topic("events"), settings.topic("dead-letters")
+    with admin(settings) as client:
+        client.create_topics(
+            {
+                name: {
+                    "num_partitions": settings.partitions,
+                    "replication_factor": 1,
+                    "configs": {"cleanup.policy": "delete", "min.insync.replicas": needed},
+                }
+                for name, needed in ((by_one, "1"), (by_two, "2"))
+            }
+        )
+        client.wait_for_topics([by_one, by_two])
+    create_topics(settings)
+    assert "acknowledges" not in caplog.text
+    create_topics(settings.model_copy(update={"replication": 3}))
+    assert f"topic {by_one} acknowledges what one broker alone has" in caplog.text
+    assert f"--alter --topic {by_one} --add-config min.insync.replicas=2`" in caplog.text
+    assert f"topic {by_two} acknowledges" not in caplog.text
+
+
 def test_another_prefix_with_the_same_group_is_refused(settings: Settings) -> None:
     create_topics(settings)
     other = settings.model_copy(update={"topic_prefix": f"{settings.topic_prefix}-b"})

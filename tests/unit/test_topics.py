@@ -1,5 +1,7 @@
 """Names and shapes of the topics; that they are created so is for tests/broker."""
 
+import pytest
+
 from headrace.streams.kafka.topics import topics_of, users_changelog
 from headrace.streams.settings import Settings
 
@@ -34,6 +36,12 @@ def test_what_holds_the_latest_by_key_is_compacted() -> None:
 def test_what_holds_users_is_compacted_within_a_day() -> None:
     soon = {t.name for t in topics_of(SETTINGS) if "max.compaction.lag.ms" in t.advised}
     assert soon == {"shop.recommendations", users_changelog(SETTINGS)}
+
+
+@pytest.mark.parametrize(("copies", "needed"), [(1, None), (2, None), (3, "2"), (5, "2")])
+def test_of_three_copies_two_acknowledge(copies: int, needed: str | None) -> None:
+    topics = topics_of(SETTINGS.model_copy(update={"replication": copies}))
+    assert {topic.advised.get("min.insync.replicas") for topic in topics} == {needed}
 
 
 def test_deltas_are_kept_for_six_hours() -> None:
