@@ -159,7 +159,9 @@ class Settings(BaseSettings):
     versions_kept: int = Field(5, ge=2, description="Checkpoints and weights kept in the store.")
 
     # ---------------------------------------------------------------------------------- lists
-    list_length: int = Field(20, ge=1, le=200, description="Items in a list.")
+    list_length: int = Field(
+        20, ge=1, le=200, description="Items in a list; above 100 some are shorter."
+    )
     diversity: float = Field(
         0.0, ge=0, le=1, description="Weight of being unlike the items above it, from 0 to 1."
     )
