@@ -30,6 +30,7 @@ from headrace.streams.versions.publication import (
     Announcement,
     Fragment,
     apply_delta,
+    choose_popular,
     unpack_model,
     unpack_weights,
 )
@@ -56,6 +57,7 @@ class Serving:
         self._store = ModelStore(settings.store_url, keep=settings.versions_kept)
         self._changed = threading.Condition()
         self._live: Live | None = None
+        self._is_popular_gone = False  # something that is a candidate for everybody was withdrawn
         self._n_processing = 0  # compute threads at work
         self._n_changing = 0  # who waits for them to end
         self._window = Window()
@@ -90,6 +92,7 @@ class Serving:
             loaded.recommender.warm_up()
         with self._changing():
             self._live = loaded
+            self._is_popular_gone |= has_signals  # a version does not know what is withdrawn
             loaded.follow()
             if has_signals:
                 self._refresher.shown.clear()  # items may have other indexes
@@ -178,6 +181,9 @@ class Serving:
         """Take over a catalogue record."""
         with self._changing():
             self._refresher.lists.note_item(item)
+            if self._live and not item.active:
+                index = self._live.vocabulary.index(item.item)
+                self._is_popular_gone |= index in self._live.recommender.signals.popular
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -195,6 +201,8 @@ class Serving:
 
     def process(self, work: Sequence[UserWork]) -> list[UserResult]:
         """Process users; waits for the first version: until then nothing is written."""
+        if self._is_popular_gone:  # a delta chooses anew, too, and may be long in coming
+            self._choose_popular()
         with self._processing() as live:
             started_s = time.perf_counter()
             results, judged = self._refresher.refresh(live, work) if work else ([], [])
@@ -211,6 +219,16 @@ class Serving:
             )
         )
         return results
+
+    def _choose_popular(self) -> None:
+        with self._changing():
+            if self._live and self._is_popular_gone:
+                self._is_popular_gone = False
+                choose_popular(
+                    self._live.recommender.signals,
+                    self._live.vocabulary,
+                    is_out=self._refresher.lists.is_withdrawn,
+                )
 
     def forget(self, work: Sequence[UserWork]) -> None:
         """Keep no list of users who asked to be forgotten."""

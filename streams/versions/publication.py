@@ -220,8 +220,15 @@ def apply_delta(
     signals.apply_delta(changed)
     signals.content.apply_delta(content)
     recommender.coefficients.apply_delta(fitted)
-    signals.refresh_popular(n_items, is_out=lambda index: is_out(vocabulary.ids[index]))
+    choose_popular(signals, vocabulary, is_out=is_out)
     return bool(replaced)
+
+
+def choose_popular(
+    signals: ItemSignals, vocabulary: Vocabulary, *, is_out: Callable[[str], bool]
+) -> None:
+    """Choose the candidates for everybody among items that are not out."""
+    signals.refresh_popular(len(vocabulary), is_out=lambda index: is_out(vocabulary.ids[index]))
 
 
 def _decompress(blob: bytes) -> bytes:

@@ -178,6 +178,36 @@ def test_withdrawn_items_are_no_candidates_for_everybody(tmp_path: Path) -> None
     assert popular()[0] == best[0]
 
 
+def test_what_is_withdrawn_leaves_its_place_to_others_before_a_delta_comes(tmp_path: Path) -> None:
+    shop = Shop(tmp_path).at_work()
+    live = shop.serving._live
+    assert live
+
+    def popular() -> list[str]:
+        return [live.vocabulary.ids[index] for index in live.recommender.signals.popular]
+
+    shop.serving.process([])
+    live.recommender.signals.refresh_popular(len(live.vocabulary), quotas=(3, 0, 0, 0))
+    (gone, *_) = before = popular()
+    shop.serving.note_item(Item(item="nobody took it", active=False))
+    shop.serving.process([])
+    assert popular() == before
+    shop.serving.note_item(Item(item=gone, active=False))
+    shop.serving.process([])
+    assert len(popular()) > 3
+    assert gone not in popular()
+
+
+def test_of_a_version_nothing_is_popular_that_was_withdrawn_before_it(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.serving.note_item(Item(item="item-1", active=False))
+    shop.at_work()
+    shop.serving.process([])
+    live = shop.serving._live
+    assert live
+    assert live.vocabulary.index("item-1") not in live.recommender.signals.popular
+
+
 @pytest.mark.parametrize("action", ["impression", "return", "refresh"])
 def test_what_was_shown_or_undone_changes_the_offset_and_not_the_list(
     tmp_path: Path, action: str
