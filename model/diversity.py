@@ -5,6 +5,8 @@ Source: Carbonell and Goldstein 1998, The use of MMR, diversity-based reranking 
 Letters: B tasks, C candidates, P those in the pool, D width, K list length.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,9 @@ def best_first(scores: Tensor, k: int) -> Tensor:
     return places
 
 
-def diversify(scores: Tensor, vectors: Tensor, *, diversity: float, length: int) -> Tensor:
+def diversify(
+    scores: Tensor, vectors_of: Callable[[Tensor], Tensor], *, diversity: float, length: int
+) -> Tensor:
     """Return the (B, K) candidates of each list, first place first.
 
     Each place goes to the candidate of the largest ``(1 - diversity) * relevance - diversity *
@@ -34,7 +38,8 @@ def diversify(scores: Tensor, vectors: Tensor, *, diversity: float, length: int)
 
     Args:
         scores: (B, C), minus infinity for what stays out of the lists.
-        vectors: (B, C, D) of unit length, or zero where nothing is known.
+        vectors_of: called once, with the (B, P) candidates in the pool; returns their (B, P, D)
+            vectors of unit length, or zero where nothing is known.
         diversity: 0 keeps the order of the scores, 1 looks at differences only.
         length: K, at most C.
     """
@@ -42,7 +47,7 @@ def diversify(scores: Tensor, vectors: Tensor, *, diversity: float, length: int)
     pool, behind = order[:, :POOL], order[:, POOL:]
     best = scores.gather(1, pool)
     relevance = torch.exp(best - best[:, :1]).nan_to_num(0.0)
-    inside = vectors.gather(1, pool[..., None].expand(-1, -1, vectors.shape[-1]))  # (B, P, D)
+    inside = vectors_of(pool)  # (B, P, D)
     likeness = torch.full_like(best, -1.0)  # to the likest item placed so far
     is_open = torch.isfinite(best)
     rows = torch.arange(len(scores), device=scores.device)

@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from headrace.model.arrays import Floats, Ints, Longs
 from headrace.model.counts.candidates import Candidates, Gatherer
+from headrace.model.counts.content import FEW_EVENTS
 from headrace.model.counts.item_regression import Coefficients
-from headrace.model.counts.signals import ItemSignals
+from headrace.model.counts.signals import ALL_TIME, ItemSignals
 from headrace.model.counts.speakers import speakers
 from headrace.model.diversity import best_first, diversify
 from headrace.model.histories import Histories, from_columns
@@ -206,14 +207,25 @@ class Recommender:
         length = min(length, scores.shape[1])
         if not diversity:
             return best_first(scores, length)
-        vectors = self.vectors(prepared.items)
-        return diversify(scores, vectors, diversity=diversity, length=length)
+        return diversify(
+            scores,
+            lambda places: self.vectors(prepared.items.gather(1, places)),
+            diversity=diversity,
+            length=length,
+        )
 
     def vectors(self, items: Tensor) -> Tensor:
-        """Return the (..., D) embeddings of item indexes at unit length, zero where none is yet."""
-        known = items < self.meta.n_items
-        vectors = F.normalize(self.meta.encoder.items.detach()[items * known], dim=-1)
-        return vectors * known[..., None]
+        """Return the (..., D + V) vectors of item indexes at unit length, zero if nothing is known.
+
+        Embeddings where enough was counted that they are not as drawn, and beside them content.
+        """
+        places = items.cpu().numpy()
+        counted = self._tensor(self.signals.arrays.popularity[places, ALL_TIME])
+        is_learned = (counted >= FEW_EVENTS) & (items < self.meta.n_items)
+        embeddings = F.normalize(self.meta.encoder.items.detach()[items * is_learned], dim=-1)
+        content = self._tensor(self.signals.content.vectors_of(places))
+        vectors = torch.cat([embeddings * is_learned[..., None], content], -1)
+        return F.normalize(vectors, dim=-1)
 
     def initial(self, prepared: Prepared) -> Adapted:
         """Return the users before any inner step: the frozen meta-parameters."""

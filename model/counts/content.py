@@ -107,13 +107,8 @@ class Content:
 
     def profiles(self, items: Ints) -> Floats:
         """Return (B, V) mean content of (B, H) items, newest first: the recent ones weigh more."""
-        if not self.width:
-            return np.zeros((len(items), 0), np.float32)
         recent = items[:, :PROFILE_LENGTH]
-        is_known = (recent >= 0) & (recent < len(self.stamps))
-        weights = np.where(is_known, _STEP_WEIGHTS[: recent.shape[1]], 0)[:, None]  # (B, 1, H)
-        vectors = self._vectors_of(np.where(is_known, recent, 0))  # (B, H, V)
-        return _unit((weights @ vectors)[:, 0])
+        return _unit(_STEP_WEIGHTS[: recent.shape[1]] @ self.vectors_of(recent))
 
     def nearest(self, profiles: Floats) -> Ints:
         """Return the (B, K) cold items nearest to each profile, -1 for users without one."""
@@ -137,13 +132,17 @@ class Content:
         column = np.zeros(n + 1, np.int64)
         column[met] = np.arange(len(met))
         column[-1] = len(met)
-        product = np.pad(profiles @ self._vectors_of(met).T, ((0, 0), (0, 1)))  # padding's is zero
+        product = np.pad(profiles @ self.vectors_of(met).T, ((0, 0), (0, 1)))  # padding's is zero
         likeness: Floats = np.take_along_axis(product, column[items], 1)
         return likeness
 
-    def _vectors_of(self, indexes: npt.NDArray[np.integer]) -> Floats:
-        vectors: Floats = self.vectors[indexes].astype(np.float32)
-        return vectors
+    def vectors_of(self, items: npt.NDArray[np.integer]) -> Floats:
+        """Return the (..., V) vectors of item indexes, zero for padding and where none is known."""
+        if not self.width:
+            return np.zeros((*items.shape, 0), np.float32)
+        is_known = (items >= 0) & (items < len(self.stamps))
+        vectors: Floats = self.vectors[np.where(is_known, items, 0)].astype(np.float32)
+        return vectors * is_known[..., None]
 
     def _reserve(self, n: int, width: int) -> None:
         """Make room for item indexes below ``n``, doubling so that growth is cheap."""

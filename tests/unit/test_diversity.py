@@ -1,6 +1,7 @@
 """Diversity: what a list gives up in score for items that differ."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,17 +14,24 @@ VECTORS = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]])
 SCORES = torch.tensor([[0.0, math.log(0.9), math.log(0.5), math.log(0.2)]])
 
 
+def diverse(scores: torch.Tensor, vectors: torch.Tensor, *, diversity: float, length: int) -> Any:
+    """Return the lists of candidates, of (B, C, D) vectors."""
+    rows = torch.arange(len(scores))[:, None]
+    lists = diversify(scores, lambda at: vectors[rows, at], diversity=diversity, length=length)
+    return lists.tolist()
+
+
 def order(diversity: float, scores: torch.Tensor = SCORES, length: int = 4) -> list[list[int]]:
     """Return the lists of candidates."""
     vectors = VECTORS.expand(len(scores), -1, -1)
-    return diversify(scores, vectors, diversity=diversity, length=length).tolist()
+    return diverse(scores, vectors, diversity=diversity, length=length)
 
 
 def test_without_diversity_the_order_is_that_of_the_scores() -> None:
     torch.manual_seed(0)
     scores, vectors = torch.randn(5, 80), torch.randn(5, 80, 3)
-    lists = diversify(scores, vectors, diversity=0, length=20)
-    assert lists.tolist() == scores.topk(20, dim=1).indices.tolist()
+    lists = diverse(scores, vectors, diversity=0, length=20)
+    assert lists == scores.topk(20, dim=1).indices.tolist()
 
 
 @pytest.mark.parametrize(
@@ -59,10 +67,10 @@ def test_only_the_best_candidates_change_places_and_a_longer_list_goes_on_as_sco
     torch.manual_seed(0)
     scores, vectors = torch.randn(3, 200), torch.randn(3, 200, 2)
     plain = scores.topk(100, dim=1).indices.tolist()
-    lists = diversify(scores, vectors, diversity=0.5, length=100).tolist()
-    for diverse, scored in zip(lists, plain, strict=True):
-        assert diverse[:POOL] != scored[:POOL]
-        assert set(diverse[:POOL]) == set(scored[:POOL])
-        assert diverse[POOL:] == scored[POOL:]
-    short = diversify(scores, vectors, diversity=0.5, length=10)
-    assert short.tolist() == [one[:10] for one in lists]
+    lists = diverse(scores, vectors, diversity=0.5, length=100)
+    for found, scored in zip(lists, plain, strict=True):
+        assert found[:POOL] != scored[:POOL]
+        assert set(found[:POOL]) == set(scored[:POOL])
+        assert found[POOL:] == scored[POOL:]
+    short = diverse(scores, vectors, diversity=0.5, length=10)
+    assert short == [one[:10] for one in lists]

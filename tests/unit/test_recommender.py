@@ -7,11 +7,13 @@ import pytest
 import torch
 from model_samples import count_user, histories
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from headrace.model.config import ModelConfig
 from headrace.model.counts.candidate_signals import N_SIGNALS
 from headrace.model.counts.candidates import Candidates
-from headrace.model.counts.signals import ItemSignals
+from headrace.model.counts.content import FEW_EVENTS
+from headrace.model.counts.signals import ALL_TIME, ItemSignals
 from headrace.model.counts.tenure import N_TENURE_SIGNALS
 from headrace.model.diversity import best_first
 from headrace.model.networks.encoder import EMBEDDING_STD
@@ -83,6 +85,31 @@ def new_recommender() -> Recommender:
 
 
 # ------------------------------------------------------------------------------ places and ranks
+
+
+def test_items_are_alike_by_embeddings_where_those_are_learned_and_by_content() -> None:
+    new = new_recommender()
+    new.signals.arrays.popularity[:4, ALL_TIME] = [5, 5, FEW_EVENTS - 1, 0]
+    with torch.no_grad():
+        new.meta.encoder.items[:4] = 1.0
+    east, north = [1.0, 0.0], [0.0, 1.0]
+    content, at = np.array([east, north, north], np.float16), np.arange(3)
+    new.signals.content.put(at.astype(np.int32), content, at + 1, at + 1)
+    vectors = new.vectors(torch.arange(4))
+    assert vectors.norm(dim=-1).tolist() == pytest.approx([1, 1, 1, 0])
+    likeness = vectors @ vectors.T
+    assert likeness[0, 1].item() == pytest.approx(0.5)  # by one of both
+    assert likeness[0, 2].item() == pytest.approx(0.0)  # as it is drawn, an embedding says nothing
+    assert likeness[1, 2].item() == pytest.approx(math.sqrt(0.5))
+
+
+def test_without_content_items_are_alike_by_embeddings(recommender: Recommender) -> None:
+    recommender.meta.n_items.fill_(N_ITEMS)
+    recommender.signals.arrays.popularity[:N_ITEMS, ALL_TIME] = FEW_EVENTS
+    items = torch.tensor([[3, 7]])
+    known = recommender.vectors(items)[0]
+    cosine = F.cosine_similarity(*recommender.meta.encoder.items.detach()[items[0]], dim=0)
+    assert (known[0] @ known[1]).item() == pytest.approx(cosine.item(), abs=1e-6)
 
 
 def test_position_is_the_place_among_the_candidates() -> None:
