@@ -98,16 +98,19 @@ def most_popular(popularity: Floats, k: int) -> Longs:
 
 
 def _first(popularity: Floats, k: int, is_out: Callable[[int], bool] | None) -> Longs:
-    """Return the ``k`` most popular that are not out, best first; only the first are asked for."""
+    """Return the ``k`` most popular that are not out, best first.
+
+    Only the first are asked for, unless nearly all of those are out.
+    """
     if is_out is None:
         return most_popular(popularity, k)
-    n = k
-    while True:
-        top = most_popular(popularity, n)
-        kept = top[[not is_out(index) for index in top.tolist()]] if len(top) else top
-        if len(kept) >= k or len(top) < n:
-            return kept[:k]
-        n *= 2
+    n_asked = 4 * k
+    top = most_popular(popularity, n_asked)
+    kept = top[[index for index, item in enumerate(top.tolist()) if not is_out(item)]]
+    if len(kept) >= k or len(top) < n_asked:
+        return kept[:k]
+    is_here = [not is_out(item) for item in range(len(popularity))]
+    return most_popular(popularity * np.array(is_here), k)
 
 
 class ItemSignals:

@@ -278,6 +278,8 @@ def test_items_that_are_out_leave_their_places_to_the_next() -> None:
     assert signals.popular.tolist() == [8, 6]
     signals.refresh_popular(12, quotas=(9, 0, 0, 0), is_out=out.__contains__)
     assert signals.popular.tolist() == [8, 6, 5, 4, 3, 2, 1]  # there are no more
+    signals.refresh_popular(12, quotas=(2, 0, 0, 0), is_out=range(4, 12).__contains__)
+    assert signals.popular.tolist() == [3, 2]
 
 
 def test_nothing_is_popular_before_the_first_event() -> None:
