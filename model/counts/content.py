@@ -79,7 +79,7 @@ class Content:
 
     def stamp_of(self, index: int) -> int:
         """Return what the item's vector was made from, 0 if it has none."""
-        return int(self.stamps[index]) if index < len(self.stamps) else 0
+        return int(self.stamps[index]) if 0 <= index < len(self.stamps) else 0
 
     def untaken(self, popularity: Floats, filled: Ints) -> Ints:
         """Return the items that only the catalogue knows, oldest first.

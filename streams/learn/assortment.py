@@ -95,28 +95,33 @@ class Assortment:
 
         Items that nobody took get an index too: up to ``MAX_COLD`` while there is room, then in the
         place of the oldest of them. One that finds no room may find it when its record comes again.
-        Of which nothing is known any more, they give it up. One that is withdrawn, and was taken,
-        keeps its vector: it says what its users like.
+        Of which nothing is known any more, they give it up. One that is withdrawn keeps its vector,
+        which says what its users like, and its index too if nobody took it: the withdrawal may be
+        read before the purchase that it follows. Of such, the first go where there is no room.
         """
         if not self._unplaced:  # a new price is no news
             return False
         content, vocabulary = self._signals.content, self._vocabulary
-        untaken = dict.fromkeys(self._untaken().tolist())  # oldest first
+        untaken = OrderedDict.fromkeys(self._untaken().tolist())  # oldest first
         room = min(vocabulary.n_free, self._most_untaken - len(untaken))
         placed: list[str] = []
         n_given_up = 0
         while self._unplaced and len(placed) + n_given_up < limit:
             item, is_active = self._unplaced.popitem()
             source, index = self.catalogue.source_of(item), vocabulary.index(item)
+            if source is None and not is_active:
+                content.retire(index)
+                if index in untaken:
+                    untaken.move_to_end(index, last=False)
+                continue
             if source is None and index in untaken:
                 del untaken[index]
                 self._give_up([index])
                 room += 1
                 n_given_up += 1
                 continue
-            if source is None and index >= 0:
-                content.forget([index]) if is_active else content.retire(index)
             if source is None:
+                content.forget([index] if index >= 0 else [])
                 continue
             is_there = index >= 0 and content.stamp_of(index) == source.stamp
             if is_there and not content.is_retired(index):

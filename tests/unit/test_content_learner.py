@@ -199,16 +199,29 @@ def test_an_item_that_is_not_withdrawn_and_has_nothing_to_say_any_more_has_no_co
     assert contents(learner) == {}
 
 
-def test_a_withdrawn_item_that_nobody_took_gives_its_index_up() -> None:
+def test_withdrawn_items_that_nobody_took_push_no_others_out() -> None:
     learner = Learner(small(max_items=16))
     note(learner, *shop(3))
     take(learner, "new-0")
     note(learner, *(Item(item=f"new-{i}", active=False) for i in range(2)))
-    assert {*learner.vocabulary.ids} - {""} == {"new-0", "new-2"}
-    for night in range(1, 20):  # nor does what comes and goes push others out
+    for night in range(1, 20):
         note(learner, *shop(4, first=4 * night))
         note(learner, *(replace(item, active=False) for item in shop(4, first=4 * night)))
-    assert {*learner.vocabulary.ids} - {""} == {"new-0", "new-2"}
+        assert cold(learner) == ["new-2"]
+        assert {"new-0", "new-2"} < {*learner.vocabulary.ids}
+    assert learner.vocabulary.n_items == 1 + 8
+
+
+def test_a_withdrawal_that_is_read_before_the_purchase_takes_no_vector_away() -> None:
+    learner = Learner(small(max_items=16))
+    note(learner, *shop(8))  # all that are held of those that nobody took
+    vector = contents(learner)["new-3"]
+    note(learner, Item(item="new-3", active=False))
+    take(learner, "new-3")
+    assert contents(learner)["new-3"] == vector
+    assert "new-3" not in cold(learner)
+    note(learner, *shop(1, first=8))
+    assert {f"new-{i}" for i in range(9)} == {*learner.vocabulary.ids}
 
 
 def test_what_is_withdrawn_makes_room_for_what_comes_with_it() -> None:
@@ -216,7 +229,7 @@ def test_what_is_withdrawn_makes_room_for_what_comes_with_it() -> None:
     note(learner, *shop(8))  # all that are held of those that nobody took
     learner.assortment.note(Item(item="another", title="milk"))
     learner.assortment.note(Item(item="new-3", active=False))
-    learner.assortment.place()
+    learner.assortment.place()  # others came earlier, and stay
     kept = {f"new-{i}" for i in range(8) if i != 3}
     assert {*learner.vocabulary.ids} - {""} == kept | {"another"}
 
