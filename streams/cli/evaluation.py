@@ -45,7 +45,7 @@ PREQUENTIAL_FLAGS = {
     "--items",
     "catalogue",
     metavar="FILE",
-    help="Catalogue: categories, titles and vectors help to rank.",
+    help="Catalogue: categories, titles and vectors help to rank; all of it is on offer.",
 )
 @click.option(
     "--events",
@@ -127,7 +127,7 @@ def evaluate(
     from headrace.streams.evaluation.evaluate import EVENTS_PER_VERSION
     from headrace.streams.evaluation.evaluate import evaluate as judge
     from headrace.streams.learn.transfer import write_model
-    from headrace.streams.tools.files import interactions, load_events
+    from headrace.streams.tools.files import counted_once, interactions, load_events
     from headrace.streams.tools.files_items import load_items
     from headrace.streams.tools.outputs import require_writable
 
@@ -140,7 +140,10 @@ def evaluate(
         plots.check(plot)
     if save:
         require_writable(save)
-    files = {name: load_events(name, context=context) for name in (file, *others)}
+    files = {
+        name: counted_once(load_events(name, context=context, is_named=True))
+        for name in (file, *others)
+    }
     events, drift = files[file], None
     items = load_items(catalogue) if catalogue else []
     if permute_items:
@@ -186,14 +189,15 @@ def _evaluate_periods(settings: Settings, file: str) -> None:
     from pathlib import Path
 
     from headrace.streams.evaluation import ader
-    from headrace.streams.tools.files import load_events
+    from headrace.streams.tools.files import counted_once, load_events
 
     given = click.get_current_context().get_parameter_source
     typed = ParameterSource.COMMANDLINE
     refused = [flag for name, flag in PREQUENTIAL_FLAGS.items() if given(name) is typed]
     if refused:
         raise click.UsageError(f"{', '.join(refused)}: not with --protocol ader")
-    rounds = ader.rounds_of(load_events(file, also=["period"]), file)
+    events = counted_once(load_events(file, also=["period"], is_named=True))
+    rounds = ader.rounds_of(events, file)
     with _passes(ader.n_steps(rounds)) as (advance, advance_baselines):
         report = ader.evaluate(
             rounds,

@@ -7,6 +7,7 @@ users share reaches the ranking side as late as in a service with 200 events a s
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -58,6 +59,7 @@ class Evaluation:
         has_twin: bool = True,
     ) -> None:
         self.learner = Learner(settings)
+        self.learner.warm_up()  # which is not the model's time
         self.events_per_delta = events_per_delta
         self.events_per_version = events_per_version
         self.has_lag = has_lag
@@ -83,9 +85,9 @@ class Evaluation:
         return self.learner.served
 
     def know(self, items: Sequence[Item]) -> None:
-        """Take over the catalogue."""
+        """Take over the catalogue. What is withdrawn today was on offer when it was taken."""
         for item in items:
-            self.learner.assortment.note(item)
+            self.learner.assortment.note(replace(item, active=True))
         while self.learner.assortment.place():
             pass
 
@@ -233,7 +235,12 @@ def evaluate(
         ranks = evaluation.run(part, on_progress=on_progress)
         # Baselines remember as much as the model does, and no less than its default.
         n_own = max(REMEMBERED, settings.history_length)
-        return evaluation, ranks | _baselines(part, n_own, on_baselines)
+        ranks |= _baselines(part, n_own, on_baselines)
+        # A user who made room for others took nothing before, to the model alone.
+        is_scored = np.all([of_one != UNSCORED for of_one in ranks.values()], axis=0)
+        return evaluation, {
+            name: np.where(is_scored, of_one, UNSCORED) for name, of_one in ranks.items()
+        }
 
     evaluation, ranks = rank(events)
     on_learned(evaluation.learner)

@@ -143,6 +143,14 @@ def interactions(events: pl.DataFrame) -> pl.DataFrame:
     return events.filter(~pl.col("action").is_in(list(NOT_ENGAGED)))
 
 
+def counted_once(events: pl.DataFrame) -> pl.DataFrame:
+    """Return events less those that came before under the same ``event_id``, and without ids."""
+    if "event_id" in events.columns:
+        is_first = pl.struct("user", "event_id", "action", "item").is_first_distinct()
+        events = events.filter(pl.col("event_id").is_null() | is_first)
+    return events.drop(NAMES, strict=False)
+
+
 def misspelt(events: pl.DataFrame) -> dict[str, str]:
     """Return the actions that are close to known ones, and those."""
     actions = events["action"].unique(maintain_order=True).head(MOST_ACTIONS)

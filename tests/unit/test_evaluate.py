@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
+from content_rig import contents
 from stream_samples import drawn, small
 
 from headrace.model.ranking_metrics import MISS, UNSCORED
@@ -260,3 +261,21 @@ def test_versions_are_counted_as_they_are_due() -> None:
     evaluation = Evaluation(small(), events_per_delta=50, events_per_version=100)
     evaluation.run(STREAM)
     assert evaluation.n_versions == 4
+
+
+def test_where_users_make_room_for_others_all_contenders_are_judged_by_the_same_events() -> None:
+    # Each comes back for the same item: to a model that has forgotten them that is a first time.
+    rows = [(f"user-{at % 40}", f"item-{at % 40 % 7}") for at in range(400)]
+    told = evaluate(stream(*rows), small(learn_users=4), stream="drawn", n_events=400)
+    json.dumps(told, allow_nan=False)
+    assert told["scored"] == 0
+
+
+def test_a_catalogue_of_today_describes_what_was_on_offer_then() -> None:
+    def known(*, active: bool) -> dict[str, bytes]:
+        evaluation = Evaluation(small())
+        evaluation.know([Item(item="item-1", title="green tea", active=active)])
+        return contents(evaluation.learner)
+
+    assert known(active=False) == known(active=True)
+    assert known(active=True)

@@ -14,7 +14,7 @@ from file_samples import EVENTS, PACKERS, write
 
 from headrace.streams.errors import InputFileError
 from headrace.streams.records import Item
-from headrace.streams.tools.files import events_of, load_events, misspelt, read_events
+from headrace.streams.tools.files import counted_once, events_of, load_events, misspelt, read_events
 from headrace.streams.tools.files_items import read_items
 from headrace.streams.tools.purchases import completejourney
 
@@ -464,3 +464,22 @@ def test_an_action_is_what_event_says_in_rows_without_one(tmp_path: Path) -> Non
     path.write_text("\n".join(lines))
     told = read_events(path, now_ms=1)["action"].to_list()
     assert told == ["view", "purchase", "cart", "click"]
+
+
+def test_an_event_that_was_published_twice_counts_once(tmp_path: Path) -> None:
+    path = tmp_path / "e.tsv"
+    rows = [
+        ("u", "a", "click", 1, "1"),
+        ("u", "a", "click", 2, "1"),  # again
+        ("u", "b", "click", 3, "1"),  # another, whatever its name
+        ("v", "a", "click", 4, "1"),
+        ("u", "a", "click", 5, ""),
+        ("u", "a", "click", 6, ""),
+        ("u", "a", "click", 7, "2"),
+    ]
+    lines = ["\t".join(map(str, row)) for row in rows]
+    path.write_text("\n".join(["user\titem\tevent\ttimestamp\tevent_id", *lines]) + "\n")
+    events = counted_once(read_events(path, is_named=True))
+    assert (events["time_ms"] // 1000).to_list() == [1, 3, 4, 5, 6, 7]
+    assert events.columns == ["user", "item", "action", "time_ms"]
+    assert len(counted_once(read_events(path))) == 7
