@@ -125,6 +125,7 @@ HIT_RATIO = _gauge(
     "contender",
 )
 NDCG = _gauge("prequential_ndcg", "NDCG@10 of recent events, judged beforehand.", "contender")
+JUDGED = _gauge("prequential_events", "Recent events judged: by them, workers' means are weighed.")
 CANDIDATE_RECALL = _gauge("candidate_recall", "Share of recent events whose item was a candidate.")
 JUDGED_SHOWN = _counter(
     "judged_shown_total", "Events judged by the list that was kept of their user."
@@ -136,7 +137,7 @@ ATTRIBUTED = _counter(
 OF_ADAPT = (
     LISTS, REPLAYED, DUPLICATES, DEAD_LETTERS, MICRO_BATCH_EVENTS, MICRO_BATCH_USERS, STAGE_SECONDS,
     EVENT_TO_LIST_SECONDS, ADAPT_SECONDS, CPU_SECONDS, DELTAS_APPLIED, DELTAS_REFUSED, DELTA_AGE,
-    STATES_REFUSED, EVICTED, HIT_RATIO, NDCG, CANDIDATE_RECALL, JUDGED_SHOWN, ATTRIBUTED,
+    STATES_REFUSED, EVICTED, HIT_RATIO, NDCG, JUDGED, CANDIDATE_RECALL, JUDGED_SHOWN, ATTRIBUTED,
 )  # fmt: skip
 
 # ----------------------------------------------------------------------------------------- learn

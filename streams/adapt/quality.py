@@ -44,3 +44,4 @@ class Window:
             metrics.HIT_RATIO.labels(name).set(means[i])
             metrics.NDCG.labels(name).set(means[len(self._names) + i])
         metrics.CANDIDATE_RECALL.set(means[-1])
+        metrics.JUDGED.set(len(self))

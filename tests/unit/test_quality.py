@@ -35,6 +35,7 @@ def test_ratios_are_means_over_the_judged_events() -> None:
     assert gauge("prequential_ndcg", "adapted") == pytest.approx((1 + 1 / 2) / 4)
     assert gauge("prequential_ndcg", "popularity") == pytest.approx(1 / 4)
     assert gauge("candidate_recall") == pytest.approx(3 / 4)  # one was no candidate
+    assert gauge("prequential_events") == 4
 
 
 def test_the_oldest_events_leave_the_window() -> None:
