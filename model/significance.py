@@ -1,7 +1,8 @@
 """Significance: is one ranking better than another, on the same events, beyond chance of users.
 
 Events of one user resemble each other, so users are drawn, not events: the cluster bootstrap, Field
-and Welsh 2007 (doi:10.1111/j.1467-9868.2007.00593.x).
+and Welsh 2007 (doi:10.1111/j.1467-9868.2007.00593.x); for few users its intervals are widened,
+Hesterberg 2015 (doi:10.1080/00031305.2015.1089789).
 
 Letters: n events, U users.
 """
@@ -14,6 +15,7 @@ import numpy as np
 from headrace.model.arrays import Doubles, Longs
 
 DRAWS = 1000
+_NORMAL_975 = 1.96
 FEWEST_USERS = 10  # of fewer, an interval of "95 %" covers .85 (five of them) or .48 (two)
 _DRAWS_AT_ONCE = 50  # bounds the working memory: so many times U counts
 
@@ -50,4 +52,9 @@ def paired_difference(first: Doubles, second: Doubles, users: Longs) -> Differen
         drawn = random.multinomial(n, np.full(n, 1 / n), _DRAWS_AT_ONCE)  # (draws, U)
         means.append((drawn @ sums) / (drawn @ counts))
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return Difference(len(users), n, mean, float(low), float(high))
+    # Of few users the draws vary too little: as Student's t is wider than the normal distribution,
+    # and the variance of a population smaller than its estimate from a sample.
+    wider = math.sqrt(n / (n - 1)) * (1 + (_NORMAL_975**2 + 1) / (4 * (n - 1)))
+    return Difference(
+        len(users), n, mean, mean - wider * (mean - float(low)), mean + wider * (float(high) - mean)
+    )

@@ -37,7 +37,9 @@ class ListStatistics:
         share = np.maximum(taken[shown], 1) / max(1.0, float(taken.sum()))
         self._note("novelty", -np.log2(share))
         at = torch.from_numpy(np.maximum(lists, 0).astype(np.int64)).to(recommender.device)
-        self._note("distance", _distances(lists, recommender.vectors(at).cpu().numpy()))
+        vectors = recommender.vectors(at).cpu().numpy()
+        if vectors.any():  # of items that nothing is known of yet, all would be unlike
+            self._note("distance", _distances(lists, vectors))
         if (arrays.category >= 0).any():
             self._note("category_distance", _category_distances(lists, arrays.category))
 

@@ -49,6 +49,17 @@ def test_interval_covers_what_drawing_users_one_by_one_gives() -> None:
     assert found.high == pytest.approx(np.percentile(means, 97.5), abs=0.01)
 
 
+def test_of_few_users_nineteen_in_twenty_intervals_hold_the_truth() -> None:
+    random = np.random.default_rng(1)
+    users = np.repeat(np.arange(FEWEST_USERS), 20)
+    holds = []
+    for _ in range(300):
+        gains = random.normal(0, 1, FEWEST_USERS)[users] + random.normal(0, 1, len(users))
+        found = paired_difference(gains, np.zeros(len(users)), users)
+        holds.append(found.low <= 0 <= found.high)
+    assert np.mean(holds) == pytest.approx(0.95, abs=0.03)  # as drawn, .90
+
+
 def test_without_events_nothing_is_known() -> None:
     none = np.zeros(0)
     found = paired_difference(none, none, none.astype(np.int64))
