@@ -172,10 +172,8 @@ class Assortment:
         order = np.argsort(slow, kind="stable")
         is_on_trial = ((takers < 2) & (slow < np.inf))[order]
         too_many = int(is_on_trial.sum()) + n - self._vocabulary.max_items // 2
-        n_on_trial = min(n, max(0, too_many))
-        return np.concatenate(
-            [order[is_on_trial][:n_on_trial], order[~is_on_trial][: n - n_on_trial]]
-        )
+        first = order[is_on_trial][: min(n, max(0, too_many))]
+        return np.concatenate([first, order[~np.isin(order, first)][: n - len(first)]])
 
     def _admit(self, item: str) -> ItemIndex:
         """Give a new item an index, if there is room, and room in the arrays."""
