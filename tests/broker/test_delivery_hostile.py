@@ -105,7 +105,7 @@ def test_hostile_records_are_set_aside_and_the_worker_goes_on_within_its_memory(
     with at_work(settings, tmp_path) as (watcher, worker, sender, at_rest):
         sender.produce(topic, key=b"ann", value=BOMB, partition=1)
         sender.flush()
-        sender.produce(topic, key=bytes(3_000_000), value=b"{}", partition=1)  # a key of 3 MB
+        sender.produce(topic, key=b"k" * 3_000_000, value=b"{}", partition=1)
         sender.flush()
         sender.produce(topic, b"{}", b"ann", 1, headers={"h": bytes(3_000_000)})
         sender.flush()
