@@ -140,9 +140,11 @@ class Recommender:
             with_last=self._gatherer.with_last,
         )
 
-    def gather(self, histories: Histories, *, order: Longs | None = None) -> Candidates:
-        """Return the candidates of each user and their counted signals; ``order`` as below."""
-        return self._gatherer.gather(self.signals, histories, order)
+    def gather(
+        self, histories: Histories, *, order: Longs | None = None, kept: Ints | None = None
+    ) -> Candidates:
+        """Return the candidates of each user and their counted signals; the rest is as below."""
+        return self._gatherer.gather(self.signals, histories, order, kept)
 
     def prepare(
         self,
@@ -150,13 +152,16 @@ class Recommender:
         candidates: Candidates | None = None,
         *,
         order: Longs | None = None,
+        kept: Ints | None = None,
     ) -> Prepared:
         """Gather candidates, unless given, and encode the histories.
 
         ``order`` is (B,): in which of them tables are read. Histories of one user that come one
-        after the other find the rows that they share in the fastest memory.
+        after the other find the rows that they share in the fastest memory. ``kept`` is (B,): an
+        item that each may be a candidate though it is offered no more, -1 for none. An event may be
+        judged after its item was withdrawn.
         """
-        candidates = candidates or self.gather(histories, order=order)
+        candidates = candidates or self.gather(histories, order=order, kept=kept)
         regressed = self.coefficients.inputs(candidates.items, histories.items, order)
         items = self._tensor(candidates.items.astype(np.int64))
         encoded = self.encode(

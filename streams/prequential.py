@@ -186,8 +186,10 @@ def prepare(recommender: Recommender, folded: Folded) -> tuple[Prepared, Prepare
     owners = folded.owners[folded.is_task]
     n, n_users = len(owners), len(folded.after.items)
     by_user = np.argsort(np.concatenate([owners, np.arange(n_users)]), kind="stable")
+    kept = np.concatenate([folded.targets[folded.is_task], np.full(n_users, -1, np.int32)])
+    histories = folded.tasks_before().and_then(folded.after)
     with torch.no_grad():
-        both = recommender.prepare(folded.tasks_before().and_then(folded.after), order=by_user)
+        both = recommender.prepare(histories, order=by_user, kept=kept)
     return both.rows(slice(n)), both.rows(slice(n, None))
 
 
@@ -213,10 +215,11 @@ def judge(
     if not folded.is_task.any():
         return None
     histories, owners = folded.tasks_before(), folded.owners[folded.is_task]
-    if prepared is None:
-        with torch.no_grad():
-            prepared = recommender.prepare(histories, order=np.argsort(owners, kind="stable"))
     targets = folded.targets[folded.is_task]
+    if prepared is None:
+        by_user = np.argsort(owners, kind="stable")
+        with torch.no_grad():
+            prepared = recommender.prepare(histories, order=by_user, kept=targets)
     judgement = recommender.judge(prepared, targets)
     sums, counts = accumulate(states, owners, judgement)
     with torch.no_grad():

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from headrace.model.arrays import Floats, Ints, Longs
+from headrace.model.arrays import Bools, Floats, Ints, Longs
 from headrace.model.counts.candidate_signals import CONTENT, N_CONTEXTS, N_SIGNALS, describe, finish
 from headrace.model.counts.signals import N_RELATIONS, ItemArrays, ItemSignals
 from headrace.model.counts.walk import (
@@ -77,9 +77,13 @@ class Gatherer:
         self._memory = _Memory()
 
     def gather(
-        self, signals: ItemSignals, histories: Histories, order: Longs | None = None
+        self,
+        signals: ItemSignals,
+        histories: Histories,
+        order: Longs | None = None,
+        kept: Ints | None = None,
     ) -> Candidates:
-        """Return the candidates of each history; ``order`` is as in ``Recommender.prepare``."""
+        """Return the candidates of each history; the rest is as in ``Recommender.prepare``."""
         memory = self._memory
         if len(memory.walk.own) < signals.capacity:
             memory.walk = new_walk(signals.capacity)
@@ -100,6 +104,7 @@ class Gatherer:
             content.nearest(profiles),
             histories,
             np.arange(b) if order is None else order,
+            np.full(b, -1, np.int32) if kept is None else kept.astype(np.int32),
             out,
             ages,
             memory.walk,
@@ -124,6 +129,7 @@ def _gather(
     cold: Ints,
     histories: Histories,
     order: Longs,
+    kept: Ints,
     out: Candidates,
     ages: Floats,
     walk: Walk,
@@ -139,12 +145,12 @@ def _gather(
         for y in had[:HISTORY]:
             n_known += y >= 0
         write_scales(a, had[:HISTORY], n_session, recent_scale, walk.scales)
-        n_touched = walk_neighbours(a, had[:HISTORY], walk)
-        n = n_own
+        n_touched = walk_neighbours(a, had[:HISTORY], walk, kept[b])
+        n = _drop_out(a.is_out, kept[b], out.items[b], n_own)
         for relation in range(N_RELATIONS):
             n = _choose(relation, n_touched, walk, stamp, out.items[b], n)
-        n = _add(cold[b], walk, stamp, out.items[b], n)
-        n = _add(popular, walk, stamp, out.items[b], n)
+        n = _add(cold[b], a.is_out, walk, stamp, out.items[b], n)
+        n = _add(popular, a.is_out, walk, stamp, out.items[b], n)
         if not with_last:
             n = _drop_last(had[0], out.items[b], n)
         describe(
@@ -230,15 +236,30 @@ def _count_from(bits: Ints, least: np.int32) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _add(given: Ints, walk: Walk, stamp: int, items: Ints, n: int) -> int:
+def _add(given: Ints, is_out: Bools, walk: Walk, stamp: int, items: Ints, n: int) -> int:
     """Take the given items, -1 padded, as candidates while there is room."""
     stamps = walk.stamps
     for item in given:
-        if item >= 0 and n < MAX_CANDIDATES and stamps[item, CHOSEN] != stamp:
+        if item < 0 or is_out[item]:
+            continue
+        if n < MAX_CANDIDATES and stamps[item, CHOSEN] != stamp:
             stamps[item, CHOSEN] = stamp
             items[n] = item
             n += 1
     return n
+
+
+@njit(cache=True, nogil=True)
+def _drop_out(is_out: Bools, kept: int, items: Ints, n: int) -> int:
+    """Take items that are offered no more out of the candidates, but for one."""
+    n_left = 0
+    for c in range(n):
+        item = items[c]
+        items[c] = -1
+        if not is_out[item] or item == kept:
+            items[n_left] = item
+            n_left += 1
+    return n_left
 
 
 @njit(cache=True, nogil=True)

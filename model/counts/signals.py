@@ -11,7 +11,6 @@ Letters: N items, K neighbours kept of an item, R relations, P popularities, S t
 H interactions.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +59,7 @@ class ItemArrays(NamedTuple):
     repeats: Floats  # (N,) events of users who already had it
     tenures: Floats  # (N, S) events by their users' tenure (``tenure``)
     category: Ints  # (N,) finest category, -1 if unknown
+    is_out: Bools  # (N,) offered no more: nobody's candidate; each replica is told by the catalogue
     dirty: Bools  # (N, K) neighbours changed since the last delta
     dirty_items: Bools  # (N,) items changed since the last delta
 
@@ -77,6 +77,7 @@ def _empty(n: int, k: int) -> ItemArrays:
         repeats=np.zeros(n, np.float32),
         tenures=np.zeros((n, N_TENURES), np.float32),
         category=np.full(n, -1, np.int32),
+        is_out=np.zeros(n, np.bool_),
         dirty=np.zeros((n, k), np.bool_),
         dirty_items=np.zeros(n, np.bool_),
     )
@@ -95,22 +96,6 @@ def most_popular(popularity: Floats, k: int) -> Longs:
     top = np.argpartition(-popularity, k - 1)[:k] if k else np.zeros(0, np.int64)
     top = top[np.argsort(-popularity[top], kind="stable")]
     return top[popularity[top] > 0]
-
-
-def _first(popularity: Floats, k: int, is_out: Callable[[int], bool] | None) -> Longs:
-    """Return the ``k`` most popular that are not out, best first.
-
-    Only the first are asked for, unless nearly all of those are out.
-    """
-    if is_out is None:
-        return most_popular(popularity, k)
-    n_asked = 4 * k
-    top = most_popular(popularity, n_asked)
-    kept = top[[index for index, item in enumerate(top.tolist()) if not is_out(item)]]
-    if len(kept) >= k or len(top) < n_asked:
-        return kept[:k]
-    is_here = [not is_out(item) for item in range(len(popularity))]
-    return most_popular(popularity * np.array(is_here), k)
 
 
 class ItemSignals:
@@ -200,15 +185,11 @@ class ItemSignals:
         n_items: int,
         *,
         quotas: tuple[int, ...] = POPULAR_QUOTAS,
-        is_out: Callable[[int], bool] | None = None,
     ) -> None:
-        """Choose the candidates for everybody: the first of each popularity, without doubles.
-
-        Items that are ``is_out``, withdrawn ones for instance, leave their places to others.
-        """
-        columns = self.popularity_now(n_items).T
+        """Choose the candidates for everybody: the first of each popularity, without doubles."""
+        offered = self.popularity_now(n_items) * ~self.arrays.is_out[:n_items, None]
         flat = np.concatenate(
-            [_first(column, k, is_out) for column, k in zip(columns, quotas, strict=True)]
+            [most_popular(column, k) for column, k in zip(offered.T, quotas, strict=True)]
         )
         _, first_seen = np.unique(flat, return_index=True)
         self.popular = flat[np.sort(first_seen)].astype(np.int32)

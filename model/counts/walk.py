@@ -105,13 +105,15 @@ def write_scales(
 
 
 @njit(cache=True, nogil=True)
-def walk_neighbours(a: ItemArrays, had: Ints, walk: Walk) -> int:
+def walk_neighbours(a: ItemArrays, had: Ints, walk: Walk, kept: int) -> int:
     """Sum each relation's shares over the neighbours of the recent items; return how many have any.
 
     They are the first of ``walk.touched``. ``had`` is (H,), newest first, -1 padded.
 
     An item the user had several times is walked once, for all of them. Further back than most
     relations reach, only what all of them need is read.
+
+    What is offered no more has no strength, unless it is the item ``kept``.
     """
     sums, touched, scales = walk.sums, walk.touched, walk.scales
     for k in range(len(had)):
@@ -135,8 +137,9 @@ def walk_neighbours(a: ItemArrays, had: Ints, walk: Walk) -> int:
     for t in range(n_touched):
         z = touched[t]
         sums[z, ALSO] /= np.sqrt(a.popularity[z, ALL_TIME] + 2)
+        is_in = np.float32(not a.is_out[z] or z == kept)
         for r in range(N_RELATIONS):
-            walk.strengths[r, t] = sums[z, r]
+            walk.strengths[r, t] = sums[z, r] * is_in
     return n_touched
 
 

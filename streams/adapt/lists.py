@@ -18,14 +18,13 @@ from headrace.model.recommender import Adapted, Prepared, Recommender
 from headrace.model.vocabulary import Vocabulary
 from headrace.streams.actions import meant_by, name_of, target_of
 from headrace.streams.adapt.engine import UserWork
-from headrace.streams.records import Item, Reason, Recommendation, rec_id_of
+from headrace.streams.records import Reason, Recommendation, rec_id_of
 from headrace.streams.settings import Settings
 from headrace.streams.state import UserState
 
 logger = logging.getLogger(__name__)
 
 ALL = -1  # in ``leave_out``: all that are remembered
-MAX_WITHDRAWN = 2_000_000  # items; 200 MB, and ten times the vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +52,10 @@ class ListMaker:
         self._diversity = settings.diversity
         self._leave_out = settings.leave_out
         self._target = target_of(settings.target_action)
-        self._withdrawn: dict[str, None] = {}  # oldest first
         for action in self._leave_out:  # may name the shop's own, so none is refused
             if meant := meant_by(action):
                 told = "leave_out names %r, which is no known action: did you mean %r?"
                 logger.warning(told, action, meant)
-
-    def note_item(self, item: Item) -> None:
-        """Take over whether an item may be recommended."""
-        self._withdrawn.pop(item.item, None)
-        if not item.active:
-            self._withdrawn[item.item] = None
-        if len(self._withdrawn) > MAX_WITHDRAWN:
-            del self._withdrawn[next(iter(self._withdrawn))]
-
-    def is_withdrawn(self, item: str) -> bool:
-        """Return whether the catalogue has withdrawn an item."""
-        return item in self._withdrawn
 
     def rank(
         self,
@@ -108,19 +94,12 @@ class ListMaker:
         return MadeLists([_ranked(vocabulary, *row) for row in rows], scores, top)
 
     def _left_out(self, vocabulary: Vocabulary, items: Ints, states: Sequence[UserState]) -> Bools:
-        """Return which of the (B, C) candidates stay out of the lists.
-
-        Only candidates are looked up: far more may have been withdrawn in the life of a shop.
-        """
-        is_here, is_gone = np.zeros((2, len(vocabulary) + 1), np.bool_)  # the last place is for -1
-        is_here[items] = True
-        for index in np.flatnonzero(is_here[:-1]).tolist() if self._withdrawn else ():
-            is_gone[index] = vocabulary.ids[index] in self._withdrawn
-        out = is_gone[items]
+        """Return which of the (B, C) candidates stay out of the lists."""
+        out = np.zeros(items.shape, np.bool_)
         if self._leave_out:
             for row, state in enumerate(states):
                 own = vocabulary.indexes(list(left_out(state, self._leave_out)))
-                out[row] |= np.isin(items[row], own)
+                out[row] = np.isin(items[row], own)
         return out
 
 

@@ -30,11 +30,11 @@ from headrace.streams.versions.publication import (
     Announcement,
     Fragment,
     apply_delta,
-    choose_popular,
     unpack_model,
     unpack_weights,
 )
 from headrace.streams.versions.store import ModelStore
+from headrace.streams.withdrawn import Withdrawn
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ class Serving:
         self._store = ModelStore(settings.store_url, keep=settings.versions_kept)
         self._changed = threading.Condition()
         self._live: Live | None = None
+        self._withdrawn = Withdrawn()
         self._is_popular_gone = False  # something that is a candidate for everybody was withdrawn
         self._n_processing = 0  # compute threads at work
         self._n_changing = 0  # who waits for them to end
@@ -92,7 +93,9 @@ class Serving:
             loaded.recommender.warm_up()
         with self._changing():
             self._live = loaded
-            self._is_popular_gone |= has_signals  # a version does not know what is withdrawn
+            if has_signals:  # a version does not know what is withdrawn
+                self._withdrawn.mark_all(loaded.recommender.signals, loaded.vocabulary)
+                self._is_popular_gone = True
             loaded.follow()
             if has_signals:
                 self._refresher.shown.clear()  # items may have other indexes
@@ -161,7 +164,7 @@ class Serving:
                     delta,
                     live.recommender,
                     live.vocabulary,
-                    is_out=self._refresher.lists.is_withdrawn,
+                    withdrawn=self._withdrawn,
                 )
             except CheckpointError as exc:
                 live.is_behind = True  # what comes later may count on what this one carried
@@ -180,10 +183,12 @@ class Serving:
     def note_item(self, item: Item) -> None:
         """Take over a catalogue record."""
         with self._changing():
-            self._refresher.lists.note_item(item)
-            if self._live and not item.active:
-                index = self._live.vocabulary.index(item.item)
-                self._is_popular_gone |= index in self._live.recommender.signals.popular
+            self._withdrawn.note(item)
+            index = self._live.vocabulary.index(item.item) if self._live else -1
+            if self._live and index >= 0:
+                signals = self._live.recommender.signals
+                signals.arrays.is_out[index] = not item.active
+                self._is_popular_gone |= not item.active and index in signals.popular
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -224,11 +229,7 @@ class Serving:
         with self._changing():
             if self._live and self._is_popular_gone:
                 self._is_popular_gone = False
-                choose_popular(
-                    self._live.recommender.signals,
-                    self._live.vocabulary,
-                    is_out=self._refresher.lists.is_withdrawn,
-                )
+                self._live.recommender.signals.refresh_popular(len(self._live.vocabulary))
 
     def forget(self, work: Sequence[UserWork]) -> None:
         """Keep no list of users who asked to be forgotten."""

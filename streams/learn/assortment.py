@@ -21,6 +21,7 @@ from headrace.streams.learn.categories import Categories
 from headrace.streams.learn.content import HashedWords, pick_embedder
 from headrace.streams.learn.inheritance import Inheritance
 from headrace.streams.records import Event, Item
+from headrace.streams.withdrawn import Withdrawn
 
 if TYPE_CHECKING:
     from headrace.streams.learn.learner import Learner
@@ -45,6 +46,7 @@ class Assortment:
             pick_embedder() if is_on else HashedWords(), max_items=settings.max_items, is_on=is_on
         )
         self.inheritance: Inheritance | None = None  # of another shop's items
+        self._withdrawn = Withdrawn()
         self._refused: set[str] = set()  # taken since the last eviction, and found no room
         # Items whose content is not in the model yet, at most ``max_items``, newest last.
         self._unplaced: OrderedDict[str, bool] = OrderedDict()  # item to whether it is active
@@ -81,8 +83,10 @@ class Assortment:
         self.categories.note(item.item, item.categories)
         if not item.active:
             self.categories.forget(item.item)
+        self._withdrawn.note(item)
         index = self._vocabulary.index(item.item)
         if index >= 0:
+            self._signals.arrays.is_out[index] = not item.active
             self._place_in_category(index, item.item)
         is_another = self.catalogue.note(item, time_ms=time_ms)
         has_vector = index >= 0 and self._signals.content.stamp_of(index) != 0
@@ -185,6 +189,7 @@ class Assortment:
         if n > self._learner.recommender.meta.capacity:
             self._learner.outer_loop.grow(self._signals.capacity)
         self.new_items.append((index, item))
+        self._signals.arrays.is_out[index] = item in self._withdrawn
         self._place_in_category(index, item)
         return index
 

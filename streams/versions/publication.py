@@ -8,7 +8,7 @@ the epoch it loaded, and begins with a checkpoint when the epoch is a new one.
 """
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Container, Iterator
 from dataclasses import asdict, dataclass
 from typing import Annotated, TypeVar
 
@@ -186,13 +186,13 @@ def apply_delta(
     recommender: Recommender,
     vocabulary: Vocabulary,
     *,
-    is_out: Callable[[str], bool] = lambda _: False,
+    withdrawn: Container[str] = (),
 ) -> bool:
     """Take over a delta, all of it or nothing; applying it again changes nothing.
 
     1. Read and check everything. 2. Apply: from here on nothing can be refused. Returns whether an
-    index has become another item's: until the next version, nothing is known of that one. Items
-    that are ``is_out`` are no candidates for everybody.
+    index has become another item's: until the next version, nothing is known of that one. New
+    items that are ``withdrawn`` are marked so.
 
     Raises:
         CheckpointError: the bytes are no delta, or do not fit the model being served.
@@ -220,15 +220,10 @@ def apply_delta(
     signals.apply_delta(changed)
     signals.content.apply_delta(content)
     recommender.coefficients.apply_delta(fitted)
-    choose_popular(signals, vocabulary, is_out=is_out)
+    for index, item in new_items:
+        signals.arrays.is_out[index] = item in withdrawn
+    signals.refresh_popular(n_items)
     return bool(replaced)
-
-
-def choose_popular(
-    signals: ItemSignals, vocabulary: Vocabulary, *, is_out: Callable[[str], bool]
-) -> None:
-    """Choose the candidates for everybody among items that are not out."""
-    signals.refresh_popular(len(vocabulary), is_out=lambda index: is_out(vocabulary.ids[index]))
 
 
 def _decompress(blob: bytes) -> bytes:

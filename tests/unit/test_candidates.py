@@ -54,6 +54,31 @@ def test_last_item_is_a_candidate_where_repeats_are_judged() -> None:
     assert signal(found, A, "own_last") == 1
 
 
+def test_what_is_offered_no_more_is_no_candidate_and_takes_no_place() -> None:
+    signals = new_signals()
+    n = int(QUOTAS[NEXT])
+    link(signals, A, [*range(50, 51 + n)], NEXT, [float(2 * n - at) for at in range(n + 1)])
+    link(signals, C, [D], NEXT, 1)
+    signals.arrays.is_out[[B, 50, 51]] = True
+    found = gather(signals, [C, B, A])
+    assert items_of(found) == [A, D, *range(52, 51 + n)]  # all that there is room for
+    assert found.context.tolist() == gather(new_signals(), [C, B, A]).context.tolist()
+
+
+def test_what_an_event_took_is_a_candidate_though_it_is_offered_no_more() -> None:
+    signals = new_signals()
+    link(signals, A, [50, 51], NEXT, [2, 1])
+    signals.arrays.is_out[[B, 50, 51]] = True
+    users = histories([C, B, A], [C, B, A], [C, B, A])
+    found = Gatherer().gather(signals, users, kept=np.array([51, B, -1], np.int32))
+    assert [row[row >= 0].tolist() for row in found.items] == [[A, 51], [B, A], [A]]
+    signals.arrays.is_out[:] = False
+    plain = Gatherer().gather(signals, users)
+    for row, item in ((0, 51), (1, B)):
+        at, then = (int(np.flatnonzero(x.items[row] == item)[0]) for x in (found, plain))
+        np.testing.assert_array_equal(found.signals[row, at], plain.signals[row, then])
+
+
 def test_user_without_a_history_gets_the_popular_items() -> None:
     signals = new_signals()
     signals.popular = np.array([D, B], np.int32)

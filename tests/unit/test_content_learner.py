@@ -12,6 +12,7 @@ from headrace.streams.learn.assortment import Assortment
 from headrace.streams.learn.content import MAX_WIDTH
 from headrace.streams.learn.learner import Learner
 from headrace.streams.learn.learner_state import pack_learner, restore
+from headrace.streams.prequential import judge
 from headrace.streams.records import Item
 from headrace.streams.state import UserState
 from headrace.streams.versions.publication import pack_model
@@ -164,6 +165,40 @@ def test_a_withdrawn_item_is_no_longer_cold() -> None:
     note(learner, *shop(2))
     note(learner, Item(item="new-1", active=False))
     assert cold(learner) == ["new-0"]
+
+
+def test_a_withdrawn_item_is_marked_whether_it_is_known_before_or_after() -> None:
+    def marked(learner: Learner) -> set[str]:
+        return {learner.vocabulary.ids[i] for i in np.flatnonzero(learner.signals.arrays.is_out)}
+
+    learner = Learner(small(max_items=16))
+    take(learner, "tea", "milk")
+    note(learner, Item(item="tea", active=False), Item(item="new", active=False))
+    assert marked(learner) == {"tea"}
+    take(learner, "new", user="bob")
+    assert marked(learner) == {"tea", "new"}
+    note(learner, Item(item="tea"))
+    assert marked(learner) == {"new"}
+    take(learner, *(f"item-{i}" for i in range(13)), user="cleo")
+    take(learner, *(["tea", "milk"] + [f"item-{i}" for i in range(13)]) * 2, user="dan")
+    assert learner.assortment.make_room()  # it is the least used
+    assert learner.vocabulary.index("new") < 0
+    assert marked(learner) == set()
+
+
+def test_what_is_withdrawn_is_learned_from_and_not_learned_to_be_ranked() -> None:
+    learner = learned(drawn(100, n_items=10))
+    took = event("ann", "item-3")
+    states = [UserState()]
+    rows = folded(learner, states, [(0, 0, event("ann", "item-5")), (0, 1, took)])
+    before = judge(learner.served, rows, states)
+    assert before
+    note(learner, *(Item(item=f"item-{i}", active=False) for i in (3, 4)))
+    after = judge(learner.served, rows, states)
+    assert after
+    found, left = ({*judged.tasks.items[1].tolist()} - {-1} for judged in (before, after))
+    assert found - left == {learner.vocabulary.index("item-4")}
+    assert (after.judgement.positions >= 0).tolist() == (before.judgement.positions >= 0).tolist()
 
 
 def test_a_withdrawn_item_still_says_what_those_who_took_it_like() -> None:

@@ -8,12 +8,11 @@ from stream_samples import copies, drawn, event, folded, learned, small, state_o
 from headrace.model.networks.scorer import INPUTS
 from headrace.model.recommender import Recommender
 from headrace.streams.actions import index_of
-from headrace.streams.adapt import lists
 from headrace.streams.adapt.engine import UserWork
 from headrace.streams.adapt.lists import ListMaker, Ranked, left_out, recommendation
 from headrace.streams.learn.learner import Learner
 from headrace.streams.prequential import gradient_sums
-from headrace.streams.records import Item, Source
+from headrace.streams.records import Source
 from headrace.streams.state import UserState
 
 
@@ -153,34 +152,13 @@ def test_unknown_items_of_the_user_keep_nothing_else_out(learner: Learner) -> No
     assert ruled == plain
 
 
-def test_a_withdrawn_item_is_left_out_until_it_is_active_again(learner: Learner) -> None:
-    maker = ListMaker(small(list_length=200))
-    maker.note_item(Item(item="item-1", active=False))
-    maker.note_item(Item(item="unheard of", active=False))
-    assert "item-1" not in ranked(learner, maker, ANN)[0].items
-    maker.note_item(Item(item="item-1"))
-    assert "item-1" in ranked(learner, maker, ANN)[0].items
-
-
-def test_of_more_withdrawn_items_than_there_is_room_for_the_latest_stay_out(
-    learner: Learner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lists, "MAX_WITHDRAWN", 2)
-    maker = ListMaker(small(list_length=200))
-    for item in ("item-1", "item-2", "unheard of"):
-        maker.note_item(Item(item=item, active=False))
-    listed = ranked(learner, maker, ANN)[0].items
-    assert "item-1" in listed
-    assert "item-2" not in listed
-
-
 def test_what_is_left_out_makes_room_for_the_next(learner: Learner) -> None:
-    maker = ListMaker(small(list_length=5))
-    before = ranked(learner, maker, ANN)[0].items
-    maker.note_item(Item(item=before[0], active=False))
-    after = ranked(learner, maker, ANN)[0].items
-    assert after[:4] == before[1:]
-    assert len(after) == 5
+    whole, ruled = (
+        ranked(learner, ListMaker(small(list_length=n, leave_out=rules)), ANN)[0].items
+        for n, rules in ((200, {}), (5, {"click": -1}))
+    )
+    assert ruled == tuple(item for item in whole if item not in ANN.items)[:5]
+    assert ruled != whole[:5]
 
 
 # --------------------------------------------------------------------------------------- reasons
