@@ -26,5 +26,4 @@ class Withdrawn:
 
     def mark_all(self, signals: ItemSignals, vocabulary: Vocabulary) -> None:
         """Mark those among the items that a version came with."""
-        for index, item in enumerate(vocabulary.ids):
-            signals.arrays.is_out[index] = item in self._items
+        signals.arrays.is_out[: len(vocabulary)] = [item in self._items for item in vocabulary.ids]

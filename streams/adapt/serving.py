@@ -93,9 +93,6 @@ class Serving:
             loaded.recommender.warm_up()
         with self._changing():
             self._live = loaded
-            if has_signals:  # a version does not know what is withdrawn
-                self._withdrawn.mark_all(loaded.recommender.signals, loaded.vocabulary)
-                self._is_popular_gone = True
             loaded.follow()
             if has_signals:
                 self._refresher.shown.clear()  # items may have other indexes
@@ -137,6 +134,8 @@ class Serving:
             max_items=self._settings.max_items,
             device=self._device,
         )
+        self._withdrawn.mark_all(recommender.signals, vocabulary)  # which a version does not know
+        recommender.signals.refresh_popular(len(vocabulary))
         return Live(
             announcement.version,
             announcement.epoch,

@@ -21,6 +21,8 @@ from headrace.streams.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+Configs = dict[str, dict[str, Any]]  # topic to its configs, as the broker has them
+
 KEPT = {"cleanup.policy": "delete"}
 COMPACTED = {"cleanup.policy": "compact"}
 # By default a broker compacts when it pays, which may be never: what was written of a user who is
@@ -91,8 +93,9 @@ def create_topics(settings: Settings) -> list[str]:
     with admin(settings) as client:
         existing = set(client.list_topics())
         found = [topic for topic in wanted if topic.name in existing]
-        _tell_copies(_check(client, found), settings.replication)
-        _tell_acknowledged(client, found)
+        described, configs = _check(client, found)
+        _tell_copies(described, settings.replication)
+        _tell_acknowledged(configs, settings.replication)
         _check_group(client, settings, existing)
         created = _create(client, [t for t in wanted if t.name not in existing], settings)
         client.wait_for_topics([topic.name for topic in wanted])
@@ -190,14 +193,15 @@ def _has_read(client: Any, settings: Settings) -> bool:
     return any(offset > begins[tp].offset for tp, offset in read.items())
 
 
-def _check(client: Any, topics: list[Topic]) -> list[dict[str, Any]]:
-    """Check that topics fit; return what the broker says of them."""
+def _check(client: Any, topics: list[Topic]) -> tuple[list[dict[str, Any]], Configs]:
+    """Check that topics fit; return how the broker describes them, and their configs."""
     if not topics:
-        return []
+        return [], {}
     names = [topic.name for topic in topics]
     described: list[dict[str, Any]] = client.describe_topics(names)
     partitions = {t["name"]: len(t["partitions"]) for t in described}
-    configs = _configs_of(client, topics)
+    resources = [ConfigResource("TOPIC", name) for name in names]
+    configs: Configs = client.describe_configs(resources, config_filter="all")["topic"]
     misfits = []
     by_user = {t.name: partitions[t.name] for t in topics if not t.is_shared}
     if len({*by_user.values()}) > 1:
@@ -239,7 +243,7 @@ def _check(client: Any, topics: list[Topic]) -> list[dict[str, Any]]:
             misfits.append(_to_set(topic, f"has {told}", wrong))
     if misfits:
         raise TopicMismatchError("; ".join(misfits))
-    return described
+    return described, configs
 
 
 def _tell_copies(described: list[dict[str, Any]], expected: int) -> None:
@@ -254,25 +258,16 @@ def _tell_copies(described: list[dict[str, Any]], expected: int) -> None:
         )
 
 
-def _tell_acknowledged(client: Any, topics: list[Topic]) -> None:
+def _tell_acknowledged(configs: Configs, copies: int) -> None:
     """Warn of topics whose writes are acknowledged by one broker alone, where two are asked for."""
-    asked = [topic for topic in topics if BY_TWO_BROKERS.items() <= topic.advised.items()]
-    if not asked:
-        return
     ((name, needed),) = BY_TWO_BROKERS.items()
-    for topic_name, found in _configs_of(client, asked).items():
+    for topic, found in configs.items() if copies >= COPIES_FOR_TWO else ():
         if int(found.get(name, {}).get("value") or needed) < int(needed):
             logger.warning(
                 "topic %s acknowledges what one broker alone has: %s",
-                topic_name,
-                _how_to_set(topic_name, BY_TWO_BROKERS),
+                topic,
+                _how_to_set(topic, BY_TWO_BROKERS),
             )
-
-
-def _configs_of(client: Any, topics: list[Topic]) -> dict[str, dict[str, Any]]:
-    resources = [ConfigResource("TOPIC", topic.name) for topic in topics]
-    found: dict[str, dict[str, Any]] = client.describe_configs(resources, config_filter="all")
-    return found.get("topic", {})
 
 
 def _to_set(topic: Topic, why: str, configs: Mapping[str, str]) -> str:
