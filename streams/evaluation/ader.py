@@ -96,6 +96,7 @@ class Continual:
 
     def __init__(self, settings: Settings) -> None:
         self.learner = Learner(settings, with_repeats=True)
+        self.learner.warm_up()  # which is not the model's time
         if settings.start_from:
             start_from(self.learner, settings.start_from)
         self._since_version = 0
